@@ -1,0 +1,46 @@
+# Everything here needs Python 3.11 or newer with pip, make, and the package registries. Nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench format clean
+
+PYTHON ?= python3
+VENV := .venv
+UV := $(VENV)/bin/uv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Reserve through HTTP, Postgres and Kafka, kill processes on the way, prove nothing was lost
+	@$(RUN)/innbox demo
+
+up: $(READY)  ## Run everything on embedded servers until Ctrl-C
+	@$(RUN)/innbox up
+
+test: check  ## All tests, with real servers
+	$(RUN)/pytest
+
+check: $(READY)  ## Format, lint, types, import contracts and the tests that need no server
+	$(RUN)/ruff format --check
+	$(RUN)/ruff check
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+	$(RUN)/pytest -m unit -q
+
+bench: $(READY)  ## Measure the relay and the consumer beside their baselines
+	@$(RUN)/innbox bench relay
+	@$(RUN)/innbox bench consumer
+
+format: $(READY)  ## Format and mend what can be mended
+	$(RUN)/ruff format
+	$(RUN)/ruff check --fix
+
+clean:  ## Remove the virtual environment and the tools' caches; data stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(READY): pyproject.toml uv.lock
+	@test -x $(UV) || { echo "Making a virtual environment in $(VENV) …"; \
+	  $(PYTHON) -m venv $(VENV) && $(RUN)/python -m pip install --quiet uv; }
+	@echo "Installing what uv.lock names …"
+	@$(UV) sync --quiet --frozen --all-extras
+	@touch $@

@@ -1,0 +1,14 @@
+"""What a consumer counts, by group."""
+
+from prometheus_client import Counter, Histogram
+
+HANDLED = Counter("innbox_consumer_messages", "Messages applied and committed.", ["group"])
+BATCHES = Histogram(
+    "innbox_consumer_batch_seconds", "From the first message to the offsets' commit.", ["group"]
+)
+DEAD_LETTERS = Counter("innbox_consumer_dead_letters", "Messages set aside.", ["group"])
+BISECTED = Counter("innbox_consumer_bisections", "Batches cut in two to find a culprit.", ["group"])
+RETRIES = Counter(
+    "innbox_consumer_retries", "Batches tried again after an outage or a conflict.", ["group"]
+)
+REDRIVEN = Counter("innbox_sagas_redriven", "Open sagas that were asked again.")

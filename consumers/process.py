@@ -1,0 +1,53 @@
+"""The consumers as processes: `innbox rooms` and `innbox results`."""
+
+from contextlib import closing
+from functools import partial
+from threading import Event
+from typing import Any
+
+from sqlalchemy import Engine
+
+from consumers.handling import Handler
+from consumers.results import ResultsHandler
+from consumers.rooms import RoomsHandler
+from consumers.runner import Runner
+from consumers.timeouts import redrive_once
+from domain.reservations.store import SETTLED_CHANNEL
+from outbox import Doorbell, install_doorbell
+from runtime.database import direct_engine, pooled_engine
+from runtime.health import Health, HealthServer
+from runtime.schedule import scheduled
+from runtime.settings import Settings
+from runtime.shutdown import stop_on_signals
+
+
+def run_rooms(settings: Settings) -> None:
+    """Apply requests to the inventory until SIGTERM."""
+    engine = pooled_engine(settings, settings.rooms_database_url, "rooms")
+    with (
+        stop_on_signals(settings.shutdown_s) as stop,
+        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
+    ):
+        _serve(engine, RoomsHandler(), settings, stop)
+
+
+def run_results(settings: Settings) -> None:
+    """Settle reservations, and ask again for those that wait too long, until SIGTERM."""
+    url = settings.reservations_database_url
+    engine = pooled_engine(settings, url, "results")
+    direct = direct_engine(settings, url, "redrive")
+    redrive = partial(redrive_once, engine, settings.redrive_after_s)
+    with (
+        stop_on_signals(settings.shutdown_s) as stop,
+        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
+        closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
+        scheduled(direct, "redrive", settings.redrive_every_s, redrive),
+    ):
+        _serve(engine, ResultsHandler(settled), settings, stop)
+
+
+def _serve(engine: Engine, handler: Handler[Any], settings: Settings, stop: Event) -> None:
+    health = Health(parts=("kafka",))
+    with closing(HealthServer(health, settings.host, settings.health_port)):
+        Runner(engine, handler, settings, health, stop).run()
+    engine.dispose()

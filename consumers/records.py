@@ -1,0 +1,53 @@
+"""A Kafka record, free of the client library: what handlers see and dead letters keep."""
+
+from dataclasses import dataclass
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from confluent_kafka import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of a topic, whose name is without the cluster's prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, str]
+
+    @property
+    def message_id(self) -> UUID:
+        """The CloudEvents id; for senders that give none, the record's place, which is as stable."""
+        try:
+            return UUID(self.headers["ce_id"])
+        except (KeyError, ValueError):
+            return uuid5(NAMESPACE_URL, f"kafka:{self.topic}/{self.partition}/{self.offset}")
+
+
+def place_of(message: Message) -> tuple[str, int, int]:
+    """Return topic, partition and offset, which every received message has."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None and partition is not None and offset is not None  # noqa: PT018
+    return topic, partition, offset
+
+
+def record_of(message: Message, prefix: str) -> Record:
+    topic, partition, offset = place_of(message)
+    headers = dict(message.headers() or [])
+    return Record(
+        topic.removeprefix(prefix),
+        partition,
+        offset,
+        _bytes(message.key()),
+        _bytes(message.value()),
+        {
+            name: (_bytes(value) or b"").decode("utf-8", "replace")
+            for name, value in headers.items()
+        },
+    )
+
+
+def _bytes(content: str | bytes | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content

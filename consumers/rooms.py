@@ -1,0 +1,51 @@
+"""The rooms consumer: requests of the reservations applied to the inventory, answered by the outbox."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+import outbox
+from consumers.records import Record
+from domain import messages
+from domain.answers import RoomRequest
+from domain.messages import Envelope
+from domain.rooms import store
+from domain.rooms.model import Result, decide
+
+
+class RoomsHandler:
+    """Decides in message order and writes in sets."""
+
+    group = messages.ROOMS_GROUP
+    topics = (messages.ROOM_RESERVE, messages.ROOM_CANCEL)
+
+    def decode(self, record: Record) -> RoomRequest:
+        traceparent = record.headers.get("traceparent")
+        return messages.decode_room_request(
+            record.topic, record.value, record.message_id, traceparent
+        )
+
+    def apply(self, connection: Connection, requests: Sequence[RoomRequest]) -> Mapping[UUID, str]:
+        """Apply requests to allocations and room nights; append one result each."""
+        rooms = store.lock(connection, requests)
+        outcome = decide(rooms, requests)
+        store.save(connection, outcome)
+        outbox.append(connection, [_envelope(result) for result in outcome.results])
+        return {}
+
+    def committed(self, requests: Sequence[RoomRequest]) -> None:
+        """Nobody waits here: the outbox has a doorbell of its own."""
+
+
+def _envelope(result: Result) -> Envelope:
+    """Answer with the headers that tie it to its request: the cause, and the trace it belongs to."""
+    answer = messages.reservation_result(result.reservation_id, result.answer, result.message)
+    request = result.request
+    if request is None:
+        return answer
+    headers = {"ce_causationid": str(request.message_id)}
+    if request.traceparent:
+        headers["traceparent"] = request.traceparent
+    return replace(answer, headers=headers)

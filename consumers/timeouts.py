@@ -1,0 +1,41 @@
+"""Timeouts: a saga that waits too long is asked again.
+
+Asking again decides nothing: the same request goes out under a new message id, and the room side answers
+from its allocation.
+"""
+
+import structlog
+from sqlalchemy import Engine
+
+import outbox
+from consumers.metrics import REDRIVEN
+from domain import messages
+from domain.messages import Envelope
+from domain.reservations import store
+from domain.reservations.model import Reservation, Status, redrive
+
+_log = structlog.get_logger(__name__)
+
+# A run asks so many again at most; the rest has the next run.
+REDRIVEN_MAX = 500
+
+
+def redrive_once(engine: Engine, older_than_s: float) -> int:
+    """Ask again for every saga that has waited this long; returns how many."""
+    with engine.begin() as connection:
+        waiting = store.stale(connection, older_than_s, REDRIVEN_MAX)
+        asked = [(redrive(reservation), _request(reservation)) for reservation in waiting]
+        store.save_transitions(
+            connection, [(reservation, request.message_id) for reservation, request in asked]
+        )
+        outbox.append(connection, [request for _, request in asked])
+    if asked:
+        REDRIVEN.inc(len(asked))
+        _log.warning("sagas asked again", count=len(asked), first=asked[0][0].id)
+    return len(asked)
+
+
+def _request(reservation: Reservation) -> Envelope:
+    """Return the request that the reservation's status waits for an answer to."""
+    write = messages.room_reserve if reservation.status is Status.PENDING else messages.room_cancel
+    return write(reservation.id, reservation.room_id, reservation.stay)

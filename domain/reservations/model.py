@@ -1,0 +1,151 @@
+"""What a reservation is, and how it may change.
+
+    new ──► PENDING ──SUCCESS──► CONFIRMED
+              │ │                    │
+              │ └──FAILURE──► REJECTED │
+           cancel                cancel
+              └──────► CANCELLING ◄──┘ ──CANCEL──► CANCELLED
+
+    state, result        SUCCESS     FAILURE     CANCEL
+    PENDING              CONFIRMED   REJECTED    alarm
+    CANCELLING           stays       stays       CANCELLED
+    CONFIRMED            no-op       alarm       alarm
+    REJECTED, CANCELLED  no-op       no-op       no-op
+
+Every change makes the next version; a terminal status never changes back. Time decides nothing:
+a saga that waits too long is asked again (`redrive`), which changes its version alone.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+
+from domain.answers import Answer, RoomResult
+from domain.stay import Stay
+
+# The reason of a version that only asks again.
+REDRIVEN = "REDRIVEN"
+NO_REASON_GIVEN = "NO_REASON_GIVEN"
+
+
+class Status(StrEnum):
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    REJECTED = "REJECTED"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def open(self) -> bool:
+        """Whether an answer of the rooms is still awaited."""
+        return self in {Status.PENDING, Status.CANCELLING}
+
+
+@dataclass(frozen=True, slots=True)
+class NewReservation:
+    """A wish within the rules, not yet stored."""
+
+    member_id: int
+    room_id: int
+    stay: Stay
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    id: int
+    member_id: int
+    room_id: int
+    stay: Stay
+    status: Status
+    reason: str | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class Refusal(StrEnum):
+    CHECK_IN_PAST = "CHECK_IN_PAST"
+    STAY_TOO_LONG = "STAY_TOO_LONG"
+    TOO_FAR_AHEAD = "TOO_FAR_AHEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class NotReservable:
+    """The rules forbid this stay; `text` tells the member why."""
+
+    code: Refusal
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Nothing to do: this was done before, or is on its way."""
+
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class NotCancellable:
+    """There is nothing to cancel: the rooms have rejected it."""
+
+    reservation: Reservation
+    code: str = "NOT_CANCELLABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An answer that contradicts an earlier one: a person must look, nothing changes."""
+
+    reservation: Reservation
+    result: RoomResult
+    code: str = "CONTRADICTING_ANSWER"
+
+
+def new(
+    member_id: int, room_id: int, stay: Stay, *, today: date, nights_max: int, days_max: int
+) -> NewReservation | NotReservable:
+    """Check a wish against the rules: a check-in from today to `days_max` days ahead."""
+    if stay.check_in < today:
+        return NotReservable(Refusal.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past")
+    if stay.length > nights_max:
+        return NotReservable(Refusal.STAY_TOO_LONG, f"a stay is at most {nights_max} nights")
+    if stay.check_in > today + timedelta(days=days_max):
+        return NotReservable(Refusal.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead")
+
+    return NewReservation(member_id, room_id, stay)
+
+
+def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Alarm:
+    """Apply the rooms' answer; see the table in the module docstring."""
+    match reservation.status, result.status:
+        case Status.PENDING, Answer.SUCCESS:
+            return _next(reservation, Status.CONFIRMED)
+        case Status.PENDING, Answer.FAILURE:
+            return _next(reservation, Status.REJECTED, result.message or NO_REASON_GIVEN)
+        case Status.CANCELLING, Answer.CANCEL:
+            return _next(reservation, Status.CANCELLED)
+        case (Status.PENDING, Answer.CANCEL) | (Status.CONFIRMED, Answer.FAILURE | Answer.CANCEL):
+            return Alarm(reservation, result)
+
+    return Unchanged(reservation)
+
+
+def cancel(reservation: Reservation) -> Reservation | Unchanged | NotCancellable:
+    """Begin to cancel; asking again changes nothing."""
+    match reservation.status:
+        case Status.PENDING | Status.CONFIRMED:
+            return _next(reservation, Status.CANCELLING)
+        case Status.CANCELLING | Status.CANCELLED:
+            return Unchanged(reservation)
+        case Status.REJECTED:
+            return NotCancellable(reservation)
+
+
+def redrive(reservation: Reservation) -> Reservation:
+    """Ask the rooms again, under a new message: they answer from what they remember."""
+    assert reservation.status.open, f"reservation {reservation.id} waits for no answer"
+    return _next(reservation, reservation.status, REDRIVEN)
+
+
+def _next(reservation: Reservation, status: Status, reason: str | None = None) -> Reservation:
+    return replace(reservation, status=status, reason=reason, version=reservation.version + 1)

@@ -1,0 +1,98 @@
+"""The tables of the reservation side.
+
+`reservation` is what is, `transition` how it came about: one row for each version of a
+reservation, written by the statement that changes it and never touched again. The newest
+transition always equals its reservation in version, status and reason.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+from domain.naming import NAMING_CONVENTION
+
+metadata = MetaData(schema="reservations", naming_convention=NAMING_CONVENTION)
+
+_KNOWN_STATUS = "status IN ('PENDING', 'CONFIRMED', 'REJECTED', 'CANCELLING', 'CANCELLED')"
+_FITTING_REASON = """
+    CASE
+        WHEN status = 'REJECTED' THEN reason IS NOT NULL
+        WHEN status IN ('PENDING', 'CANCELLING') THEN reason IS NULL OR reason = 'REDRIVEN'
+        ELSE reason IS NULL
+    END
+"""
+
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("member_id", BigInteger, nullable=False),
+    Column("room_id", BigInteger, nullable=False),
+    Column("check_in", Date, nullable=False),
+    Column("check_out", Date, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("version", Integer, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("check_in < check_out", name="has_a_night"),
+    CheckConstraint(_KNOWN_STATUS, name="known_status"),
+    CheckConstraint(_FITTING_REASON, name="fitting_reason"),
+    CheckConstraint("version >= 1", name="version_counts_from_one"),
+    # A member's list reads this backwards: newest first.
+    Index(None, "member_id", "id"),
+    # Open sagas only, so it stays small however many reservations there are.
+    Index(
+        "ix_reservation_open",
+        "updated_at",
+        postgresql_where=text("status IN ('PENDING', 'CANCELLING')"),
+    ),
+)
+
+transition = Table(
+    "transition",
+    metadata,
+    Column("reservation_id", BigInteger, ForeignKey(reservation.c.id), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("message_id", Uuid, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("reservation_id", "version"),
+    CheckConstraint(_KNOWN_STATUS, name="known_status"),
+    CheckConstraint(_FITTING_REASON, name="fitting_reason"),
+)
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("member_id", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("response_status", Integer),
+    Column("response_body", LargeBinary),
+    Column("reservation_id", BigInteger),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("member_id", "key"),
+    CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
+    CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
+    CheckConstraint("(response_status IS NULL) = (response_body IS NULL)", name="whole_response"),
+    # BRIN: rows come in order of time, and only the daily clean-up asks for it.
+    Index(None, "created_at", postgresql_using="brin"),
+)

@@ -1,0 +1,219 @@
+"""How the rooms decide: requests in, allocations, room nights and answers out.
+
+    request, allocation    none             HELD          REFUSED       RELEASED
+    reserve                HELD, SUCCESS    SUCCESS (*)   FAILURE (*)   CANCEL
+                           or REFUSED,
+                           FAILURE
+    cancel                 RELEASED,        RELEASED,     RELEASED,     CANCEL (*)
+                           CANCEL           CANCEL        CANCEL
+
+    (*) answered again for another message; for the very message that decided: nothing.
+
+A stay is held on all of its nights or on none. `taken` of a night is the number of HELD
+allocations that cover it. One reservation has one effect, however often it is asked for and
+whichever of reserve and cancel comes first.
+
+The allocation is the truth: a second reserve, or a cancel, that names another room or stay than
+the allocation changes neither. A cancel gives back the nights that were taken, not those it names.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from uuid import UUID
+
+from domain.answers import Answer, ReasonCode, RequestKind, RoomRequest
+from domain.rooms.nights import Held, NightKey, Refused, RoomNight, hold
+from domain.stay import Stay
+
+
+class State(StrEnum):
+    HELD = "HELD"
+    REFUSED = "REFUSED"
+    RELEASED = "RELEASED"
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a reservation holds, was refused, or has given back; kept for ever."""
+
+    reservation_id: int
+    room_id: int
+    stay: Stay
+    state: State
+    reason: str | None
+    reserve_message_id: UUID | None
+    cancel_message_id: UUID | None
+
+    @property
+    def night_keys(self) -> list[NightKey]:
+        return [(self.room_id, night) for night in self.stay.nights]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What a batch may touch, as it stood when it was locked."""
+
+    allocations: Mapping[int, Allocation]
+    nights: Mapping[NightKey, RoomNight]
+    known_rooms: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer to append; its message is empty unless it is a FAILURE."""
+
+    reservation_id: int
+    answer: Answer
+    message: str = ""
+    # What it answers: for the headers, and no part of what was decided.
+    request: RoomRequest | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that a batch changes: each allocation and night once, in its final shape."""
+
+    created: tuple[Allocation, ...]
+    changed: tuple[Allocation, ...]
+    nights: tuple[RoomNight, ...]
+    results: tuple[Result, ...]
+
+
+def touched(
+    allocations: Mapping[int, Allocation], requests: Iterable[RoomRequest]
+) -> list[NightKey]:
+    """Every night that `decide` may read or write for these requests, in locking order."""
+    keys: set[NightKey] = set()
+    for request in requests:
+        known = allocations.get(request.reservation_id)
+        if known is None and request.kind is RequestKind.RESERVE:
+            keys.update((request.room_id, night) for night in request.stay.nights)
+        elif known and known.state is State.HELD and request.kind is RequestKind.CANCEL:
+            keys.update(known.night_keys)
+
+    return sorted(keys)
+
+
+def decide(rooms: Rooms, requests: Iterable[RoomRequest]) -> Outcome:
+    """Apply requests in message order, each seeing what those before it did."""
+    desk = _Desk(rooms)
+    for request in requests:
+        if request.kind is RequestKind.RESERVE:
+            desk.reserve(request)
+        else:
+            desk.cancel(request)
+
+    return desk.outcome()
+
+
+@dataclass(slots=True)
+class _Desk:
+    """The rooms while a batch is decided: what it changed, above what was locked."""
+
+    rooms: Rooms
+    allocations: dict[int, Allocation] = field(default_factory=dict)
+    nights: dict[NightKey, RoomNight] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+    def reserve(self, request: RoomRequest) -> None:
+        known = self._allocation(request.reservation_id)
+        if known is None:
+            known = self._allocate(request)
+        elif known.state is not State.RELEASED and known.reserve_message_id == request.message_id:
+            return
+
+        self.results.append(_answer(known, request))
+
+    def cancel(self, request: RoomRequest) -> None:
+        known = self._allocation(request.reservation_id)
+        if known is None:
+            self._keep(_tombstone(request))
+        elif known.state is not State.RELEASED:
+            self._release(known, request.message_id)
+        elif known.cancel_message_id == request.message_id:
+            return
+
+        self.results.append(Result(request.reservation_id, Answer.CANCEL, request=request))
+
+    def outcome(self) -> Outcome:
+        before = self.rooms
+        return Outcome(
+            created=tuple(
+                new for id_, new in self.allocations.items() if id_ not in before.allocations
+            ),
+            changed=tuple(
+                new for id_, new in self.allocations.items() if id_ in before.allocations
+            ),
+            nights=tuple(new for key, new in self.nights.items() if new != before.nights[key]),
+            results=tuple(self.results),
+        )
+
+    def _allocate(self, request: RoomRequest) -> Allocation:
+        match self._hold(request):
+            case Held(nights):
+                self.nights.update((night.key, night) for night in nights)
+                return self._keep(_allocation(request, State.HELD))
+            case Refused() as refused:
+                return self._keep(_allocation(request, State.REFUSED, refused.message))
+
+    def _hold(self, request: RoomRequest) -> Held | Refused:
+        if request.room_id not in self.rooms.known_rooms:
+            return Refused(ReasonCode.UNKNOWN_ROOM)
+
+        keys = [(request.room_id, night) for night in request.stay.nights]
+        return hold([night for key in keys if (night := self._night(key))], request.stay)
+
+    def _release(self, known: Allocation, message_id: UUID) -> None:
+        if known.state is State.HELD:
+            # Every night is there: an opened night may be set to no capacity, but never vanishes.
+            for key in known.night_keys:
+                self.nights[key] = (self.nights.get(key) or self.rooms.nights[key]).given_back()
+
+        self._keep(replace(known, state=State.RELEASED, cancel_message_id=message_id))
+
+    def _keep(self, allocation: Allocation) -> Allocation:
+        self.allocations[allocation.reservation_id] = allocation
+        return allocation
+
+    def _allocation(self, reservation_id: int) -> Allocation | None:
+        return self.allocations.get(reservation_id) or self.rooms.allocations.get(reservation_id)
+
+    def _night(self, key: NightKey) -> RoomNight | None:
+        return self.nights.get(key) or self.rooms.nights.get(key)
+
+
+def _allocation(request: RoomRequest, state: State, reason: str | None = None) -> Allocation:
+    return Allocation(
+        request.reservation_id,
+        request.room_id,
+        request.stay,
+        state,
+        reason,
+        reserve_message_id=request.message_id,
+        cancel_message_id=None,
+    )
+
+
+def _tombstone(request: RoomRequest) -> Allocation:
+    """Remember a cancel that came before its reserve, so that the reserve will hold nothing."""
+    return Allocation(
+        request.reservation_id,
+        request.room_id,
+        request.stay,
+        State.RELEASED,
+        reason=None,
+        reserve_message_id=None,
+        cancel_message_id=request.message_id,
+    )
+
+
+def _answer(allocation: Allocation, request: RoomRequest) -> Result:
+    id_ = allocation.reservation_id
+    match allocation.state:
+        case State.HELD:
+            return Result(id_, Answer.SUCCESS, request=request)
+        case State.REFUSED:
+            return Result(id_, Answer.FAILURE, allocation.reason or "", request)
+        case State.RELEASED:
+            return Result(id_, Answer.CANCEL, request=request)

@@ -1,0 +1,76 @@
+"""Alembic's entry: `alembic upgrade head`, `innbox migrate` and the tests all come through here.
+
+The database is DATABASE_URL, unless the caller put a `url` among the configuration's attributes.
+Waiting for a lock is bounded: a migration that cannot have its lock fails and can be run again, where
+one that waits would hold up every query behind it.
+"""
+
+import os
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.pool import NullPool
+
+import consumers.tables
+import domain.reservations.tables
+import domain.rooms.tables
+import outbox.tables
+
+METADATA = [
+    outbox.tables.metadata,
+    domain.reservations.tables.metadata,
+    domain.rooms.tables.metadata,
+    consumers.tables.metadata,
+]
+SCHEMAS = {metadata.schema for metadata in METADATA}
+LOCK_TIMEOUT = "5s"
+
+# Types that SQLAlchemy does not know when it reads a schema back.
+ischema_names |= {"xid8": outbox.tables.Xid8, "pg_snapshot": outbox.tables.PgSnapshot}
+
+
+def include_name(name: str | None, kind: str, _parents: Any) -> bool:  # noqa: ANN401 - alembic's
+    """Compare our schemas only, and leave out the daily partitions, which come and go at run time."""
+    if kind == "schema":
+        return name in SCHEMAS
+    return not (kind == "table" and name and name.startswith("message_"))
+
+
+def url() -> str:
+    given: str | None = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
+    if not given:
+        raise SystemExit(
+            "set DATABASE_URL, for example postgresql+psycopg://user:password@host/name"
+        )
+    return given
+
+
+def configure(**options: Any) -> None:  # noqa: ANN401 - alembic's options
+    context.configure(
+        target_metadata=METADATA,
+        include_schemas=True,
+        include_name=include_name,
+        compare_server_default=False,
+        transaction_per_migration=True,
+        **options,
+    )
+
+
+def migrate(connection: Connection) -> None:
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.commit()
+    configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    configure(url=url(), literal_binds=True, dialect_opts={"paramstyle": "named"})
+    with context.begin_transaction():
+        context.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        context.run_migrations()
+else:
+    with create_engine(url(), poolclass=NullPool).connect() as connection:
+        migrate(connection)

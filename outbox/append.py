@@ -1,0 +1,136 @@
+"""Appending: the one write an application makes.
+
+`append` borrows the caller's transaction and never begins, commits or rolls back. What it records is
+seen by the relay if, and only if, that transaction commits. Messages of one key are published in
+commit order when their writers hold a common lock (the aggregate's row) from before the append until
+the commit; a writer without such a lock passes `lock_keys=True`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from outbox.doorbell import mark
+from outbox.errors import KeyMissing, ValueTooLarge
+from outbox.topics import value_bytes_max
+
+
+class Appendable(Protocol):
+    """What a message must have; any class of the caller's with these attributes will do."""
+
+    @property
+    def message_id(self) -> UUID: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message for callers who have no class of their own.
+
+    `type` and `source` are those of CloudEvents 1.0; `key` orders and places the message.
+    """
+
+    topic: str
+    key: str
+    type: str
+    value: bytes
+    source: str = "/"
+    message_id: UUID = field(default_factory=uuid4)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# The array is read in its own order, and the default draws positions in that order, so the messages of
+# one call keep the order in which the caller gave them.
+APPEND = text("""
+    INSERT INTO outbox.message (message_id, topic, key, value, headers)
+    SELECT message_id, topic, key, value, headers
+    FROM unnest(
+        CAST(:message_ids AS uuid[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+        CAST(:values AS bytea[]), CAST(:headers AS json[])
+    ) WITH ORDINALITY AS given (message_id, topic, key, value, headers, ordinal)
+    ORDER BY ordinal
+""")
+
+# Sorted, so that two callers with the same keys cannot wait for each other in a ring.
+LOCK_KEYS = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended(key, 0))
+    FROM (SELECT DISTINCT unnest(CAST(:keys AS text[])) AS key ORDER BY key) AS sorted
+""")
+
+
+def append(
+    connection: Connection,
+    messages: Iterable[Appendable],
+    *,
+    headers: Mapping[str, str] | None = None,
+    lock_keys: bool = False,
+) -> None:
+    """Record messages in the caller's transaction.
+
+    The relay sees them if, and only if, that transaction commits. `headers` (a `traceparent`, say) go
+    with each of them, beside its own. With `lock_keys` the keys are locked until the transaction ends,
+    for writers that share no other lock. Raises `UnknownTopic`, `KeyMissing` or `ValueTooLarge` before
+    anything is written.
+    """
+    given = list(messages)
+    if not given:
+        return
+
+    for message in given:
+        _refuse_unpublishable(connection, message)
+    if lock_keys:
+        connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
+    connection.execute(APPEND, _columns(given, headers or {}))
+    mark(connection)
+
+
+def _refuse_unpublishable(connection: Connection, message: Appendable) -> None:
+    if not message.key:
+        raise KeyMissing(message.topic)
+
+    most = value_bytes_max(connection, message.topic)
+    if len(message.value) > most:
+        raise ValueTooLarge(message.topic, len(message.value), most)
+
+
+def _columns(messages: Sequence[Appendable], headers: Mapping[str, str]) -> dict[str, list[object]]:
+    time = datetime.now(UTC).isoformat()
+    return {
+        "message_ids": [message.message_id for message in messages],
+        "topics": [message.topic for message in messages],
+        "keys": [message.key for message in messages],
+        "values": [message.value for message in messages],
+        "headers": [_cloud_event(message, time, headers) for message in messages],
+    }
+
+
+def _cloud_event(message: Appendable, time: str, headers: Mapping[str, str]) -> str:
+    """Return the CloudEvents 1.0 headers of the Kafka binding's binary mode, as JSON."""
+    return msgspec.json.encode(
+        {
+            "ce_specversion": "1.0",
+            "ce_id": str(message.message_id),
+            "ce_type": message.type,
+            "ce_source": message.source,
+            "ce_time": time,
+            "content-type": "application/json",
+            **headers,
+            **message.headers,
+        }
+    ).decode()

@@ -1,0 +1,129 @@
+"""The doorbell: a wake-up after commit, off the write path.
+
+NOTIFY inside a write transaction takes a lock at commit that all the database's writers share, and
+halves their throughput. So `append` only marks its connection. When the connection returns to its
+pool, which is after the commit, a thread sends at most one NOTIFY per interval on a connection of its
+own. A lost ring costs latency, never a message: who waits for the bell also polls.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from threading import Condition, Thread
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import SQLAlchemyError
+
+CHANNEL = "outbox"
+
+_MARK = "outbox.rings"
+_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
+_PAYLOAD_BYTES_MAX = 7_900  # Postgres takes less than 8,000
+_PAUSE_AFTER_FAILURE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def mark(connection: Connection) -> None:
+    """Have the doorbell rung when this connection is back in its pool."""
+    connection.info[_MARK] = True
+
+
+def install_doorbell(engine: Engine, *, interval_ms: float = 2.0) -> "Doorbell":
+    """Ring for every append made through this engine, Core or ORM; close the doorbell at the end."""
+    doorbell = Doorbell(engine, CHANNEL, interval_ms=interval_ms)
+
+    # `checkin` fires after the commit; the engine's `commit` event fires before it.
+    @event.listens_for(engine, "checkin")
+    def ring(_dbapi_connection: object, record: Any) -> None:  # noqa: ANN401 - a pool's internal type
+        if record.info.pop(_MARK, False):
+            doorbell.ring()
+
+    return doorbell
+
+
+class Doorbell:
+    """Sends coalesced NOTIFYs on one channel from one thread, which starts at the first ring."""
+
+    def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 2.0) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._interval_s = interval_ms / 1000
+        self._changed = Condition()
+        self._rung = False
+        self._words: set[str] = set()
+        self._closed = False
+        self._thread: Thread | None = None
+
+    def ring(self, words: Iterable[object] = ()) -> None:
+        """Wake the listeners soon; `words` (ids, say) reach them joined by commas."""
+        with self._changed:
+            self._rung = True
+            self._words.update(map(str, words))
+            if self._thread is None and not self._closed:
+                self._thread = Thread(
+                    target=self._run, name=f"doorbell-{self._channel}", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what was rung and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        while (payloads := self._next()) is not None:
+            try:
+                connection = connection or _own_connection(self._engine)
+                for payload in payloads:
+                    connection.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
+                self._pause(self._interval_s)
+            except SQLAlchemyError as error:
+                # The database is away. Listeners poll, so the ring may be forgotten.
+                _log.debug("a ring was lost: %s", error)
+                _close(connection)
+                connection = None
+                self._pause(_PAUSE_AFTER_FAILURE_S)
+        _close(connection)
+
+    def _next(self) -> list[str] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._rung or self._closed)
+            if not self._rung:
+                return None
+            words, self._words, self._rung = self._words, set(), False
+        return list(_joined(sorted(words)))
+
+    def _pause(self, seconds: float) -> None:
+        """Let further rings gather, unless the end has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, timeout=seconds)
+
+
+def _own_connection(engine: Engine) -> Connection:
+    """Take a connection away from the pool for good, so that waiting writers do not miss it."""
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection.detach()
+    return connection
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.invalidate()  # it may be broken, and its pool has forgotten it anyway
+        connection.close()
+
+
+def _joined(words: list[str]) -> Iterator[str]:
+    payload = ""
+    for word in words:
+        if payload and len(payload) + 1 + len(word) > _PAYLOAD_BYTES_MAX:
+            yield payload
+            payload = word
+        else:
+            payload = f"{payload},{word}" if payload else word
+    yield payload

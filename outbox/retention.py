@@ -1,0 +1,121 @@
+"""Retention: a partition a day, made ahead of time and dropped whole once nobody needs it.
+
+Nothing here makes a writer wait for longer than `LOCK_TIMEOUT_MS`: a lock that is not had by then
+raises, the caller's transaction is rolled back, and the next run tries again. A message that found no
+partition of its day is in the default one and is moved, under its own transaction id, when the day's
+partition is made; so it is neither lost nor published twice.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy import Connection, text
+
+LOCK_TIMEOUT_MS = 100
+
+_COLUMNS = "position, xid, message_id, topic, key, value, headers, created_at"
+
+PARTITIONS = text("""
+    SELECT child.relname FROM pg_inherits
+    JOIN pg_class AS child ON child.oid = inhrelid
+    WHERE inhparent = 'outbox.message'::regclass
+    ORDER BY child.relname
+""")
+
+# The visibility is asked of the cursor proper: within a backlog, what is published beyond it counts as
+# not yet relayed.
+IS_RELAYED = """
+    SELECT NOT EXISTS (
+        SELECT FROM outbox.{partition} AS message
+        JOIN outbox.shard ON key_hash >= hash_from AND key_hash < hash_to
+        WHERE xid >= pg_snapshot_xmin(snapshot) AND NOT pg_visible_in_snapshot(xid, snapshot)
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChanges:
+    """What a run of `retire_partitions` did, by partition name."""
+
+    dropped: list[str]
+    kept_unrelayed: list[str]
+
+
+def partitions(connection: Connection) -> dict[date, str]:
+    """Return the daily partitions, by day (UTC)."""
+    names = connection.execute(PARTITIONS).scalars()
+    return {day: name for name in names if (day := _day(name))}
+
+
+def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -> list[str]:
+    """Make the partitions of today and the days ahead that are missing; returns their names."""
+    existing = partitions(connection)
+    missing = [day for day in _days(today, days_ahead) if day not in existing]
+    if missing:
+        _bound_waiting(connection)
+    return [_make_partition(connection, day) for day in missing]
+
+
+def retire_partitions(
+    connection: Connection, now: datetime, *, retention_days: float
+) -> PartitionChanges:
+    """Drop the partitions that ended before the retention and are wholly relayed."""
+    changes = PartitionChanges([], [])
+    _bound_waiting(connection)
+    for day, name in partitions(connection).items():
+        if _starts_at(day + timedelta(days=1)) > now - timedelta(days=retention_days):
+            continue
+
+        # Locked first: a transaction from that day may still be open and about to commit here.
+        connection.execute(text(f"LOCK TABLE outbox.{name} IN ACCESS EXCLUSIVE MODE"))
+        if connection.execute(text(IS_RELAYED.format(partition=name))).scalar_one():
+            connection.execute(text(f"DROP TABLE outbox.{name}"))
+            changes.dropped.append(name)
+        else:
+            changes.kept_unrelayed.append(name)
+    return changes
+
+
+def _make_partition(connection: Connection, day: date) -> str:
+    """Build aside and attach: creating in place would lock out every writer."""
+    name = f"message_{day:%Y%m%d}"
+    bounds = {"low": _starts_at(day), "high": _starts_at(day + timedelta(days=1))}
+    low, high = (f"'{bound.isoformat()}'" for bound in bounds.values())
+    connection.execute(text(f"CREATE TABLE outbox.{name} (LIKE outbox.message INCLUDING ALL)"))
+    connection.execute(
+        text(f"""
+            WITH moved AS (
+                DELETE FROM outbox.message_default
+                WHERE created_at >= :low AND created_at < :high RETURNING {_COLUMNS}
+            )
+            INSERT INTO outbox.{name} ({_COLUMNS}) SELECT {_COLUMNS} FROM moved
+        """),
+        bounds,
+    )
+    connection.execute(
+        text(f"""
+            ALTER TABLE outbox.message ATTACH PARTITION outbox.{name}
+            FOR VALUES FROM ({low}) TO ({high})
+        """)
+    )
+    return name
+
+
+def _bound_waiting(connection: Connection) -> None:
+    connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+
+
+def _days(today: date, days_ahead: int) -> Iterator[date]:
+    return (today + timedelta(days=ahead) for ahead in range(days_ahead + 1))
+
+
+def _starts_at(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _day(partition: str) -> date | None:
+    if match := re.fullmatch(r"message_(\d{4})(\d{2})(\d{2})", partition):
+        return date(*map(int, match.groups()))
+    return None

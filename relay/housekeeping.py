@@ -1,0 +1,37 @@
+"""Housekeeping: partitions made ahead and dropped in time, by one elected relay.
+
+A run that fails for want of a lock (it waits a moment only, so as never to hold up writers) leaves
+everything as it was, and the next run tries again.
+"""
+
+from datetime import UTC
+
+import structlog
+from sqlalchemy import Engine, func, select
+
+import outbox
+from relay.metrics import PARTITIONS
+from runtime.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChanges:
+    """Make the partitions that are due and drop those that are past retention and wholly relayed."""
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        with connection.begin():
+            now = connection.execute(select(func.now())).scalar_one().astimezone(UTC)
+            made = outbox.ensure_partitions(
+                connection, now.date(), days_ahead=settings.partitions_ahead_days
+            )
+        with connection.begin():
+            changes = outbox.retire_partitions(
+                connection, now, retention_days=settings.retention_days
+            )
+        with connection.begin():
+            PARTITIONS.set(len(outbox.partitions(connection)))
+    if made or changes.dropped or changes.kept_unrelayed:
+        _log.info(
+            "partitions", made=made, dropped=changes.dropped, unrelayed=changes.kept_unrelayed
+        )
+    return changes

@@ -1,0 +1,26 @@
+"""The relay as a process: `innbox relay`."""
+
+from contextlib import closing
+from functools import partial
+
+from relay.housekeeping import keep_house_once
+from relay.loop import Relay
+from runtime.database import direct_engine
+from runtime.health import Health, HealthServer
+from runtime.schedule import scheduled
+from runtime.settings import Settings
+from runtime.shutdown import stop_on_signals
+
+
+def run(settings: Settings) -> None:
+    """Relay the outbox of one database until SIGTERM."""
+    engine = direct_engine(settings, settings.database_of(settings.relay_context), "relay")
+    health = Health(parts=("database", "kafka"))
+    keep_house = partial(keep_house_once, engine, settings)
+    with (
+        stop_on_signals(settings.shutdown_s) as stop,
+        closing(HealthServer(health, settings.host, settings.health_port)),
+        scheduled(engine, "outbox-housekeeping", settings.housekeeping_s, keep_house),
+    ):
+        Relay(engine, settings, health, stop).run()
+    engine.dispose()

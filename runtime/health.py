@@ -1,0 +1,104 @@
+"""Health: is the process alive, can it do its work, and what has it counted.
+
+Live means that the main loop has turned lately; ready means that every named part last said it is well.
+A part that waits for an outage to end is alive and not ready.
+"""
+
+import json
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+_JSON = "application/json"
+
+
+class Health:
+    """What the parts of one process say of themselves; safe to call from any thread."""
+
+    def __init__(self, *, parts: tuple[str, ...] = (), beat_s_max: float = 60.0) -> None:
+        self._lock = Lock()
+        self._problems: dict[str, str | None] = dict.fromkeys(parts, "starting")
+        self._beat_s_max = beat_s_max
+        self._beat_at = time.monotonic()
+
+    def beat(self) -> None:
+        """Say that the main loop has turned."""
+        self._beat_at = time.monotonic()
+
+    def well(self, part: str) -> None:
+        """Say that a part can do its work."""
+        self._say(part, None)
+
+    def unwell(self, part: str, problem: str) -> bool:
+        """Say why a part cannot; returns whether that is news, so that it is logged once."""
+        return self._say(part, problem)
+
+    @property
+    def is_live(self) -> bool:
+        return time.monotonic() - self._beat_at < self._beat_s_max
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """The parts that are not well, with their reasons."""
+        with self._lock:
+            return {part: problem for part, problem in self._problems.items() if problem}
+
+    def _say(self, part: str, problem: str | None) -> bool:
+        with self._lock:
+            is_news = self._problems.get(part) != problem
+            self._problems[part] = problem
+        return is_news
+
+
+class HealthServer:
+    """Serves /healthz/live, /healthz/ready and /metrics on a port of its own."""
+
+    def __init__(self, health: Health, host: str, port: int) -> None:
+        self._server = ThreadingHTTPServer((host, port), _handler(health))
+        self._server.daemon_threads = True
+        self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
+    """Return status, content type and body for one of the three paths."""
+    match path:
+        case "/healthz/live":
+            status = HTTPStatus.OK if health.is_live else HTTPStatus.SERVICE_UNAVAILABLE
+            return status, _JSON, json.dumps({"live": health.is_live}).encode()
+        case "/healthz/ready":
+            problems = health.problems
+            status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+            body = {"ready": not problems, "problems": problems}
+            return status, _JSON, json.dumps(body).encode()
+        case "/metrics":
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+    return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
+
+
+def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, content_type, body = answer(health, self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Probes come every few seconds; their log lines would bury the others."""
+
+    return Handler

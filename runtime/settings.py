@@ -1,0 +1,130 @@
+"""Settings: read once from the environment, complained about once, all problems together.
+
+Each process builds one frozen `Settings` at its entry point and passes on what others need; nothing
+reads the environment later. Names in the environment are the fields' in capitals.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Context = Literal["reservations", "rooms"]
+
+
+class SettingsError(Exception):
+    """The environment is not usable; the message lists every problem with the name to set."""
+
+
+class Settings(BaseSettings):
+    """All that the processes can be told from outside. Durations carry their unit in their name."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    # Where things are.
+    database_url: str = Field(description="postgresql+psycopg://user:password@host:port/database")
+    reservations_database_url: str = ""
+    rooms_database_url: str = ""
+    kafka_bootstrap_servers: str = Field(description="host:port, separated by commas")
+    kafka_properties: dict[str, str] = Field(
+        default_factory=dict, description="JSON of librdkafka properties (security, say)"
+    )
+    kafka_prefix: str = Field(
+        default="", description="before every topic and group, where a cluster is shared"
+    )
+
+    # The processes.
+    environment: Literal["development", "production"] = "development"
+    host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=0, le=65535)
+    health_port: int = Field(default=0, ge=0, le=65535, description="live, ready, metrics; 0: any")
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    shutdown_s: float = Field(default=10.0, gt=0, description="bound on a graceful stop")
+
+    # The database.
+    pool_size: int = Field(default=10, ge=1, le=200)
+    pool_timeout_s: float = Field(default=2.0, gt=0)
+    statement_timeout_s: float = Field(default=10.0, gt=0)
+    behind_pgbouncer: bool = Field(default=False, description="no prepared statements")
+
+    # The API.
+    jwt_key: SecretStr = SecretStr("")
+    jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = "HS256"
+    jwt_audience: str = "innbox"
+    jwt_issuer: str = "innbox"
+    body_bytes_max: int = Field(default=65_536, ge=1_024)
+    nights_per_stay_max: int = Field(default=30, ge=1, le=365)
+    days_in_advance_max: int = Field(default=730, ge=1)
+    page_size_max: int = Field(default=100, ge=1)
+    wait_s_max: float = Field(default=30.0, ge=0)
+    idempotency_days: float = Field(default=7.0, gt=0)
+
+    # The relay and the outbox.
+    relay_context: Context = "reservations"
+    lease_s: float = Field(default=10.0, ge=0.5, description="a standby takes over after this")
+    poll_s_max: float = Field(default=1.0, gt=0, description="idle wait when no doorbell rings")
+    relay_chunk: int = Field(default=4_000, ge=1, le=100_000, description="messages per reading")
+    doorbell_ms: float = Field(default=2.0, ge=0)
+    retention_days: float = Field(default=7.0, gt=0)
+    partitions_ahead_days: int = Field(default=7, ge=1)
+    housekeeping_s: float = Field(default=300.0, gt=0)
+
+    # The consumers.
+    batch_size_max: int = Field(default=500, ge=1, le=10_000)
+    batch_wait_ms: float = Field(default=0.0, ge=0, description="wait for a fuller batch")
+    consumer_session_s: float = Field(
+        default=6.0, ge=6, description="a killed consumer's partitions are given away after this"
+    )
+    poison_attempts: int = Field(default=3, ge=1)
+    redrive_after_s: float = Field(default=60.0, gt=0)
+    redrive_every_s: float = Field(default=15.0, gt=0)
+
+    # The topics.
+    topic_partitions: int = Field(default=6, ge=1)
+    topic_replication: int = Field(default=1, ge=1)
+    topic_retention_hours: int = Field(default=168, ge=1)
+
+    @model_validator(mode="after")
+    def _contexts_default_to_one_database(self) -> Self:
+        for context in ("reservations", "rooms"):
+            if not getattr(self, f"{context}_database_url"):
+                # A frozen model is set by the back door, once, before anybody sees it.
+                object.__setattr__(self, f"{context}_database_url", self.database_url)
+        return self
+
+    def database_of(self, context: Context) -> str:
+        """Return the URL of the context's database."""
+        return (
+            self.reservations_database_url if context == "reservations" else self.rooms_database_url
+        )
+
+    @property
+    def databases(self) -> dict[str, list[Context]]:
+        """The distinct databases, each with the contexts that live in it."""
+        found: dict[str, list[Context]] = {}
+        contexts: tuple[Context, ...] = ("reservations", "rooms")
+        for context in contexts:
+            found.setdefault(self.database_of(context), []).append(context)
+        return found
+
+    @property
+    def kafka(self) -> dict[str, Any]:
+        """What every Kafka client of ours starts from."""
+        return {
+            "bootstrap.servers": self.kafka_bootstrap_servers,
+            "client.id": "innbox",
+            **self.kafka_properties,
+        }
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - any field's value
+    """Read the environment; raises `SettingsError` with all that is wrong with it."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = [
+            f"  {'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError("these settings are not usable:\n" + "\n".join(problems)) from error

@@ -1,0 +1,42 @@
+"""Stopping: SIGTERM and SIGINT ask, the loop finishes what it holds, a bound ends the wait."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Timer
+from types import FrameType
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def stop_on_signals(bound_s: float) -> Iterator[Event]:
+    """Give an event that SIGTERM or SIGINT sets.
+
+    A process that has not ended `bound_s` seconds later ends itself: whatever it leaves undone is the
+    same as after a crash, which everything here survives.
+    """
+    stop = Event()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if not stop.is_set():
+            _log.info("stopping", signal=signal.Signals(number).name, bound_s=bound_s)
+            bound = Timer(bound_s, _give_up)
+            bound.daemon = True
+            bound.start()
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _give_up() -> None:
+    _log.error("the graceful stop took too long; ending now")
+    os._exit(1)
