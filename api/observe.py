@@ -1,0 +1,83 @@
+"""Every request has a trace and is counted, also one that no route takes.
+
+Trace: a valid W3C `traceparent` of the caller is passed on as it is, into the log, the outbox and the
+response; the API records no spans of its own, so it must not put itself between. Without a valid one
+a new trace begins here. The response names it in its `traceparent` header.
+"""
+
+import re
+from secrets import token_hex
+from time import perf_counter
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Histogram
+from structlog.contextvars import bound_contextvars
+
+SECONDS = Histogram(
+    "innbox_http_request_seconds",
+    "From the request's head to its response's end.",
+    ["method", "route", "status"],
+)
+
+# Version 00, the only one there is; ids of zeros alone are invalid.
+_VALID = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# A label for each method that a stranger can think of would be without bound.
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
+_NO_ROUTE = "none"
+
+
+class Observed:
+    """The application, observed; it goes around the router so that it sees its 404 and 405."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        traceparent = _continued(scope) or _begun()
+        scope["state"]["traceparent"] = traceparent
+        begun_at = perf_counter()
+        status = 500  # unless a response says otherwise
+
+        async def traced_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                header = (b"traceparent", traceparent.encode())
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        with bound_contextvars(trace_id=trace_id(traceparent)):
+            try:
+                await self._application(scope, receive, traced_send)
+            finally:
+                _count(scope, status, perf_counter() - begun_at)
+
+
+def traceparent(scope: Scope) -> str:
+    """Provide the trace that this request belongs to."""
+    return str(scope["state"]["traceparent"])
+
+
+def trace_id(traceparent: str) -> str:
+    return traceparent.split("-")[1]
+
+
+def _continued(scope: Scope) -> str | None:
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    # Two of them contradict each other: the standard has us believe neither.
+    if len(given) == 1 and _VALID.fullmatch(given[0]):
+        return given[0].decode()
+    return None
+
+
+def _begun() -> str:
+    return f"00-{token_hex(16)}-{token_hex(8)}-01"
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    method = scope.get("method", "")
+    SECONDS.labels(
+        method if method in _METHODS else "other",
+        scope.get("path_template") or _NO_ROUTE,
+        str(status),
+    ).observe(seconds)

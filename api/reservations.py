@@ -1,0 +1,248 @@
+"""/v1/reservations: asking for a room, looking, cancelling.
+
+What is answered 2xx is committed: the reservation, its transition, the message to the rooms and the
+idempotency key are one transaction. 202 says that the rooms have still to answer, 200 that the saga
+has ended. A member sees and cancels their own reservations only; others are not there for them.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+from litestar import Response, Router, get, post
+from litestar.concurrency import sync_to_thread
+from litestar.di import NamedDependency, Provide
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+from sqlalchemy import Connection, Engine
+
+import outbox
+from api import idempotency
+from api.auth import Member
+from api.bodies import ID_MAX, NewStay, Strict
+from api.idempotency import Attempt, Key
+from api.problems import Missing, Refused, documented
+from api.views import ReservationPage, ReservationView, after, page_size
+from api.waiting import Prefer, Waiters, wait_s
+from domain import messages
+from domain.reservations import store
+from domain.reservations.model import (
+    NewReservation,
+    NotCancellable,
+    NotReservable,
+    Reservation,
+    Unchanged,
+    cancel,
+    new,
+)
+from domain.stay import Stay
+
+ENDED = ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
+ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The bounds that the settings put on what is asked."""
+
+    nights_max: int
+    days_max: int
+    page_size_max: int
+    wait_s_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was committed, now or by an earlier request with the same key."""
+
+    view: ReservationView
+    replayed: bool = False
+
+
+def reservation_routes(engine: Engine, waiters: Waiters, rules: Rules) -> Router:
+    """Return the routes; the engine is that of the reservations' database."""
+    return Router(
+        "/reservations",
+        route_handlers=[reserve, list_own, read, cancel_own],
+        dependencies={
+            "engine": Provide(lambda: engine, sync_to_thread=False),
+            "waiters": Provide(lambda: waiters, sync_to_thread=False),
+            "rules": Provide(lambda: rules, sync_to_thread=False),
+        },
+        tags=["reservations"],
+    )
+
+
+@post(
+    "/",
+    operation_id="reserve",
+    summary="Ask for a room",
+    status_code=202,
+    responses={200: ENDED, **documented(409)},
+    dto=Strict[NewStay],
+    return_dto=None,
+)
+async def reserve(
+    data: JSONBody[NewStay],
+    member: NamedDependency[Member],
+    engine: NamedDependency[Engine],
+    waiters: NamedDependency[Waiters],
+    rules: NamedDependency[Rules],
+    traceparent: NamedDependency[str],
+    idempotency_key: Key = None,
+    prefer: Prefer = None,
+) -> Response[ReservationView]:
+    """Accept the request; the rooms decide later. See Location, or wait with `Prefer: wait=N`."""
+    attempt = Attempt(member.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
+    accepted = await sync_to_thread(_reserve, engine, attempt, data, rules, traceparent)
+    return await _answer(accepted, waiters, wait_s(prefer, rules.wait_s_max))
+
+
+@get(
+    "/",
+    operation_id="listReservations",
+    summary="List one's own, newest first",
+    responses=documented(),
+    sync_to_thread=True,
+)
+def list_own(
+    member: NamedDependency[Member],
+    engine: NamedDependency[Engine],
+    rules: NamedDependency[Rules],
+    limit: Annotated[int | None, QueryParameter(ge=1, description="20 unless told")] = None,
+    cursor: FromQuery[str | None] = None,
+) -> ReservationPage:
+    """A page stays what it is while reservations are added: the cursor names where it ended."""
+    size = page_size(limit, rules.page_size_max)
+    with engine.connect() as connection:
+        found = store.list_of_member(connection, member.id, after(cursor), size + 1)
+    return ReservationPage.of(found, size)
+
+
+@get(
+    "/{reservation_id:int}",
+    operation_id="getReservation",
+    summary="Look at one's own",
+    responses=documented(404),
+    sync_to_thread=True,
+)
+def read(
+    reservation_id: ReservationId, member: NamedDependency[Member], engine: NamedDependency[Engine]
+) -> ReservationView:
+    with engine.connect() as connection:
+        reservation = store.get(connection, reservation_id, member.id)
+    if reservation is None:
+        raise Missing
+    return ReservationView.of(reservation)
+
+
+@post(
+    "/{reservation_id:int}/cancellation",
+    operation_id="cancelReservation",
+    summary="Cancel one's own",
+    status_code=202,
+    responses={200: ENDED, **documented(404, 409)},
+)
+async def cancel_own(
+    reservation_id: ReservationId,
+    member: NamedDependency[Member],
+    engine: NamedDependency[Engine],
+    waiters: NamedDependency[Waiters],
+    rules: NamedDependency[Rules],
+    traceparent: NamedDependency[str],
+    idempotency_key: Key = None,
+    prefer: Prefer = None,
+) -> Response[ReservationView]:
+    """Begin to cancel; the rooms give the nights back later. Asking again changes nothing."""
+    attempt = Attempt(member.id, idempotency_key, b"cancel %d" % reservation_id)
+    accepted = await sync_to_thread(_cancel, engine, attempt, reservation_id, traceparent)
+    return await _answer(accepted, waiters, wait_s(prefer, rules.wait_s_max))
+
+
+def _reserve(
+    engine: Engine, attempt: Attempt, asked: NewStay, rules: Rules, traceparent: str
+) -> Accepted:
+    message_id = uuid4()
+    with engine.begin() as connection:
+        if earlier := idempotency.answered(connection, attempt):
+            return _replayed(earlier)
+
+        # Judged after the key: what was accepted yesterday is not too late today.
+        wish = _wish(attempt.member_id, asked, rules)
+        reservation = store.insert(connection, wish, message_id)
+        request = messages.room_reserve(
+            reservation.id, reservation.room_id, reservation.stay, message_id
+        )
+        outbox.append(connection, [request], headers={"traceparent": traceparent})
+        return _kept(connection, attempt, reservation)
+
+
+def _cancel(engine: Engine, attempt: Attempt, reservation_id: int, traceparent: str) -> Accepted:
+    message_id = uuid4()
+    with engine.begin() as connection:
+        if earlier := idempotency.answered(connection, attempt):
+            return _replayed(earlier)
+
+        reservation = _locked(connection, reservation_id, attempt.member_id)
+        match cancel(reservation):
+            case NotCancellable() as refusal:
+                raise Refused(refusal)
+            case Reservation() as cancelling:
+                [reservation] = store.save_transitions(connection, [(cancelling, message_id)])
+                request = messages.room_cancel(
+                    reservation.id, reservation.room_id, reservation.stay, message_id
+                )
+                outbox.append(connection, [request], headers={"traceparent": traceparent})
+            case Unchanged():
+                pass
+        return _kept(connection, attempt, reservation)
+
+
+def _wish(member_id: int, asked: NewStay, rules: Rules) -> NewReservation:
+    # Until it is over everywhere, a day may be the hotel's today.
+    today = (datetime.now(UTC) - timedelta(hours=12)).date()
+    wish = new(
+        member_id,
+        asked.room_id,
+        Stay(asked.check_in_date, asked.check_out_date),
+        today=today,
+        nights_max=rules.nights_max,
+        days_max=rules.days_max,
+    )
+    if isinstance(wish, NotReservable):
+        raise Refused(wish)
+    return wish
+
+
+def _locked(connection: Connection, reservation_id: int, member_id: int) -> Reservation:
+    """Lock a member's reservation; raises `Missing`, also for one of somebody else."""
+    reservation = store.lock(connection, [reservation_id]).get(reservation_id)
+    if reservation is None or reservation.member_id != member_id:
+        raise Missing
+    return reservation
+
+
+def _kept(connection: Connection, attempt: Attempt, reservation: Reservation) -> Accepted:
+    view = ReservationView.of(reservation)
+    idempotency.keep(connection, attempt, view.id, msgspec.json.encode(view))
+    return Accepted(view)
+
+
+def _replayed(answer: bytes) -> Accepted:
+    return Accepted(msgspec.json.decode(answer, type=ReservationView), replayed=True)
+
+
+async def _answer(
+    accepted: Accepted, waiters: Waiters, wait_s: float | None
+) -> Response[ReservationView]:
+    view = accepted.view
+    headers = {"Location": f"/v1/reservations/{view.id}"}
+    if accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    if wait_s is not None:
+        headers["Preference-Applied"] = f"wait={wait_s:g}"
+        if ended := await waiters.ended(view.id, wait_s):
+            view = ReservationView.of(ended)
+    return Response(view, status_code=202 if view.status.open else 200, headers=headers)

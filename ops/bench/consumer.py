@@ -1,0 +1,101 @@
+"""The rooms consumer's rate beside one transaction per message.
+
+Both are the same runner over topics of their own, filled alike; the baseline's batches hold one
+message. That is what a consumer without batches does, for each message a database and an offset commit.
+"""
+
+from datetime import date, timedelta
+from threading import Event
+
+from confluent_kafka import Producer
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from consumers.rooms import RoomsHandler
+from consumers.runner import Runner
+from domain import messages
+from domain.rooms.calendar import set_nights
+from domain.stay import Stay
+from ops.bench.measure import Comparison, Report, rate, scratch_database
+from ops.migrate import migrate
+from ops.topics import create_topics
+from relay.publisher import producer_properties
+from runtime.database import pooled_engine
+from runtime.health import Health
+from runtime.settings import Settings
+
+ROOMS = 50
+NIGHTS = 60
+STAY_NIGHTS = 3
+
+
+def bench_consumer(
+    settings: Settings, opens_on: date, report: Report, *, total: int, one_by_one: int, rounds: int
+) -> Comparison:
+    """Apply `total` requests in batches, in turn with `one_by_one` requests one by one."""
+    with scratch_database(settings.database_url) as url:
+        ours = settings.model_copy(
+            update={
+                "database_url": url,
+                "reservations_database_url": url,
+                "rooms_database_url": url,
+            }
+        )
+        migrate(url)
+        _open_rooms(url, opens_on)
+        batched, single = [], []
+        for number in range(rounds):
+            report("one by one, then in batches", number, rounds)
+            first = 1 + number * (total + one_by_one)
+            alone = ours.model_copy(update={"batch_size_max": 1})
+            single.append(_round(alone, opens_on, first, one_by_one))
+            batched.append(_round(ours, opens_on, first + one_by_one, total))
+        report("one by one, then in batches", rounds, rounds)
+    return Comparison("consumer", "one transaction per message", total, batched, single)
+
+
+def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
+    """Fill topics of this round's own and return the messages per second of applying them."""
+    own = settings.model_copy(update={"kafka_prefix": f"{settings.kafka_prefix}{first}-"})
+    create_topics(own)
+    _fill(own, opens_on, first, count)
+    engine = pooled_engine(own, own.rooms_database_url, "bench")
+    runner = Runner(engine, RoomsHandler(), own, Health(), Event())
+    try:
+        with runner.member():
+            handled = 0
+            while not handled:  # joining the group is not what is measured
+                handled = runner.run_once()
+
+            def rest() -> None:
+                done = handled
+                while done < count:
+                    done += runner.run_once()
+
+            return rate(count - handled, rest)
+    finally:
+        engine.dispose()
+
+
+def _fill(settings: Settings, opens_on: date, first: int, count: int) -> None:
+    producer = Producer(producer_properties(settings.kafka))
+    for reservation in range(first, first + count):
+        check_in = opens_on + timedelta(days=reservation % (NIGHTS - STAY_NIGHTS))
+        stay = Stay(check_in, check_in + timedelta(days=STAY_NIGHTS))
+        sent = messages.room_reserve(reservation, reservation % ROOMS + 1, stay)
+        headers: dict[str, str | bytes | None] = {
+            "ce_id": str(sent.message_id),
+            "ce_type": sent.type,
+            "ce_source": sent.source,
+        }
+        producer.produce(settings.kafka_prefix + sent.topic, sent.value, sent.key, headers=headers)
+        producer.poll(0)
+    producer.flush()
+
+
+def _open_rooms(url: str, opens_on: date) -> None:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        for room in range(1, ROOMS + 1):
+            until = opens_on + timedelta(days=NIGHTS)
+            set_nights(connection, room, opens_on, until, 100_000, name=f"Room {room}")
+        connection.execute(text("ANALYZE rooms.room_night"))

@@ -1,0 +1,67 @@
+"""`innbox outbox`: the outbox as an operator sees it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+import outbox
+from ops.cli.output import as_json, print_json, print_table
+from ops.cli.root import cli
+from ops.environment import settings_for
+
+
+@cli.group("outbox")
+def outbox_group() -> None:
+    """Look at the outbox of each database."""
+
+
+@outbox_group.command()
+@as_json
+@click.pass_obj
+def shards(data: Path, as_json: bool) -> None:
+    """List the shards: who relays which keys, and how far they are."""
+    found = []
+    for url, contexts in settings_for(data).databases.items():
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            found += [
+                {"database": " and ".join(contexts), **asdict(shard)}
+                for shard in outbox.shards(connection)
+            ]
+    if as_json:
+        print_json({"shards": found})
+        return
+    print_table(
+        "Shards",
+        ("database", "shard", "owner", "epoch", "leased until", "cursor"),
+        [
+            (
+                shard["database"],
+                shard["id"],
+                shard["owner"] or "nobody",
+                shard["epoch"],
+                shard["leased_until"],
+                shard["cursor"]["snapshot"],
+            )
+            for shard in found
+        ],
+    )
+
+
+@outbox_group.command()
+@as_json
+@click.pass_obj
+def partitions(data: Path, as_json: bool) -> None:
+    """List the daily partitions, oldest first."""
+    found = {}
+    for url, contexts in settings_for(data).databases.items():
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            days = outbox.partitions(connection)
+            found[" and ".join(contexts)] = {day.isoformat(): name for day, name in days.items()}
+    if as_json:
+        print_json({"partitions": found})
+        return
+    rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
+    print_table("Partitions", ("database", "day (UTC)", "table"), rows)

@@ -1,0 +1,94 @@
+"""Output: tables and progress for people on a terminal, JSON for programs, complaints on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# What a long piece of work reports: what it does, how much is done, of how much (None: unknown).
+Report = Callable[[str, int, int | None], None]
+
+console = Console()
+errors = Console(stderr=True)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def complain(message: str) -> None:
+    errors.print(f"[red]innbox:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Tell a person what is going on, beside whatever is printed for programs."""
+    errors.print(_plain(message), highlight=False, soft_wrap=True)
+
+
+def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
+    sys.stdout.write(json.dumps(content, indent=2, default=_jsonable) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
+    console.print(table)
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """Show progress on a terminal; elsewhere one line for each new piece of work."""
+    if not errors.is_terminal:
+        yield _lines()
+        return
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(_plain(what), total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _lines() -> Report:
+    begun: set[str] = set()
+
+    def report(what: str, _done: int, _total: int | None) -> None:
+        if what not in begun:
+            begun.add(what)
+            say(f"{what} …")
+
+    return report
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading markup into what is somebody's data."""
+    return text.replace("[", r"\[")
+
+
+def _jsonable(value: object) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    return str(value)

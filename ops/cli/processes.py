@@ -1,0 +1,63 @@
+"""`innbox api | relay | rooms | results`: the four processes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from ops.cli.root import cli
+from ops.environment import settings_for
+from runtime.logs import configure_logs
+from runtime.settings import Context, Settings
+
+
+@cli.command()
+@click.option("--port", type=int, help="Default: API_PORT, or 8000.")
+@click.pass_obj
+def api(data: Path, port: int | None) -> None:
+    """Serve the REST API."""
+    from api.process import run
+
+    _run(data, "api", run, **({} if port is None else {"api_port": port}))
+
+
+@cli.command()
+@click.option(
+    "--context",
+    type=click.Choice(get_args(Context)),
+    help="Whose database to relay. Default: RELAY_CONTEXT, or reservations.",
+)
+@click.pass_obj
+def relay(data: Path, context: str | None) -> None:
+    """Publish the outbox of one database to Kafka.
+
+    A second relay of the same database is a hot standby.
+    """
+    from relay.process import run
+
+    _run(data, "relay", run, **({"relay_context": context} if context else {}))
+
+
+@cli.command()
+@click.pass_obj
+def rooms(data: Path) -> None:
+    """Apply requests to the rooms' inventory, and answer them."""
+    from consumers.process import run_rooms
+
+    _run(data, "rooms", run_rooms)
+
+
+@cli.command()
+@click.pass_obj
+def results(data: Path) -> None:
+    """Settle reservations by the rooms' answers."""
+    from consumers.process import run_results
+
+    _run(data, "results", run_results)
+
+
+def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: object) -> None:
+    settings = settings_for(data, **overrides)
+    configure_logs(settings, name)
+    run(settings)

@@ -1,0 +1,215 @@
+"""`innbox demo | verify | bench`: what shows that the promises are kept, and how fast."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ops.cli.output import as_json, console, print_json, print_table, progress, say
+from ops.cli.root import cli
+from ops.environment import settings_for
+from runtime.settings import Settings
+
+VIOLATED = 1
+
+
+@cli.command()
+@click.option("--reservations", type=click.IntRange(min=1), default=1_200, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the guests' wishes.")
+@click.option(
+    "--hotel",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A hotel of your own; `innbox demo --sample` prints one to start from.",
+)
+@click.option("--sample", is_flag=True, help="Print the sample hotel and end.")
+@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@click.option("--keep", is_flag=True, help="Leave it running for a look around, until Ctrl-C.")
+@as_json
+def demo(
+    reservations: int,
+    seed: int,
+    hotel: Path | None,
+    sample: bool,
+    brokers: str,
+    keep: bool,
+    as_json: bool,
+) -> int:
+    """Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.
+
+    Everything runs in a temporary directory and is gone at the end. Exit code 1 if any invariant
+    is violated or a reservation is left without an answer.
+    """
+    from ops.demo import SAMPLE, load_hotel, run_demo
+    from ops.stack import running_stack
+
+    if sample:
+        click.echo(SAMPLE.read_text(encoding="utf-8"), nl=False)
+        return 0
+
+    chosen = load_hotel(hotel)
+    with ExitStack() as exits:
+        data = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="innbox-demo-")))
+        stack = exits.enter_context(running_stack(data, say, brokers=int(brokers)))
+        with progress() as report:
+            outcome = run_demo(stack, chosen, reservations, seed, report)
+        if as_json:
+            print_json(outcome.as_dict())
+        else:
+            _print_demo(outcome.as_dict(), chosen.name)
+            _print_violations(outcome.verdict.as_dict())
+        if keep:
+            from ops.up import look_around
+
+            look_around(stack)
+    return 0 if outcome.holds else VIOLATED
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def verify(data: Path, as_json: bool) -> int:
+    """Check the invariants from the outside: the databases and the topics, while all runs.
+
+    Exit code 1 if one is violated; the offending ids are named.
+    """
+    from ops.verify import verify as verify_now
+
+    with progress() as report:
+        verdict = verify_now(settings_for(data), report=report)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        print_table(
+            "Invariants",
+            ("", "promise", "how it was checked", "rows", "violations"),
+            [
+                (
+                    finding.invariant,
+                    finding.promise,
+                    "\n".join([finding.how, *finding.notes]),
+                    f"{finding.rows:,}",
+                    finding.violations_count or "none",
+                )
+                for finding in verdict.findings
+            ],
+        )
+        _print_violations(verdict.as_dict())
+        say("at rest" if verdict.at_rest else "not at rest: what is in flight was exempt")
+    return 0 if verdict.holds else VIOLATED
+
+
+@cli.group()
+def bench() -> None:
+    """Measure ours beside a baseline in the same run.
+
+    Uses the servers of the environment, else embedded ones in a temporary directory.
+    """
+
+
+@bench.command("relay")
+@click.option("--backlog", type=click.IntRange(min=1_000), default=200_000, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1, max=20), default=3, show_default=True)
+@as_json
+def bench_relay_command(backlog: int, rounds: int, as_json: bool) -> None:
+    """Drain a backlog, beside the bare producer loop with the same headers."""
+    from ops.bench import bench_relay
+    from ops.bench.relay import a_stay
+
+    with _bench_settings() as settings, progress() as report:
+        found = bench_relay(settings, a_stay(_today()), report, backlog=backlog, rounds=rounds)
+    _print_comparison(found.as_dict(), as_json=as_json)
+
+
+@bench.command("consumer")
+@click.option("--messages", type=click.IntRange(min=1_000), default=20_000, show_default=True)
+@click.option("--one-by-one", type=click.IntRange(min=100), default=1_000, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1, max=20), default=3, show_default=True)
+@as_json
+def bench_consumer_command(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
+    """Apply requests in batches, beside one transaction per message."""
+    from ops.bench import bench_consumer
+
+    with _bench_settings() as settings, progress() as report:
+        found = bench_consumer(
+            settings, _today(), report, total=messages, one_by_one=one_by_one, rounds=rounds
+        )
+    _print_comparison(found.as_dict(), as_json=as_json)
+
+
+@contextmanager
+def _bench_settings() -> Iterator[Settings]:
+    from ops.stack import servers
+
+    with tempfile.TemporaryDirectory(prefix="innbox-bench-") as temporary:
+        data = Path(temporary)
+        with servers(data, say, brokers=1):
+            prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
+            yield settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+
+
+def _today() -> Any:  # noqa: ANN401 - a date
+    return datetime.now(UTC).date() + timedelta(days=1)
+
+
+def _print_comparison(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        f"{found['name']}: {found['messages']:,} messages a round",
+        ("", "messages/s (median)", "rounds"),
+        [
+            ("ours", f"{found['ours_per_s_median']:,}", _rounds(found["ours_per_s"])),
+            (
+                found["baseline"],
+                f"{found['baseline_per_s_median']:,}",
+                _rounds(found["baseline_per_s"]),
+            ),
+            ("ratio", found["ratio"], ""),
+        ],
+    )
+
+
+def _rounds(rates: list[float]) -> str:
+    return ", ".join(f"{rate:,.0f}" for rate in rates)
+
+
+def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
+    kills = "; ".join(
+        f"{kill['process']} (pid {kill['pid']}) after {kill['after_reservations']} reservations"
+        for kill in outcome["kills"]
+    )
+    latency = outcome["latency_ms"]
+    rows = [(name, f"{outcome[name]:,}") for name in _DEMO_ROWS]
+    rows += [
+        ("request to result", f"p50 {latency['p50']:,} ms, p99 {latency['p99']:,} ms"),
+        ("killed with SIGKILL", kills or "nobody"),
+        ("seconds", str(outcome["seconds"])),
+    ]
+    print_table(hotel, ("", ""), rows)
+    console.print(
+        "[green]Every invariant holds.[/]" if outcome["holds"] else "[red]It does not hold.[/]"
+    )
+
+
+_DEMO_ROWS = (
+    "reservations",
+    "confirmed",
+    "rejected",
+    "cancelled",
+    "open",
+    "lost",
+    "doubled",
+    "oversold",
+    "violations",
+)
+
+
+def _print_violations(verdict: dict[str, Any]) -> None:
+    for finding in verdict["findings"]:
+        for violation in finding["violations"]:
+            console.print(f"{finding['invariant']}: {violation}", highlight=False, markup=False)

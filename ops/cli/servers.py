@@ -1,0 +1,91 @@
+"""`innbox local` and `innbox up`: real servers, and everything on top of them, on this machine."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ops.cli.output import as_json, print_json, print_table, say
+from ops.cli.root import cli
+from ops.errors import CommandError
+
+
+@cli.group()
+def local() -> None:
+    """Start and stop real Postgres and Kafka servers here, without Docker.
+
+    \b
+    innbox local start              one broker
+    innbox local start --brokers 3  a cluster
+    """
+
+
+@local.command()
+@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@as_json
+@click.pass_obj
+def start(data: Path, brokers: str, as_json: bool) -> None:
+    """Start the servers and leave them running. The first time downloads Kafka (about 45 MB)."""
+    servers = _local().start(data, brokers=int(brokers), report=say)
+    if as_json:
+        print_json(asdict(servers))
+        return
+    click.echo(f"DATABASE_URL={servers.database_url}")
+    click.echo(f"KAFKA_BOOTSTRAP_SERVERS={servers.kafka_bootstrap_servers}")
+
+
+@local.command()
+@click.pass_obj
+def stop(data: Path) -> None:
+    """Stop the servers and keep their data."""
+    _local().stop(data, report=say)
+
+
+@local.command()
+@as_json
+@click.pass_obj
+def status(data: Path, as_json: bool) -> None:
+    """Show each server: its state, port, data and log."""
+    rows = _local().status(data)
+    if as_json:
+        print_json({"servers": [asdict(row) | {"state": row.state} for row in rows]})
+        return
+    print_table(
+        f"Servers of {data}",
+        ("server", "state", "pid", "version", "url", "log"),
+        [(row.name, row.state, row.pid, row.version, row.url, row.log) for row in rows],
+    )
+
+
+@local.command()
+@click.confirmation_option("--yes", prompt="Erase the servers' data?")
+@click.pass_obj
+def reset(data: Path) -> None:
+    """Stop the servers and erase their data."""
+    _local().reset(data, report=say)
+
+
+@cli.command()
+@click.option("--port", type=int, default=8000, show_default=True, help="Of the API.")
+@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@click.pass_obj
+def up(data: Path, port: int, brokers: str) -> None:
+    """Run everything here until Ctrl-C: servers, API, relay and consumers.
+
+    What dies is restarted. The data stays in --data for the next time.
+    """
+    from ops.up import run_up
+
+    run_up(data, port=port, brokers=int(brokers))
+
+
+def _local() -> Any:  # noqa: ANN401 - a module that may not be there
+    try:
+        from ops import local as embedded
+    except ImportError as error:
+        raise CommandError(
+            "the embedded servers are an extra of innbox: pip install 'innbox[local]', "
+            "or set DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS to servers of your own"
+        ) from error
+    return embedded

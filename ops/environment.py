@@ -1,0 +1,68 @@
+"""Where a command's settings come from: the environment first, else the embedded servers.
+
+DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS win when they are set. What is missing is taken from the
+embedded servers of the data directory, if they run. In development a signing key is made there, too.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from runtime.settings import Settings, SettingsError, load_settings
+
+DEFAULT_DATA = Path(".innbox")
+
+
+def settings_for(data: Path, **overrides: Any) -> Settings:  # noqa: ANN401 - any field's value
+    """Return the settings of a command; raises `SettingsError`, which says what to set or start."""
+    try:
+        return load_settings(**(_embedded(data) | _key(data) | overrides))
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error}\nSet them, or start the embedded servers with `innbox local start`."
+        ) from error
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that give a child process these settings."""
+    own = dict(os.environ)
+    for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
+        if name == "jwt_key":
+            own["JWT_KEY"] = settings.jwt_key.get_secret_value()
+        elif name != "kafka_properties":
+            own[name.upper()] = str(value)
+    return own
+
+
+def signing_key(data: Path) -> str:
+    """Return the data directory's key for signing tokens, made at its first use."""
+    file = data / "jwt.key"
+    if not file.exists():
+        data.mkdir(parents=True, exist_ok=True)
+        made = file.with_suffix(f".{os.getpid()}")
+        made.touch(mode=0o600)
+        made.write_text(secrets.token_urlsafe(48))
+        made.replace(file)
+    return file.read_text().strip()
+
+
+def _key(data: Path) -> dict[str, str]:
+    is_ours = os.environ.get("ENVIRONMENT", "development") == "development"
+    if os.environ.get("JWT_KEY") or not is_ours or not data.is_dir():
+        return {}
+    return {"jwt_key": signing_key(data)}
+
+
+def _embedded(data: Path) -> dict[str, str]:
+    if os.environ.get("DATABASE_URL") and os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        return {}
+    try:
+        from ops import local  # noqa: PLC0415 - an extra, which a deployment does without
+    except ImportError:
+        return {}
+
+    urls = {row.name: row.url for row in local.status(data) if row.url}
+    database = urls.pop("postgres", "")
+    found = {"database_url": database, "kafka_bootstrap_servers": ",".join(urls.values())}
+    return {name: url for name, url in found.items() if url and not os.environ.get(name.upper())}

@@ -1,0 +1,41 @@
+"""Real servers without Docker: Postgres and Kafka (one broker or three) from package registries.
+
+They keep to one data directory, which is found again by its path:
+
+    servers = start(Path(".innbox"))            # they stay when this process ends
+    with running(Path(".innbox")) as servers:   # they end with the block
+
+What is promised: an interrupted start, stop or download is made good by the next call; no process
+is signalled that is not a server of that directory; only files made here are erased.
+"""
+
+from ops.local.errors import LocalError
+from ops.local.plan import Part
+from ops.local.stack import (
+    Servers,
+    kill_broker,
+    reset,
+    running,
+    start,
+    start_broker,
+    stop,
+    stop_broker,
+)
+from ops.local.state import Report
+from ops.local.status import ServerStatus, status
+
+__all__ = [
+    "LocalError",
+    "Part",
+    "Report",
+    "ServerStatus",
+    "Servers",
+    "kill_broker",
+    "reset",
+    "running",
+    "start",
+    "start_broker",
+    "status",
+    "stop",
+    "stop_broker",
+]

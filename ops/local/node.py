@@ -1,0 +1,99 @@
+"""One broker: where its files are, and its settings, which are written anew for each start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ops.local import processes
+from ops.local.state import Broker, State, replace_file
+
+HOST = "127.0.0.1"
+SETTINGS = """\
+process.roles=broker,controller
+node.id={node}
+controller.quorum.voters={voters}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+log.dirs={log_dirs}
+
+auto.create.topics.enable=false
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+
+# Few internal partitions and threads, and small buffers: a start and a machine's memory count.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.num.partitions=4
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=16777216
+# A consumer's first poll would wait seconds for companions.
+group.initial.rebalance.delay.ms=0
+# How long the cluster takes a silent broker for alive; so long does a killed one wait to come back.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One broker and the places of its files."""
+
+    broker: Broker
+    home: Path
+
+    @classmethod
+    def within(cls, data: Path, broker: Broker) -> "Node":
+        return cls(broker, data / f"kafka-{broker.node}")
+
+    @property
+    def records(self) -> Path:
+        return self.home / "records"
+
+    @property
+    def settings(self) -> Path:
+        return self.home / "server.properties"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "server.log"
+
+    @property
+    def console(self) -> Path:
+        """What the JVM says, when it cannot even log."""
+        return self.home / "console.log"
+
+    def process(self) -> psutil.Process | None:
+        return processes.find_one("kafka.Kafka", str(self.settings))
+
+
+def nodes(data: Path, state: State) -> list[Node]:
+    return [Node.within(data, broker) for broker in state.brokers]
+
+
+def bootstrap_servers(brokers: Sequence[Broker]) -> str:
+    return ",".join(f"{HOST}:{broker.port}" for broker in brokers)
+
+
+def write_settings(path: Path, node: Node, state: State, log_dirs: Path) -> None:
+    replicas = len(state.brokers)
+    voters = (f"{each.node}@{HOST}:{each.controller_port}" for each in state.brokers)
+    content = SETTINGS.format(
+        node=node.broker.node,
+        voters=",".join(voters),
+        host=HOST,
+        port=node.broker.port,
+        controller_port=node.broker.controller_port,
+        log_dirs=log_dirs,
+        replicas=replicas,
+        in_sync=min(2, replicas),
+    )
+    replace_file(path, content.encode())

@@ -1,0 +1,47 @@
+"""`python -m ops.local.pin 4.4.0` writes jars.lock anew for another version of Kafka.
+
+Resolves the version's dependencies once, here, so that every start elsewhere fetches exactly the
+same files and knows them by their checksums.
+"""
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jgo.maven import MavenContext
+
+from ops.local.jars import LOCK
+
+# The logging that Kafka's own distribution adds to the dependencies it publishes.
+EXTRA = "org.apache.logging.log4j:log4j-slf4j-impl:{log4j}"
+
+
+def main(version: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        maven = MavenContext(repo_cache=Path(scratch), timeout=60)
+        kafka = _resolve(maven, f"org.apache.kafka:kafka_2.13:{version}")
+        log4j = next(each.version for each in kafka if each.artifactId == "log4j-core")
+        found = {
+            _name(each): each for each in [*kafka, *_resolve(maven, EXTRA.format(log4j=log4j))]
+        }
+        LOCK.write_text("".join(f"{name} {_fingerprint(each)}\n" for name, each in found.items()))
+
+
+def _resolve(maven: Any, coordinate: str) -> list[Any]:  # noqa: ANN401 - jgo ships no types
+    inputs, transitive = maven.resolver.resolve([maven.create_dependency(coordinate)])
+    return [*inputs, *transitive]
+
+
+def _name(dependency: Any) -> str:  # noqa: ANN401
+    return f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}"
+
+
+def _fingerprint(dependency: Any) -> str:  # noqa: ANN401
+    jar = dependency.artifact.resolve().read_bytes()
+    return f"{len(jar)} {hashlib.sha256(jar).hexdigest()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

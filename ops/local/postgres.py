@@ -1,0 +1,178 @@
+"""The embedded Postgres: one server, on one loopback port, with one database named innbox.
+
+The data directory appears only complete (initdb works beside it, then it is renamed), so a start
+that is killed at any instant leaves nothing that the next one cannot use or clear away. Commits are
+durable unless asked otherwise; even then only a crash of the machine can lose one.
+Anybody on this machine may connect: it listens on loopback alone and asks for no password.
+"""
+
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import errors
+
+from ops.local import processes
+from ops.local.account import BINARIES, Account, choose
+from ops.local.errors import failed
+from ops.local.state import Report, replace_file
+
+DATABASE = "innbox"
+# Postgres answers in a second; crash recovery replays up to a gigabyte, minutes on a bad disk.
+START_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 30
+LOG_BYTES_MAX = 10_000_000
+INITDB_OPTIONS = (
+    # The same order of strings on every machine, whatever its locale.
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--auth=trust",
+    "--username=postgres",
+)
+SETTINGS = """\
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = ''
+shared_buffers = 128MB
+max_connections = 200
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] %a '
+synchronous_commit = on
+fsync = {durable}
+full_page_writes = {durable}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    data: Path
+    log: Path
+
+    @classmethod
+    def within(cls, data: Path) -> "Postgres":
+        return cls(data / "postgres", data / "postgres.log")
+
+    def process(self) -> psutil.Process | None:
+        return processes.find_one(str(BINARIES / "postgres"), "-D", str(self.data))
+
+
+def url(port: int) -> str:
+    return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{DATABASE}"
+
+
+def version() -> str:
+    """Of the binaries, for instance 18.4."""
+    said = subprocess.check_output([BINARIES / "postgres", "--version"], text=True)
+    return said.split()[-1]
+
+
+def clear_leftovers(server: Postgres) -> None:
+    """End what a killed start or a killed server has left; keep a server that runs.
+
+    To be called before a start: what is still starting up now is not a server to count on.
+    """
+    unfinished = _unfinished(server)
+    for program, data in (("initdb", unfinished), ("pg_ctl", server.data)):
+        processes.kill_families(processes.find(str(BINARIES / program), str(data)))
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    if server.process() is None:
+        # Children of a killed server (they rewrite their command lines) end by themselves; those
+        # that hang would bar the start.
+        processes.kill(processes.find_in(server.data, "postgres"))
+        # Postgres would take any process that has got the old id for a running server.
+        (server.data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def start(server: Postgres, port: int, *, durable: bool, report: Report) -> None:
+    """Bring the server up, with its database; a server that runs is kept as it is."""
+    if server.process() is None:
+        account = choose(server.data, report)
+        _prepare_log(server, account)
+        if not server.data.exists():
+            report("Creating the Postgres data directory.")
+            _initialise(server, account, durable=durable)
+        _configure(server, account, port, durable=durable)
+        _launch(server, account)
+    _create_database(server, port)
+    report(f"Postgres is ready on port {port}.")
+
+
+def stop(server: Postgres) -> None:
+    """Close the sessions and end the server; one that does not end in time is killed.
+
+    A kill loses nothing: the next start recovers from the log.
+    """
+    clear_leftovers(server)
+    process = server.process()
+    if process is None:
+        return
+    account = choose(server.data, lambda _: None)
+    orderly = ("stop", "-D", str(server.data), "-m", "fast", "-w", "-t", str(STOP_TIMEOUT_S))
+    if not account.run("pg_ctl", *orderly, output=server.log):
+        processes.kill_families([process])
+
+
+def _unfinished(server: Postgres) -> Path:
+    return server.data.with_name("postgres.new")
+
+
+def _prepare_log(server: Postgres, account: Account) -> None:
+    if server.log.exists() and server.log.stat().st_size > LOG_BYTES_MAX:
+        server.log.replace(server.log.with_suffix(".log.old"))
+    server.log.touch()
+    account.own(server.log)
+
+
+def _initialise(server: Postgres, account: Account, *, durable: bool) -> None:
+    unfinished = _unfinished(server)
+    unfinished.mkdir(mode=0o700)
+    account.own(unfinished)
+    options = [*INITDB_OPTIONS, *([] if durable else ["--no-sync"])]
+    if not account.run("initdb", *options, "-D", str(unfinished), output=server.log):
+        raise failed("Postgres could not create its data directory", server.log)
+    with (unfinished / "postgresql.conf").open("a") as settings:
+        settings.write("include 'innbox.conf'\n")
+    unfinished.rename(server.data)
+
+
+def _configure(server: Postgres, account: Account, port: int, *, durable: bool) -> None:
+    settings = server.data / "innbox.conf"
+    replace_file(settings, SETTINGS.format(port=port, durable=durable).encode())
+    account.own(settings)
+
+
+def _launch(server: Postgres, account: Account) -> None:
+    options = ("start", "-D", str(server.data), "-l", str(server.log))
+    patience = ("-w", "-t", str(START_TIMEOUT_S))
+    if not account.run("pg_ctl", *options, *patience, output=server.log):
+        raise failed("Postgres did not start", server.log)
+
+
+def _create_database(server: Postgres, port: int) -> None:
+    where = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+    # A server that we found running may still be starting up.
+    ready = processes.wait_until(lambda: _connects(where), timeout_s=START_TIMEOUT_S)
+    if not ready:
+        raise failed(f"Postgres does not answer on port {port}", server.log)
+    with psycopg.connect(where, autocommit=True) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+        if known.fetchone() is None:
+            # The session of a start that was killed may be creating it still, and win.
+            with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
+                connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def _connects(where: str) -> bool:
+    try:
+        psycopg.connect(where).close()
+    except psycopg.OperationalError:
+        return False
+    return True

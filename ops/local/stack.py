@@ -1,0 +1,156 @@
+"""The two servers together: started side by side, stopped, looked at, erased.
+
+Every change of a data directory is made under its lock, by one process at a time; looking is free.
+All of it is idempotent, and a call that was cut short is finished by the next one.
+"""
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.local import jars, kafka, postgres, signals
+from ops.local.node import Node, bootstrap_servers, nodes
+from ops.local.plan import Part, decide
+from ops.local.postgres import Postgres
+from ops.local.state import Report, State, adopt, erase, load, locked, refuse_foreign, require, save
+from ops.local.status import POSTGRES, status
+
+ALL_PARTS: tuple[Part, ...] = ("postgres", "kafka")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where the servers are; empty for a part that was not asked for."""
+
+    database_url: str
+    kafka_bootstrap_servers: str
+
+
+def silent(_: str) -> None:
+    """Report to nobody."""
+
+
+def start(
+    data: Path,
+    *,
+    brokers: int = 1,
+    durable: bool = True,
+    parts: Collection[Part] = ALL_PARTS,
+    report: Report = silent,
+) -> Servers:
+    """Bring the servers up and leave them running, also after this process has ended.
+
+    Servers that run are kept; so are the data and, while they are free, the ports of earlier
+    starts. `durable=False` lets a crash of the machine (not of a process) lose commits. `report`
+    is called from several threads.
+    """
+    data = data.resolve()
+    refuse_foreign(data)
+    with locked(data, report):
+        # First: a server still coming up from a start that was killed would keep its port.
+        postgres.clear_leftovers(Postgres.within(data))
+        state = decide(data, adopt(data), brokers, parts)
+        save(data, state)
+        _bring_up(data, state, parts, durable=durable, report=report)
+    return Servers(
+        postgres.url(state.postgres_port) if "postgres" in parts else "",
+        bootstrap_servers(state.brokers) if "kafka" in parts else "",
+    )
+
+
+def stop(data: Path, *, report: Report = silent) -> None:
+    """End the servers and keep their data."""
+    _stop_unless_kept(data.resolve(), (), report)
+
+
+def reset(data: Path, *, report: Report = silent) -> None:
+    """End the servers and remove their data; refuse a directory that is not ours."""
+    data = data.resolve()
+    if not data.exists():
+        return
+    refuse_foreign(data)
+    with locked(data, report):
+        _stop(data, report)
+        erase(data)
+        report(f"Removed the servers' data from {data}.")
+
+
+@contextmanager
+def running(
+    data: Path,
+    *,
+    brokers: int = 1,
+    durable: bool = True,
+    parts: Collection[Part] = ALL_PARTS,
+    report: Report = silent,
+) -> Iterator[Servers]:
+    """Servers for the length of a block; they end with it, also on Ctrl-C, SIGTERM or hang-up.
+
+    Those that ran already are used and left running: somebody else started them.
+    """
+    before = {row.name for row in status(data) if row.state == "running"}
+    with signals.raising():
+        try:
+            yield start(data, brokers=brokers, durable=durable, parts=parts, report=report)
+        finally:
+            with signals.waiting():
+                _stop_unless_kept(data.resolve(), before, report)
+
+
+def start_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
+    """Bring one broker back, on the port that it had."""
+    data = data.resolve()
+    state = require(data)
+    with locked(data, report):
+        kafka.start([_node(data, node)], state, jars.class_path(report), report)
+
+
+def stop_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
+    """Take one broker out in good order."""
+    leaving = _node(data.resolve(), node)
+    with locked(data.resolve(), report):
+        kafka.stop([leaving], report)
+
+
+def kill_broker(data: Path, node: int = 1) -> None:
+    """SIGKILL one broker, as a crash would; waits for no lock."""
+    kafka.kill(_node(data.resolve(), node))
+
+
+def _stop_unless_kept(data: Path, keep: Collection[str], report: Report) -> None:
+    if load(data) is not None:
+        with locked(data, report):
+            _stop(data, report, keep)
+
+
+def _node(data: Path, node: int) -> Node:
+    return Node.within(data, require(data).broker(node))
+
+
+def _bring_up(
+    data: Path, state: State, parts: Collection[Part], *, durable: bool, report: Report
+) -> None:
+    def start_database() -> None:
+        server = Postgres.within(data)
+        postgres.start(server, state.postgres_port, durable=durable, report=report)
+
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        database = aside.submit(start_database) if POSTGRES in parts else None
+        # Kafka here, in the caller's thread: its fetching is what Ctrl-C would cut short.
+        if "kafka" in parts:
+            kafka.start(nodes(data, state), state, jars.class_path(report), report)
+        if database:
+            database.result()
+
+
+def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:
+    """End all servers but the kept ones, brokers beside Postgres; the caller holds the lock."""
+    ending = [node for node in nodes(data, load(data) or State()) if node.home.name not in keep]
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        brokers = aside.submit(kafka.stop, ending, report)
+        if POSTGRES not in keep:
+            postgres.stop(Postgres.within(data))
+        brokers.result()
+    report("The servers have stopped.")

@@ -1,0 +1,215 @@
+"""The supervisor: starts the processes, restarts what dies, and stops all of them.
+
+It is for one machine (`innbox up` and the demo); a deployment has an orchestrator for this.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock, Thread
+from types import TracebackType
+from typing import Self
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from ops.environment import as_environment
+from ops.errors import CommandError
+from ops.ports import free_port
+from runtime.settings import Context, Settings
+
+_CHECK_S = 0.1
+_RESTART_S_MIN, _RESTART_S_MAX = 0.2, 5.0
+_STEADY_S = 10.0
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: what it runs, and how it has fared."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: dict[str, str]
+    health_url: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    started_at: float = 0.0
+    wait_s: float = field(default=_RESTART_S_MIN)
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """What a child says of itself now."""
+
+    name: str
+    pid: int | None
+    restarts: int
+    is_ready: bool
+    problems: str
+    log: Path
+
+
+def children_of(settings: Settings, logs: Path) -> list[Child]:
+    """Return the four processes; a relay for each database."""
+    relays: list[tuple[str, Context]] = [
+        ("relay" if len(settings.databases) == 1 else f"relay-{contexts[0]}", contexts[0])
+        for contexts in settings.databases.values()
+    ]
+    return [
+        _child("api", ["api"], settings, logs, settings.api_port),
+        *(
+            _child(name, ["relay", "--context", context], settings, logs)
+            for name, context in relays
+        ),
+        _child("rooms", ["rooms"], settings, logs),
+        _child("results", ["results"], settings, logs),
+    ]
+
+
+class Supervisor:
+    """Runs children for the length of a block."""
+
+    def __init__(self, children: Sequence[Child], *, stop_s: float) -> None:
+        self._children = {child.name: child for child in children}
+        self._stop_s = stop_s
+        self._stopping = Event()
+        self._lock = Lock()
+        self._watcher = Thread(target=self._watch, name="supervisor", daemon=True)
+
+    def __enter__(self) -> Self:
+        for child in self._children.values():
+            _start(child)
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._watcher.join()
+        _end([child for child in self._children.values() if child.pid], self._stop_s)
+
+    def kill(self, name: str) -> int:
+        """SIGKILL a child, as a crash would; returns the pid it had. It is restarted at once."""
+        with self._lock:
+            process = self._children[name].process
+            assert process is not None, f"{name} was started with the block"
+            process.kill()
+            return process.pid
+
+    def states(self) -> list[ChildState]:
+        """Ask every child how it is."""
+        return [_state(child) for child in self._children.values()]
+
+    def states_with_urls(self) -> list[tuple[ChildState, str]]:
+        """Ask likewise, and say where each answers."""
+        return [(_state(child), child.health_url) for child in self._children.values()]
+
+    def wait_until_ready(self, deadline_s: float) -> None:
+        """Wait until all are ready; raises `NotReady`, which names the logs."""
+        ends_at = time.monotonic() + deadline_s
+        while waiting := [state for state in self.states() if not state.is_ready]:
+            if time.monotonic() > ends_at:
+                raise NotReady(waiting)
+            self._stopping.wait(_CHECK_S)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_CHECK_S):
+            for child in self._children.values():
+                with self._lock:
+                    if child.pid is None:
+                        self._revive(child)
+
+    def _revive(self, child: Child) -> None:
+        """Restart at once the first time, and ever later while it keeps dying young."""
+        lived_s = time.monotonic() - child.started_at
+        if lived_s > _STEADY_S:
+            child.wait_s = _RESTART_S_MIN
+        elif lived_s < child.wait_s:
+            return
+        child.wait_s = min(child.wait_s * 2, _RESTART_S_MAX)
+        child.restarts += 1
+        _start(child)
+
+
+class NotReady(CommandError):
+    """Some processes did not come up in time."""
+
+    def __init__(self, waiting: Sequence[ChildState]) -> None:
+        lines = [f"  {state.name}: {state.problems}; see {state.log}" for state in waiting]
+        super().__init__("these processes are not ready:\n" + "\n".join(lines))
+
+
+def _child(
+    name: str, command: list[str], settings: Settings, logs: Path, port: int | None = None
+) -> Child:
+    port = port or free_port()
+    environment = as_environment(settings) | {"HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    arguments = [sys.executable, "-m", "ops.cli", *command]
+    url = f"http://{settings.host}:{port}"
+    return Child(name, arguments, environment, url, logs / f"{name}.log")
+
+
+def _start(child: Child) -> None:
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    child.started_at = time.monotonic()
+    with child.log.open("ab") as log:
+        # A session of its own: Ctrl-C is the supervisor's to hear, and children end in good order.
+        child.process = subprocess.Popen(
+            child.arguments,
+            env=child.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _end(children: Sequence[Child], within_s: float) -> None:
+    running = [child.process for child in children if child.process]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    ends_at = time.monotonic() + within_s
+    for process in running:
+        try:
+            process.wait(max(0.0, ends_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _state(child: Child) -> ChildState:
+    is_ready, problems = _readiness(child)
+    return ChildState(child.name, child.pid, child.restarts, is_ready, problems, child.log)
+
+
+def _readiness(child: Child) -> tuple[bool, str]:
+    if child.pid is None:
+        return False, "not running"
+    try:
+        with urlopen(f"{child.health_url}/healthz/ready", timeout=1) as response:  # noqa: S310 - ours
+            return response.status == 200, ""  # noqa: PLR2004 - HTTP
+    except HTTPError as refused:
+        return False, _problems(refused.read())
+    except (URLError, OSError):
+        return False, "starting"
+
+
+def _problems(body: bytes) -> str:
+    try:
+        problems: dict[str, str] = json.loads(body).get("problems", {})
+    except ValueError:
+        return "not ready"
+    return "; ".join(f"{part}: {problem}" for part, problem in problems.items()) or "not ready"

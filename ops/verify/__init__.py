@@ -1,0 +1,44 @@
+"""Verifying from the outside whether the databases and the topics keep what innbox promises.
+
+Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
+reading makes that safe, and it is: the reservations' database, the rooms' database, the topics, and
+then what was committed meanwhile (see `databases` and `topics`). Everything goes into a scratch ledger,
+where each invariant is a query for what breaks it (`history`, `delivery`, `inventory`).
+
+What retention has dropped cannot be checked any more; it is counted in the notes, not held against
+anybody. I10 (no saga stays open) and I11 (durable answers) need a witness inside and are left to tests.
+"""
+
+from domain.messages import TOPICS
+from ops.verify.databases import read_databases, read_late
+from ops.verify.delivery import DELIVERY
+from ops.verify.history import HISTORY
+from ops.verify.inventory import INVENTORY
+from ops.verify.ledger import Ledger, Report
+from ops.verify.topics import read_topics
+from ops.verify.verdict import Counts, Finding, Verdict, judge
+from runtime.settings import Settings
+
+__all__ = ["Counts", "Finding", "Report", "Verdict", "verify"]
+
+INVARIANTS = sorted(
+    (*HISTORY, *DELIVERY, *INVENTORY), key=lambda one: int(one.name.removeprefix("I"))
+)
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Report to nobody."""
+
+
+def verify(settings: Settings, *, report: Report = silent) -> Verdict:
+    """Check every invariant against the databases and topics of these settings, now.
+
+    `report` is told what is being read, how many rows so far, and of how many if that is known.
+    Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
+    """
+    with Ledger.scratch() as ledger:
+        snapshots = read_databases(ledger, settings, report)
+        read_topics(ledger, settings, snapshots.topics | set(TOPICS), report)
+        read_late(ledger, settings, snapshots, report)
+        ledger.close_entry()
+        return judge(ledger, INVARIANTS)

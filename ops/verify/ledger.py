@@ -1,0 +1,230 @@
+"""The ledger: all that the databases and the topics say, side by side in one scratch SQLite file.
+
+Both contexts and every topic end up in one place, so an invariant is one query that returns what breaks
+it. Rows stream into a file and memory stays bounded, however much there is to check. Instants
+are seconds since 1970, dates and ids are as they are written.
+
+`message` is the outbox as its database's snapshot showed it; `late` rows were committed after it, and
+serve only to explain what the topics, read later, already contain.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Self
+
+import msgspec
+
+from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
+from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
+
+# What is being done, how much of it is done, and of how much if that is known.
+Report = Callable[[str, int, int | None], None]
+
+ROWS_PER_INSERT = 5_000
+CACHE_KIB = 65_536
+
+# How far the clocks of writers, databases and brokers may differ where only a clock can tell
+# whether a row is missing or was dropped by retention; also longer than any transaction may take.
+CLOCKS_DIFFER_S = 3_600
+
+SCHEMA = """
+CREATE TABLE reservation (
+    id INTEGER PRIMARY KEY, room_id, check_in, check_out, status, reason, version, created_at
+);
+CREATE TABLE transition (reservation_id, version, status, reason, message_id, created_at);
+CREATE TABLE allocation (
+    reservation_id, room_id, check_in, check_out, state, reason, reserve_message_id, cancel_message_id
+);
+CREATE TABLE room_night (
+    room_id, night, capacity, taken, capacity_peak, PRIMARY KEY (room_id, night)
+);
+CREATE TABLE guard (definition);
+CREATE TABLE dead_letter (topic, partition, offset);
+CREATE TABLE message (
+    position, message_id, topic, key, source, created_at, relayed, late, value,
+    reservation_id, room_id, check_in, check_out, status
+);
+CREATE TABLE record (
+    topic, partition, offset, key, message_id, source, ce_time, value,
+    reservation_id, room_id, check_in, check_out, status
+);
+CREATE TABLE partition (topic, partition, low, high, first_at);
+-- From when on the outbox of a context is complete; 0 if retention has dropped nothing of it.
+CREATE TABLE context (source PRIMARY KEY, complete_from);
+CREATE TABLE calendar (night PRIMARY KEY);
+"""
+
+# Built once everything is in: an index kept up to date row by row would cost several times as much.
+INDEXES = """
+CREATE INDEX transition_version ON transition (reservation_id, version);
+CREATE INDEX transition_message ON transition (message_id);
+CREATE INDEX allocation_reservation ON allocation (reservation_id);
+CREATE INDEX message_message ON message (message_id);
+CREATE INDEX message_reservation ON message (reservation_id, source);
+CREATE INDEX record_message ON record (message_id);
+CREATE INDEX record_reservation ON record (reservation_id);
+"""
+
+VIEWS = f"""
+CREATE VIEW request AS SELECT * FROM message WHERE source = '{RESERVATIONS_SOURCE}';
+CREATE VIEW result AS
+    SELECT * FROM message WHERE source = '{ROOMS_SOURCE}' AND topic = '{RESERVATION_RESULT}';
+CREATE VIEW foreign_record AS
+    SELECT * FROM record
+    WHERE source IS NULL OR source NOT IN ('{RESERVATIONS_SOURCE}', '{ROOMS_SOURCE}');
+
+-- One row: from when on requests and results are all there.
+CREATE VIEW kept AS SELECT
+    (SELECT complete_from FROM context WHERE source = '{RESERVATIONS_SOURCE}') AS requests_from,
+    (SELECT complete_from FROM context WHERE source = '{ROOMS_SOURCE}') AS results_from;
+
+-- Until when a topic has been trimmed: a record is published after its message was created, and
+-- records leave a partition oldest first. A partition that was emptied tells no time: until ever.
+CREATE VIEW trimmed AS
+    SELECT topic, max(coalesce(first_at, 1e18)) + {CLOCKS_DIFFER_S} AS until
+    FROM partition WHERE low > 0 GROUP BY topic;
+"""
+
+# What the room side says it did, by reservation, from its results alone.
+ANSWERS = f"""
+CREATE TABLE answer AS SELECT
+    reservation_id, count(*) AS results,
+    min(CASE status WHEN 'SUCCESS' THEN position END) AS held_at,
+    max(CASE status WHEN 'SUCCESS' THEN position END) AS held_again_at,
+    min(CASE status WHEN 'FAILURE' THEN position END) AS refused_at,
+    min(CASE status WHEN 'CANCEL' THEN position END) AS released_at
+FROM result WHERE NOT late AND reservation_id IS NOT NULL GROUP BY reservation_id;
+CREATE INDEX answer_reservation ON answer (reservation_id);
+
+-- The stay as it was asked for. The allocation's own is the fallback, for requests that retention
+-- dropped or that somebody else sent.
+CREATE TABLE stay AS
+    SELECT reservation_id, room_id, check_in, check_out, min(position) AS position
+    FROM request WHERE topic = '{ROOM_RESERVE}' AND reservation_id IS NOT NULL
+    GROUP BY reservation_id;
+INSERT INTO stay
+    SELECT reservation_id, room_id, check_in, check_out, NULL FROM allocation
+    WHERE reservation_id NOT IN (SELECT reservation_id FROM stay);
+CREATE INDEX stay_reservation ON stay (reservation_id);
+"""
+
+# Every night taken (+1) or given back (-1), at the position of the result that says so. The nights of a
+# batch are locked before its results are appended, so positions are in the order of the changes.
+CHANGES = """
+CREATE TABLE held AS
+    SELECT reservation_id, held_at, released_at FROM answer WHERE held_at IS NOT NULL;
+-- Taken before the oldest result that retention kept: only the allocation remembers.
+INSERT INTO held
+    SELECT allocation.reservation_id, 0, released_at
+    FROM allocation JOIN kept LEFT JOIN answer USING (reservation_id)
+    WHERE results_from > 0 AND held_at IS NULL AND reserve_message_id IS NOT NULL
+      AND reason IS NULL AND (state = 'HELD' OR released_at IS NOT NULL);
+
+CREATE TABLE change AS
+    SELECT room_id, night, held_at AS position, 1 AS step
+    FROM held JOIN stay USING (reservation_id)
+    JOIN calendar ON night >= check_in AND night < check_out;
+INSERT INTO change
+    SELECT room_id, night, released_at, -1
+    FROM held JOIN stay USING (reservation_id)
+    JOIN calendar ON night >= check_in AND night < check_out
+    WHERE released_at > held_at;
+CREATE INDEX change_night ON change (room_id, night, position);
+
+CREATE TABLE held_night AS
+    SELECT room_id, night, reservation_id
+    FROM allocation JOIN calendar ON night >= check_in AND night < check_out
+    WHERE state = 'HELD';
+CREATE INDEX held_night_night ON held_night (room_id, night);
+"""
+
+# One row for each night of the calendar, both its ends included.
+CALENDAR = """
+WITH RECURSIVE day (night) AS (
+    SELECT :begins_on UNION ALL SELECT date(night, '+1 day') FROM day WHERE night < :ends_on
+) INSERT INTO calendar SELECT night FROM day
+"""
+
+
+class Ledger:
+    """The scratch file. Fill it with `insert`, `close_entry` once, then ask."""
+
+    def __init__(self, path: Path) -> None:
+        self._sqlite = sqlite3.connect(path, isolation_level=None)
+        # The file is thrown away after use, whatever happens: nothing of it must survive a crash.
+        self._sqlite.executescript(
+            f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KIB}"
+        )
+        self._sqlite.executescript(SCHEMA)
+
+    @classmethod
+    @contextmanager
+    def scratch(cls) -> Iterator[Self]:
+        """An empty ledger that is erased when the block ends."""
+        with TemporaryDirectory(prefix="innbox-verify-") as directory:
+            ledger = cls(Path(directory) / "ledger.sqlite")
+            try:
+                yield ledger
+            finally:
+                ledger._sqlite.close()
+
+    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> int:
+        """Write whole rows, in the order of the table's columns; returns how many."""
+        stream, count = iter(rows), 0
+        while chunk := list(islice(stream, ROWS_PER_INSERT)):
+            places = ", ".join("?" * len(chunk[0]))
+            self._sqlite.execute("BEGIN")
+            self._sqlite.executemany(f"INSERT INTO {table} VALUES ({places})", chunk)
+            self._sqlite.execute("COMMIT")
+            count += len(chunk)
+        return count
+
+    def close_entry(self) -> None:
+        """Index what was entered, and derive what the invariants are asked of."""
+        ends = {"begins_on": str(CALENDAR_BEGINS_ON), "ends_on": str(CALENDAR_ENDS_ON)}
+        self._sqlite.execute(CALENDAR, ends)
+        for script in (INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE"):
+            self._sqlite.executescript(script)
+
+    def number(self, query: str) -> int:
+        return int(self._sqlite.execute(query).fetchone()[0])
+
+    def column(self, query: str) -> Iterator[Any]:
+        """The first column of every row, one at a time."""
+        return (row[0] for row in self._sqlite.execute(query))
+
+
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Value(msgspec.Struct, rename="camel"):
+    """Any value of the wire, as a lenient outsider reads it."""
+
+    reservation_id: _Id | None = None
+    room_id: _Id | None = None
+    check_in_date: str | None = None
+    check_out_date: str | None = None
+    status: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Value)
+Fields = tuple[int | None, int | None, str | None, str | None, str | None]
+
+
+def fields(value: bytes | None) -> Fields:
+    """What a value says: reservation, room, check-in, check-out, status; all None if it is unreadable."""
+    try:
+        read = _DECODER.decode(value or b"")
+    except (ValueError, RecursionError):  # nested too deeply: a RecursionError
+        read = _Value()
+    return (
+        read.reservation_id,
+        read.room_id,
+        read.check_in_date,
+        read.check_out_date,
+        read.status,
+    )

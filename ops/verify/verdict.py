@@ -1,0 +1,154 @@
+"""What verifying says: a finding for each invariant, and a verdict over all of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ops.verify.ledger import Ledger
+
+# What a breach means to a member, where it means one of these.
+Harm = Literal["lost", "doubled", "oversold"]
+
+VIOLATIONS_NAMED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A query that returns one sentence, naming ids, for each breach; no row if all is well."""
+
+    breaches: str
+    harm: Harm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A count that is no breach but belongs to the answer; `{n}` in the sentence; silent at zero."""
+
+    count: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """A promise, how it is checked, over which rows, and the queries that would break it."""
+
+    name: str
+    promise: str
+    how: str
+    rows: str
+    checks: tuple[Check, ...]
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one invariant stands. `violations` names the first of them, the count has them all."""
+
+    invariant: str
+    promise: str
+    how: str
+    rows: int
+    violations: list[str]
+    violations_count: int
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        return self.violations_count == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The system in numbers. `backlog`: committed messages that are not yet relayed."""
+
+    reservations: int
+    confirmed: int
+    rejected: int
+    cancelled: int
+    open: int
+    messages: int
+    records: int
+    backlog: int
+    repeated_records: int
+    open_dead_letters: int
+    lost: int
+    doubled: int
+    oversold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All findings. At rest: no open saga and no backlog, so nothing was exempt as in flight."""
+
+    findings: list[Finding]
+    at_rest: bool
+    counts: Counts
+
+    @property
+    def holds(self) -> bool:
+        return all(finding.holds for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        findings = [asdict(finding) | {"holds": finding.holds} for finding in self.findings]
+        return {
+            "holds": self.holds,
+            "at_rest": self.at_rest,
+            "counts": asdict(self.counts),
+            "findings": findings,
+        }
+
+
+_COUNTS = {
+    "reservations": "SELECT count(*) FROM reservation",
+    "confirmed": "SELECT count(*) FROM reservation WHERE status = 'CONFIRMED'",
+    "rejected": "SELECT count(*) FROM reservation WHERE status = 'REJECTED'",
+    "cancelled": "SELECT count(*) FROM reservation WHERE status = 'CANCELLED'",
+    "open": "SELECT count(*) FROM reservation WHERE status IN ('PENDING', 'CANCELLING')",
+    "messages": "SELECT count(*) FROM message WHERE NOT late",
+    "records": "SELECT count(*) FROM record",
+    "backlog": "SELECT count(*) FROM message WHERE NOT late AND NOT relayed",
+    "repeated_records": "SELECT count(*) - count(DISTINCT message_id) FROM record",
+    "open_dead_letters": "SELECT count(*) FROM dead_letter",
+}
+_IS_BUSY = "SELECT count(*) FROM message WHERE late"
+
+
+def judge(ledger: Ledger, invariants: Sequence[Invariant]) -> Verdict:
+    """Ask a filled ledger for every breach."""
+    harms: Counter[Harm] = Counter()
+    findings = [_finding(ledger, invariant, harms) for invariant in invariants]
+    counted = {name: ledger.number(query) for name, query in _COUNTS.items()}
+    counts = Counts(
+        **counted, lost=harms["lost"], doubled=harms["doubled"], oversold=harms["oversold"]
+    )
+    at_rest = counts.open == 0 and counts.backlog == 0 and ledger.number(_IS_BUSY) == 0
+    return Verdict(findings, at_rest, counts)
+
+
+def _finding(ledger: Ledger, invariant: Invariant, harms: Counter[Harm]) -> Finding:
+    named: list[str] = []
+    count = 0
+    for check in invariant.checks:
+        before = count
+        for sentence in ledger.column(check.breaches):
+            count += 1
+            if len(named) < VIOLATIONS_NAMED_MAX:
+                named.append(sentence)
+        if check.harm:
+            harms[check.harm] += count - before
+
+    return Finding(
+        invariant=invariant.name,
+        promise=invariant.promise,
+        how=invariant.how,
+        rows=ledger.number(invariant.rows),
+        violations=named,
+        violations_count=count,
+        notes=[
+            remark.sentence.format(n=n)
+            for remark in invariant.remarks
+            if (n := ledger.number(remark.count))
+        ],
+    )

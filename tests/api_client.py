@@ -1,0 +1,152 @@
+"""An API on a port of its own, members who call it, and a wire to its database that can be cut."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+from sqlalchemy import Engine, make_url, text
+
+from api.auth import sign
+from api.process import Server, listening
+from runtime.settings import Settings
+
+ME, ANOTHER = 7, 8
+
+
+def some_settings(database_url: str, **changes: object) -> Settings:
+    defaults: dict[str, object] = {
+        "database_url": database_url,
+        # Nobody listens there: the API never talks to Kafka.
+        "kafka_bootstrap_servers": "127.0.0.1:1",
+        "api_port": 0,
+        "jwt_key": "a key for tests, of thirty-two bytes or more",
+        "log_format": "json",
+    }
+    return Settings.model_validate(defaults | changes)
+
+
+@dataclass(frozen=True)
+class Api:
+    url: str
+    settings: Settings
+    stop: Event
+    clients: ExitStack = field(default_factory=ExitStack)
+
+    def member(self, member: int = ME, *scopes: str) -> httpx.Client:
+        return self.client({"Authorization": f"Bearer {sign(self.settings, member, scopes)}"})
+
+    def client(self, headers: dict[str, str]) -> httpx.Client:
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return self.clients.enter_context(client)
+
+
+@contextmanager
+def an_api(database_url: str, **changes: object) -> Iterator[Api]:
+    """Serve for the length of a block, over a real socket and in a thread of its own."""
+    settings = some_settings(database_url, **changes)
+    stop = Event()
+    with listening(settings) as listener:
+        server = Server(settings, stop)
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            eventually(lambda: server.started)
+            with closing(ExitStack()) as clients:
+                yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", settings, stop, clients)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def a_stay(**changes: object) -> dict[str, Any]:
+    """A body for POST /v1/reservations."""
+    check_in = today() + timedelta(days=30)
+    stay = {
+        "roomId": 1,
+        "checkInDate": check_in.isoformat(),
+        "checkOutDate": (check_in + timedelta(days=3)).isoformat(),
+    }
+    return stay | changes
+
+
+def today() -> Any:
+    return datetime.now(UTC).date()
+
+
+def eventually(condition: Callable[[], object], within_s: float = 10) -> None:
+    """Wait for a condition, not for time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        Event().wait(0.01)
+
+
+def count(engine: Engine, table: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
+
+
+class Wire:
+    """A TCP connection to the database's server that can be cut, mended, and made deaf."""
+
+    def __init__(self, database_url: str) -> None:
+        url = make_url(database_url)
+        self._server = (url.host or "127.0.0.1", url.port or 5432)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        self.url = url.set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
+        self._open: set[socket.socket] = set()
+        self._cut_after: bytes | None = None
+        self._accept()
+
+    def cut(self) -> None:
+        """Break all connections and refuse new ones, as a server that is down does."""
+        _end(self._listener)
+        for end in list(self._open):
+            _end(end)
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._accept()
+
+    def cut_after(self, word: bytes) -> None:
+        """Break the next connection that sends this word, after the server has got it."""
+        self._cut_after = word
+
+    close = cut
+
+    def _accept(self) -> None:
+        Thread(target=self._serve, args=[self._listener], daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(self._server)
+                self._open |= {near, far}
+                Thread(target=self._carry, args=[near, far], daemon=True).start()
+                Thread(target=self._carry, args=[far, near], daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while sent := source.recv(65_536):
+                if self._cut_after and self._cut_after in sent:
+                    self._cut_after = None
+                    # The answer has nowhere to go, but the server acts on what it got.
+                    source.shutdown(socket.SHUT_RDWR)
+                target.sendall(sent)
+        _end(source)
+        _end(target)
+        self._open -= {source, target}
+
+
+def _end(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
