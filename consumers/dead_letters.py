@@ -7,8 +7,7 @@ A message is set aside in the transaction that commits the rest of its batch, so
 applied and a dead letter. Redelivered poison is the same dead letter.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +19,9 @@ from consumers.tables import dead_letter
 
 REASON_LENGTH_MAX = 1_000
 LIST_MAX = 1_000
+
+# A record, and why it is set aside.
+Letter = tuple[Record, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,9 @@ class NoSuchDeadLetter(LookupError):
 
 
 def keep(
-    connection: Connection, group: str, letters: Iterable[tuple[Record, str]], *, attempts: int = 1
-) -> None:
-    """Set records aside, each with its reason."""
+    connection: Connection, group: str, letters: Sequence[Letter], *, attempts: int = 1
+) -> list[Letter]:
+    """Set records aside, each with its reason; returns those that were not there before."""
     rows = [
         {
             "group_id": group,
@@ -58,19 +60,32 @@ def keep(
             "offset": record.offset,
             "key": record.key,
             "value": record.value,
-            "headers": _storable(record.headers),
-            "reason": reason.replace("\0", "?")[:REASON_LENGTH_MAX],
+            "headers": {_storable(name): _storable(text) for name, text in record.headers.items()},
+            "reason": _storable(reason)[:REASON_LENGTH_MAX],
             "attempts": attempts,
         }
         for record, reason in letters
     ]
-    if rows:
-        connection.execute(insert(dead_letter).values(rows).on_conflict_do_nothing())
+    if not rows:
+        return []
+    table = dead_letter.c
+    place = (table.topic, table.partition, table.offset)
+    kept = connection.execute(insert(dead_letter).on_conflict_do_nothing().returning(*place), rows)
+    new = {tuple(row) for row in kept}
+    return [
+        letter
+        for letter in letters
+        if (letter[0].topic, letter[0].partition, letter[0].offset) in new
+    ]
 
 
-def open_letters(connection: Connection, *, limit: int = LIST_MAX) -> list[DeadLetter]:
-    """Return the open ones, oldest first."""
+def open_letters(
+    connection: Connection, *, group: str | None = None, limit: int = LIST_MAX
+) -> list[DeadLetter]:
+    """Return the open ones, of one group or of all, oldest first."""
     chosen = select(dead_letter).where(dead_letter.c.state == "OPEN")
+    if group is not None:
+        chosen = chosen.where(dead_letter.c.group_id == group)
     return [
         _dead_letter(row)
         for row in connection.execute(chosen.order_by(dead_letter.c.id).limit(limit))
@@ -97,6 +112,13 @@ def lock_open(connection: Connection, dead_letter_id: int) -> DeadLetter:
     return _dead_letter(row)
 
 
+def discard(connection: Connection, dead_letter_id: int) -> DeadLetter:
+    """Decide that an open one is never to be applied; raises `NoSuchDeadLetter`."""
+    letter = lock_open(connection, dead_letter_id)
+    decide(connection, letter, "DISCARDED")
+    return letter
+
+
 def decide(connection: Connection, letter: DeadLetter, state: str) -> None:
     """Record that a locked one was RETRIED or DISCARDED."""
     connection.execute(
@@ -106,9 +128,9 @@ def decide(connection: Connection, letter: DeadLetter, state: str) -> None:
     )
 
 
-def _storable(headers: dict[str, str]) -> dict[str, str]:
-    """Postgres' jsonb holds no NUL; a sender's header may."""
-    return json.loads(json.dumps(headers).replace("\\u0000", "?"))  # type: ignore[no-any-return]
+def _storable(text: str) -> str:
+    """Postgres' text holds neither NUL nor half a surrogate pair; a sender's may."""
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:

@@ -1,11 +1,13 @@
 """Handling a batch: one transaction for all of it, and no message that stops the others.
 
     batch ──► decode ──► apply ──► commit
-                │          ├── outage, conflict ──► raised: the same batch again, later
-                │          └── anything else ─────► cut in two, down to the one that causes it,
-                └── poison ──► dead letter ◄─────── which is tried a bounded number of times
+                │          ├── outage, race ──► raised: the same batch again, later
+                │          └── anything else ─► cut in two, down to the one that causes it,
+                └── poison ──► dead letter ◄─── which is tried a bounded number of times
 
 The order of a batch is kept in every part of it, so cutting never lets a message overtake another.
+Only what a message itself can cause is ever held against it: a database that is away, read-only,
+slow, or not yet migrated is waited for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from consumers import dead_letters
 from consumers.metrics import BISECTED, DEAD_LETTERS
@@ -21,11 +24,17 @@ from consumers.records import Record
 from domain.messages import PoisonMessage
 from domain.reservations.store import ReservationMoved
 from domain.rooms.store import AllocatedMeanwhile
+from outbox import UnknownTopic
 from runtime.database import is_conflict, is_outage
 
 _log = structlog.get_logger(__name__)
 
 Decoded = TypeVar("Decoded")
+
+# The classes of SQLSTATE that a message can cause: data that does not fit, a constraint, a limit, a
+# trigger's veto, and Postgres' own errors. All others befall every message alike.
+_CAUSED_BY_A_MESSAGE = {"22", "23", "54", "P0", "XX"}
+_TIMED_OUT = "57014"
 
 
 class Handler(Protocol[Decoded]):
@@ -54,19 +63,21 @@ def handle(
     Raises only what may pass by itself (see `is_passing`): then nothing of what is left was applied,
     and the same records may be handled again.
     """
+    if not records:
+        return
     try:
         _apply(engine, handler, records)
     except Exception as error:  # whatever a message can cause must end at that message
-        if is_passing(error):
-            raise
-        if len(records) == 1:
-            _try_alone(engine, handler, records[0], error, attempts_max)
+        if len(records) > 1 and (_is_timeout(error) or not is_passing(error)):
+            BISECTED.labels(handler.group).inc()
+            middle = len(records) // 2
+            for part in (records[:middle], records[middle:]):
+                handle(engine, handler, part, attempts_max=attempts_max)
             return
 
-        BISECTED.labels(handler.group).inc()
-        middle = len(records) // 2
-        for part in (records[:middle], records[middle:]):
-            handle(engine, handler, part, attempts_max=attempts_max)
+        if is_passing(error):
+            raise
+        _try_alone(engine, handler, records[0], error, attempts_max)
 
 
 def retry_dead_letter(
@@ -91,12 +102,27 @@ class StillRefused(Exception):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell what may pass by itself: an outage, or another transaction that was first."""
-    return (
-        is_outage(error)
-        or is_conflict(error)
-        or isinstance(error, AllocatedMeanwhile | ReservationMoved)
-    )
+    """Tell what may pass by itself, or by an operator's hand, from what a message causes."""
+    if is_race(error) or is_outage(error):
+        return True
+    if isinstance(error, DBAPIError):
+        state = _sqlstate(error)
+        return error.connection_invalidated or bool(state and state[:2] not in _CAUSED_BY_A_MESSAGE)
+    return isinstance(error, UnknownTopic)  # not declared yet: no message can be answered
+
+
+def is_race(error: BaseException) -> bool:
+    """Tell a transaction that another one was faster than: run again at once, it will do."""
+    return is_conflict(error) or isinstance(error, AllocatedMeanwhile | ReservationMoved)
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Less work may fit into the time; the work of a single message is bounded, and always fits."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == _TIMED_OUT
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record]) -> None:
@@ -115,8 +141,8 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
             for record in records
             if record.message_id in problems
         ]
-        dead_letters.keep(connection, handler.group, letters)
-    _report(handler.group, letters)
+        new = dead_letters.keep(connection, handler.group, letters)
+    _report(handler.group, new)
     handler.committed(messages)
 
 
@@ -134,13 +160,16 @@ def _try_alone(
         else:
             return
 
-    reason = f"{type(error).__name__}: {error}"
+    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+    letter = (record, f"{type(cause).__name__}: {cause}")
     with engine.begin() as connection:
-        dead_letters.keep(connection, handler.group, [(record, reason)], attempts=attempts_max)
-    _report(handler.group, [(record, reason)])
+        new = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
+    _report(handler.group, new, error)
 
 
-def _report(group: str, letters: Sequence[tuple[Record, str]]) -> None:
+def _report(
+    group: str, letters: Sequence[tuple[Record, str]], error: Exception | None = None
+) -> None:
     for record, reason in letters:
         DEAD_LETTERS.labels(group).inc()
         _log.error(
@@ -150,4 +179,5 @@ def _report(group: str, letters: Sequence[tuple[Record, str]]) -> None:
             partition=record.partition,
             offset=record.offset,
             reason=reason,
+            exc_info=error,
         )

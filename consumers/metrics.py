@@ -4,7 +4,7 @@ from prometheus_client import Counter, Histogram
 
 HANDLED = Counter("innbox_consumer_messages", "Messages applied and committed.", ["group"])
 BATCHES = Histogram(
-    "innbox_consumer_batch_seconds", "From the first message to the offsets' commit.", ["group"]
+    "innbox_consumer_batch_seconds", "From a batch's arrival to its commit in Postgres.", ["group"]
 )
 DEAD_LETTERS = Counter("innbox_consumer_dead_letters", "Messages set aside.", ["group"])
 BISECTED = Counter("innbox_consumer_bisections", "Batches cut in two to find a culprit.", ["group"])

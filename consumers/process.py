@@ -1,6 +1,7 @@
 """The consumers as processes: `innbox rooms` and `innbox results`."""
 
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from threading import Event
 from typing import Any
@@ -46,8 +47,22 @@ def run_results(settings: Settings) -> None:
         _serve(engine, ResultsHandler(settled), settings, stop)
 
 
+@contextmanager
+def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handler[Any]]]:
+    """Give the handlers of both groups, to retry dead letters of this database with.
+
+    Those who wait for what a retry changes (the relay, the members) are woken at the block's end.
+    """
+    with (
+        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
+        closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
+    ):
+        handlers: tuple[Handler[Any], ...] = (RoomsHandler(), ResultsHandler(settled))
+        yield {handler.group: handler for handler in handlers}
+
+
 def _serve(engine: Engine, handler: Handler[Any], settings: Settings, stop: Event) -> None:
-    health = Health(parts=("kafka",))
+    health = Health(parts=("database", "kafka"))
     with closing(HealthServer(health, settings.host, settings.health_port)):
         Runner(engine, handler, settings, health, stop).run()
     engine.dispose()

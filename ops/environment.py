@@ -4,6 +4,7 @@ DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS win when they are set. What is missing 
 embedded servers of the data directory, if they run. In development a signing key is made there, too.
 """
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -30,8 +31,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         if name == "jwt_key":
             own["JWT_KEY"] = settings.jwt_key.get_secret_value()
-        elif name != "kafka_properties":
-            own[name.upper()] = str(value)
+        else:
+            own[name.upper()] = json.dumps(value) if isinstance(value, dict) else str(value)
     return own
 
 

@@ -1,4 +1,4 @@
-"""`innbox verify`: it accepts a world that is right, also a busy one, and sees what is wrong with another.
+"""`innbox verify`: it accepts a world that is right, even a busy one, and sees what is wrong.
 
 The world: in the alpine room (two of a kind) Anna and Ben are CONFIRMED, so Clara is REJECTED; Dora had
 the seaside room and is CANCELLED. Each test breaks it in one way and names what must be seen.
@@ -315,7 +315,7 @@ def test_what_retention_dropped_from_the_outbox_is_exempt(unpublished: World) ->
     assert [one.violations for one in verdict.findings if not one.holds] == []
     assert verdict.counts.messages == 2
     assert finding(verdict, "I1").notes == [
-        "9 transitions are older than what the outbox keeps: exempt"
+        "10 transitions are older than what the outbox keeps: exempt"
     ]
     assert finding(verdict, "I2").notes == [
         "10 records are older than what the outbox keeps: exempt"

@@ -1,15 +1,19 @@
-"""`innbox migrate | topics | token`: what comes before the processes."""
+"""`innbox migrate | topics | token | health`: what goes on around the processes."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+import httpx
 
 from ops import migrate as migrations
 from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
+from ops.errors import CommandError
 from ops.topics import create_topics
+
+NOT_READY = 1
 
 
 @cli.command()
@@ -83,3 +87,19 @@ def token(data: Path, member: int, scopes: tuple[str, ...], hours: float) -> Non
     from api.auth import sign
 
     click.echo(sign(settings_for(data), member, scopes=scopes, lifetime_s=hours * 3600))
+
+
+@cli.command()
+@click.argument("url")
+def health(url: str) -> int:
+    """Ask a process whether it is ready; exit code 1 if not. For an orchestrator's health checks.
+
+    \b
+    innbox health http://127.0.0.1:9000
+    """
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/healthz/ready", timeout=5)
+    except httpx.TransportError as error:
+        raise CommandError(f"{url} does not answer: {error}") from error
+    click.echo(answer.text)
+    return 0 if answer.is_success else NOT_READY

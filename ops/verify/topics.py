@@ -11,7 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    OffsetSpec,  # type: ignore[attr-defined] # public all the same
+)
 
 from consumers.records import Record
 from ops.verify.ledger import Ledger, Report, fields
@@ -24,7 +27,8 @@ SILENCE_S_MAX = 30.0
 # A partition of a topic, by its full name.
 Place = tuple[str, int]
 
-_BEGIN, _END = OffsetSpec.earliest(), OffsetSpec.latest()
+_BEGIN: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_END: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 @dataclass(slots=True)
@@ -100,18 +104,12 @@ def _records(
     while unfinished:
         for message in _next(consumer):
             place = (message.topic(), message.partition())
-            if (error := message.error()) is not None:
-                _raise_unless_end(error)
+            if _is_last(message, reading.ends):
                 unfinished.discard(place)
-                continue
-            if message.offset() >= reading.ends[place]:
-                unfinished.discard(place)
-                continue
-            if message.offset() == reading.ends[place] - 1:
-                unfinished.discard(place)
-            reading.first_at.setdefault(place, message.timestamp()[1] / 1000)
-            reading.done += 1
-            yield _record(message, prefix)
+            if message.error() is None and message.offset() < reading.ends[place]:
+                reading.first_at.setdefault(place, message.timestamp()[1] / 1000)
+                reading.done += 1
+                yield _record(message, prefix)
         report("records", reading.done, reading.total)
 
 
@@ -124,12 +122,17 @@ def _next(consumer: Consumer) -> list[Any]:
     return [first, *consumer.consume(RECORDS_PER_READ, 0)]
 
 
-def _raise_unless_end(error: KafkaError) -> None:
-    if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-        raise KafkaException(error)
+def _is_last(message: Any, ends: dict[Place, int]) -> bool:  # noqa: ANN401 - maybe an event
+    """Whether the partition is now read up to its end; raises what went wrong."""
+    error = message.error()
+    if error is None:
+        return bool(message.offset() >= ends[message.topic(), message.partition()] - 1)
+    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+        return True
+    raise KafkaException(error)
 
 
-def _record(message: Any, prefix: int) -> tuple[Any, ...]:  # noqa: ANN401 - the client has no types
+def _record(message: Any, prefix: int) -> tuple[Any, ...]:  # noqa: ANN401 - as above
     headers = dict(message.headers() or ())
     value = message.value()
     place = (message.topic()[prefix:], message.partition())

@@ -1,0 +1,146 @@
+"""The command line: clear messages, sensible exit codes, JSON for programs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.environment import as_environment
+from ops.topics import create_topics
+from runtime.settings import Settings
+
+
+def innbox(
+    *arguments: str, data: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would, with nothing but these variables and the path."""
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", "--data", str(data), *arguments],
+        env={"PATH": os.environ["PATH"], "COLUMNS": "200", **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    return as_environment(settings)
+
+
+@pytest.mark.parametrize("command", ["", "relay", "migrate", "demo", "outbox", "local", "bench"])
+def test_help_is_there_for_every_command(command: str, tmp_path: Path) -> None:
+    shown = innbox(*command.split(), "--help", data=tmp_path)
+    assert shown.returncode == 0
+    assert "Usage: innbox" in shown.stdout
+
+
+def test_without_servers_it_says_what_to_set_and_exits_with_2(tmp_path: Path) -> None:
+    refused = innbox("relay", data=tmp_path)
+    assert refused.returncode == 2
+    assert "DATABASE_URL" in refused.stderr
+    assert "innbox local start" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_database_that_is_away_is_one_line(tmp_path: Path) -> None:
+    away = {
+        "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/nowhere",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
+    refused = innbox("migrate", data=tmp_path, environment=away)
+    assert refused.returncode == 2
+    assert "Postgres: connection failed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_migrate_says_from_where_to_where(
+    tmp_path: Path, settings: Settings, empty_database_url: str
+) -> None:
+    environment = as_environment(settings) | {"DATABASE_URL": empty_database_url}
+    environment |= {"RESERVATIONS_DATABASE_URL": "", "ROOMS_DATABASE_URL": ""}
+    first = json.loads(innbox("migrate", "--json", data=tmp_path, environment=environment).stdout)
+    again = json.loads(innbox("migrate", "--json", data=tmp_path, environment=environment).stdout)
+
+    (one,), (two,) = first["databases"].values(), again["databases"].values()
+    assert one["from"] is None
+    assert two["from"] == two["to"] == one["to"]
+
+
+def test_migrate_prints_sql_without_a_database(tmp_path: Path) -> None:
+    nowhere = {
+        "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/nowhere",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
+    printed = innbox("migrate", "--sql", data=tmp_path, environment=nowhere)
+    assert printed.returncode == 0
+    assert "CREATE TABLE outbox.message" in printed.stdout
+
+
+def test_topics_are_created_once_with_the_settings(
+    tmp_path: Path, settings: Settings, environment: dict[str, str]
+) -> None:
+    prefix = f"{settings.kafka_prefix}cli-"
+    environment |= {"KAFKA_PREFIX": prefix, "TOPIC_PARTITIONS": "5"}
+    first = json.loads(innbox("topics", "--json", data=tmp_path, environment=environment).stdout)
+    again = json.loads(innbox("topics", "--json", data=tmp_path, environment=environment).stdout)
+
+    assert {topic["name"] for topic in first["topics"]} == {
+        f"{prefix}{name}" for name in ("room-reserve", "room-cancel", "reservation-result")
+    }
+    assert all(topic["created"] and topic["partitions"] == 5 for topic in first["topics"])
+    assert not any(topic["created"] for topic in again["topics"])
+
+
+def test_shards_and_partitions_are_shown(tmp_path: Path, environment: dict[str, str]) -> None:
+    shown = json.loads(
+        innbox("outbox", "shards", "--json", data=tmp_path, environment=environment).stdout
+    )
+    assert [shard["owner"] for shard in shown["shards"]] == [None]
+    table = innbox("outbox", "partitions", data=tmp_path, environment=environment)
+    assert table.returncode == 0
+
+
+def test_verify_passes_on_an_empty_system_and_names_every_invariant(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    verified = innbox("verify", "--json", data=tmp_path, environment=environment)
+    verdict = json.loads(verified.stdout)
+    assert verified.returncode == 0
+    assert verdict["holds"]
+    named = {finding["invariant"] for finding in verdict["findings"]}
+    assert named >= {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I12"}
+
+
+def test_a_token_is_not_signed_in_production(tmp_path: Path, environment: dict[str, str]) -> None:
+    refused = innbox(
+        "token",
+        "--member",
+        "7",
+        data=tmp_path,
+        environment=environment | {"ENVIRONMENT": "production"},
+    )
+    assert refused.returncode == 2
+    assert "production" in refused.stderr
+
+
+def test_the_sample_hotel_is_printed_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    sample = innbox("demo", "--sample", data=tmp_path)
+    assert "[season]" in sample.stdout
+    broken = tmp_path / "hotel.toml"
+    broken.write_text(sample.stdout.replace("capacity = 12", "capacity = -1"))
+    refused = innbox("demo", "--hotel", str(broken), data=tmp_path)
+    assert refused.returncode == 2
+    assert "capacity" in refused.stderr
+
+
+def test_health_of_nobody_is_an_error(tmp_path: Path) -> None:
+    assert innbox("health", "http://127.0.0.1:1", data=tmp_path).returncode == 2
+
+
+def test_topic_creation_can_be_repeated(settings: Settings) -> None:
+    assert not any(topic.created for topic in create_topics(settings))
