@@ -1,4 +1,4 @@
-"""The API over real HTTP on a real database: what it promises members, and what it says when it cannot."""
+"""The API over real HTTP on a real database: what it promises, and what it says when it cannot."""
 
 import json
 import os
@@ -300,7 +300,7 @@ BAD_REQUESTS: list[tuple[int, str, dict[str, Any], dict[str, Any]]] = [
     (422, "invalid-request", {"method": "GET", "params": {"limit": 0}}, {"parameter": "limit"}),
     (422, "invalid-request", {"method": "GET", "params": {"limit": 101}}, {"parameter": "limit"}),
     (422, "invalid-request", {"method": "GET", "params": {"cursor": "!"}}, {"parameter": "cursor"}),
-    (422, "invalid-request", {"method": "GET", "url": "/v1/rooms/1/availability"},
+    (422, "invalid-request", {"method": "GET", "url": "/v1/rooms/1/availability?checkOut=2026-12-24"},
      {"parameter": "checkIn"}),
     (404, "not-found", {"method": "GET", "url": f"{RESERVATIONS}/first"}, {}),
     (404, "not-found", {"method": "GET", "url": f"{RESERVATIONS}/{2**63}"}, {}),
@@ -427,8 +427,9 @@ def test_sigterm_ends_the_process_in_order(database_url: str) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "JWT_KEY": settings.jwt_key.get_secret_value(),
         "API_PORT": "0",
+        "ENVIRONMENT": "production",
     }
-    program = "from api.process import run; from runtime.settings import load_settings; run(load_settings())"
+    program = "import api.process, runtime.settings as s; api.process.run(s.load_settings())"
     with subprocess.Popen(
         [sys.executable, "-c", program], env=os.environ | environment, stderr=subprocess.PIPE
     ) as process:

@@ -1,0 +1,298 @@
+"""`Prefer: wait`: answered when the saga ends, and cheap until then."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from api import waiting
+from api.waiting import Waiters, wait_s
+from domain.answers import Answer, RoomResult
+from domain.reservations import store
+from domain.reservations.model import Reservation, Status, settle
+from domain.reservations.store import SETTLED_CHANNEL
+from domain.stay import Stay
+from outbox import Doorbell
+from tests.api_client import ME, Api, a_stay, an_api, eventually, today
+
+NEVER_S = 3600.0
+
+
+@contextmanager
+def an_api_that_only_listens(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> Iterator[Api]:
+    """What it does not hear it never finds out."""
+    monkeypatch.setattr(waiting, "POLL_S", NEVER_S)
+    with an_api(database_url, **changes) as api:
+        yield api
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as threads:
+        yield threads
+
+
+def test_who_waits_is_answered_as_soon_as_the_rooms_have_answered(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        listener(engine)
+        ring(engine, settled(engine, reservation_id))
+        response = waiter.result()
+
+    assert response.status_code == 200
+    assert response.json()["status"] == "CONFIRMED"
+    assert response.headers["Preference-Applied"] == "wait=30"
+
+
+def test_a_cancellation_can_be_waited_for_too(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ring for another change of the reservation does not end the wait."""
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        location = api.member().post("/v1/reservations", json=a_stay()).headers["Location"]
+        [reservation_id] = waited_for(engine, 1)
+        waiter = threads.submit(
+            api.member().post, f"{location}/cancellation", headers={"Prefer": "wait=30"}
+        )
+        waited_for(engine, 1, Status.CANCELLING)
+        listener(engine)
+        ring(engine, reservation_id)
+        ring(engine, settled(engine, reservation_id, Answer.CANCEL))
+        response = waiter.result()
+
+    assert (response.status_code, response.json()["status"]) == (200, "CANCELLED")
+
+
+def test_who_has_waited_long_enough_is_told_how_things_stand(database_url: str) -> None:
+    with an_api(database_url, wait_s_max=0.2) as api:
+        response = api.member().post(
+            "/v1/reservations", json=a_stay(), headers={"Prefer": "wait=60"}
+        )
+
+    assert (response.status_code, response.json()["status"]) == (202, "PENDING")
+    assert response.headers["Preference-Applied"] == "wait=0.2"
+    assert response.elapsed.total_seconds() >= 0.2
+
+
+def test_a_repeated_request_waits_for_its_reservation(database_url: str, engine: Engine) -> None:
+    with an_api(database_url) as api:
+        key = {"Idempotency-Key": "once"}
+        first = api.member().post("/v1/reservations", json=a_stay(), headers=key)
+        settled(engine, first.json()["id"])
+        again = api.member().post(
+            "/v1/reservations", json=a_stay(), headers=key | {"Prefer": "wait=30"}
+        )
+
+    assert (again.status_code, again.json()["status"]) == (200, "CONFIRMED")
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
+def test_waiting_takes_neither_a_connection_nor_a_thread(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one connection twenty wait, another member is served, and all twenty are answered."""
+    with an_api_that_only_listens(database_url, monkeypatch, pool_size=1) as api:
+        waiters = [reserve_and_wait(threads, api) for _ in range(20)]
+        ids = waited_for(engine, 20)
+        other = api.member().get("/v1/reservations", params={"limit": 1})
+        listener(engine)
+        ring(engine, *[settled(engine, id_) for id_ in ids])
+        responses = [waiter.result() for waiter in waiters]
+
+    assert other.status_code == 200
+    assert {response.json()["status"] for response in responses} == {"CONFIRMED"}
+    assert sorted(response.json()["id"] for response in responses) == ids
+
+
+def test_a_ring_that_nobody_heard_is_made_good_by_the_poll(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 0.05)
+    with an_api(database_url) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        settled(engine, reservation_id)
+        response = waiter.result()
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a named reservation", "nobody named"])
+def test_a_lost_connection_is_made_again_and_heard(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    named: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    """An empty payload has everybody looked after."""
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        first = listener(engine)
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+        listener(engine, other_than=first)
+        settled(engine, reservation_id)
+        ring(engine, *([reservation_id] if named else []))
+        response = waiter.result()
+
+    assert response.status_code == 200
+
+
+def test_who_waits_is_sent_home_when_the_process_stops(
+    database_url: str, engine: Engine, threads: ThreadPoolExecutor
+) -> None:
+    with an_api(database_url) as api:
+        waiter = reserve_and_wait(threads, api)
+        waited_for(engine, 1)
+        begun_at = time.monotonic()
+        api.stop.set()
+        response = waiter.result()
+
+    assert (response.status_code, response.json()["status"]) == (202, "PENDING")
+    assert time.monotonic() - begun_at < 5
+
+
+@pytest.mark.unit
+def test_a_ring_between_reading_and_waiting_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    pending = a_reservation()
+    confirmed = replace(pending, status=Status.CONFIRMED)
+
+    async def scenario() -> Reservation | None:
+        waiters, loop = Waiters(create_engine("postgresql+psycopg://")), asyncio.get_running_loop()
+        answers = iter([pending, confirmed])
+
+        def read(_self: Waiters, reservation_id: int) -> Reservation:
+            loop.call_soon_threadsafe(waiters.wake, [reservation_id])
+            return next(answers)
+
+        monkeypatch.setattr(Waiters, "_read", read)
+        return await waiters.ended(pending.id, wait_s=30)
+
+    assert asyncio.run(scenario()) == confirmed
+
+
+@pytest.mark.unit
+def test_a_database_that_goes_away_meanwhile_takes_nothing_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None has the handler answer what was accepted."""
+
+    def read(_self: Waiters, _reservation_id: int) -> Reservation:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    monkeypatch.setattr(Waiters, "_read", read)
+    waiters = Waiters(create_engine("postgresql+psycopg://"))
+    assert asyncio.run(waiters.ended(1, wait_s=30)) is None
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=5", 5),
+        ("respond-async, wait=5", 5),
+        ('WAIT = "5"; strict', 5),
+        ("wait=0", 0),
+        ("wait=99999", 30),
+        ("wait=soon", None),
+        ("wait=-1", None),
+        ("await=5", None),
+        ("handling=lenient", None),
+        (None, None),
+    ],
+)
+def test_only_a_preference_to_wait_is_taken_for_one(
+    prefer: str | None, seconds: float | None
+) -> None:
+    assert wait_s(prefer, wait_s_max=30) == seconds
+
+
+def reserve_and_wait(threads: ThreadPoolExecutor, api: Api) -> "Future[httpx.Response]":
+    return threads.submit(
+        api.member(ME).post, "/v1/reservations", json=a_stay(), headers={"Prefer": "wait=30"}
+    )
+
+
+def waited_for(engine: Engine, count: int, status: Status = Status.PENDING) -> list[int]:
+    """Return the open reservations once there are so many."""
+    found: list[int] = []
+
+    def there_are() -> bool:
+        with engine.connect() as connection:
+            query = text(
+                "SELECT id FROM reservations.reservation WHERE status = :status ORDER BY id"
+            )
+            found[:] = connection.scalars(query, {"status": status.value})
+        return len(found) == count
+
+    eventually(there_are)
+    return found
+
+
+def settled(engine: Engine, reservation_id: int, answer: Answer = Answer.SUCCESS) -> int:
+    """Apply an answer of the rooms, as the results consumer does, and return the id to ring for."""
+    with engine.begin() as connection:
+        reservation = store.lock(connection, [reservation_id])[reservation_id]
+        result = RoomResult(reservation_id, answer, "", uuid4())
+        outcome = settle(reservation, result)
+        assert isinstance(outcome, Reservation)
+        store.save_transitions(connection, [(outcome, result.message_id)])
+    return reservation_id
+
+
+def ring(engine: Engine, *reservation_ids: int) -> None:
+    doorbell = Doorbell(engine, SETTLED_CHANNEL)
+    doorbell.ring(reservation_ids)
+    doorbell.close()
+
+
+def listener(engine: Engine, other_than: int = 0) -> int:
+    """Return the process id of the API's listening session once it listens."""
+    found: list[int] = []
+
+    def it_listens() -> bool:
+        query = text("""
+            SELECT pid FROM pg_stat_activity
+            WHERE application_name = 'innbox-api-waiting' AND datname = current_database()
+              AND query LIKE 'LISTEN%' AND state = 'idle' AND pid <> :other_than
+        """)
+        with engine.connect() as connection:
+            found[:] = connection.scalars(query, {"other_than": other_than})
+        return bool(found)
+
+    eventually(it_listens)
+    return found[0]
+
+
+def a_reservation() -> Reservation:
+    now = datetime.now(UTC)
+    stay = Stay(today(), today().replace(year=today().year + 1))
+    return Reservation(1, ME, 1, stay, Status.PENDING, None, 1, now, now)
