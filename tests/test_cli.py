@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from consumers import dead_letters
+from consumers.records import Record
+from domain.messages import ROOM_RESERVE, ROOMS_GROUP
 from ops.environment import as_environment
 from ops.topics import create_topics
 from runtime.settings import Settings
@@ -144,3 +148,48 @@ def test_health_of_nobody_is_an_error(tmp_path: Path) -> None:
 
 def test_topic_creation_can_be_repeated(settings: Settings) -> None:
     assert not any(topic.created for topic in create_topics(settings))
+
+
+def test_benchmarks_print_one_object_with_a_ratio(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    for command in (
+        ["relay", "--backlog", "2000", "--rounds", "1"],
+        ["consumer", "--messages", "1000", "--one-by-one", "100", "--rounds", "1"],
+    ):
+        measured = innbox("bench", *command, "--json", data=tmp_path, environment=environment)
+        assert measured.returncode == 0, measured.stderr
+        found = json.loads(measured.stdout)
+        assert found["ratio"] > 0
+        assert len(found["ours_per_s"]) == len(found["baseline_per_s"]) == 1
+
+
+def test_dead_letters_are_listed_shown_retried_and_discarded(
+    tmp_path: Path, engine: Engine, environment: dict[str, str]
+) -> None:
+    """A good message that was set aside once can be applied; poison stays open until discarded."""
+
+    def letters(*command: str) -> subprocess.CompletedProcess[str]:
+        return innbox("dead-letters", *command, "--json", data=tmp_path, environment=environment)
+
+    good = b'{"reservationId":1,"roomId":7,"checkInDate":"2026-12-24","checkOutDate":"2026-12-27"}'
+    with engine.begin() as connection:
+        records = [
+            Record(ROOM_RESERVE, 0, n, b"7", value, {}) for n, value in ((0, good), (1, b"x"))
+        ]
+        dead_letters.keep(connection, ROOMS_GROUP, [(record, "SET_ASIDE") for record in records])
+
+    listed = json.loads(letters("list").stdout)["dead_letters"]
+    applied, poison = (str(letter["id"]) for letter in listed)
+    assert json.loads(letters("show", poison).stdout)["value"] == "x"
+
+    retried = letters("retry", applied, poison)
+    assert retried.returncode == 1
+    outcome = json.loads(retried.stdout)["dead_letters"]
+    assert outcome[applied] == "applied"
+    assert "PoisonMessage" in outcome[poison]
+
+    assert letters("discard", poison).returncode == 0
+    assert letters("discard", poison).returncode == 1
+    assert json.loads(letters("list").stdout)["dead_letters"] == []
+    assert letters("show", "999").returncode == 2

@@ -16,8 +16,7 @@ from consumers.runner import Runner
 from domain import messages
 from domain.rooms.calendar import set_nights
 from domain.stay import Stay
-from ops.bench.measure import Comparison, Report, rate, scratch_database
-from ops.migrate import migrate
+from ops.bench.measure import Comparison, Report, rate, scratch
 from ops.topics import create_topics
 from relay.publisher import producer_properties
 from runtime.database import pooled_engine
@@ -33,25 +32,18 @@ def bench_consumer(
     settings: Settings, opens_on: date, report: Report, *, total: int, one_by_one: int, rounds: int
 ) -> Comparison:
     """Apply `total` requests in batches, in turn with `one_by_one` requests one by one."""
-    with scratch_database(settings.database_url) as url:
-        ours = settings.model_copy(
-            update={
-                "database_url": url,
-                "reservations_database_url": url,
-                "rooms_database_url": url,
-            }
-        )
-        migrate(url)
-        _open_rooms(url, opens_on)
+    with scratch(settings) as ours:
+        _open_rooms(ours.rooms_database_url, opens_on)
         batched, single = [], []
-        for number in range(rounds):
-            report("one by one, then in batches", number, rounds)
+        for number in range(rounds + 1):
+            report("one by one, then in batches", number, rounds + 1)
             first = 1 + number * (total + one_by_one)
             alone = ours.model_copy(update={"batch_size_max": 1})
             single.append(_round(alone, opens_on, first, one_by_one))
             batched.append(_round(ours, opens_on, first + one_by_one, total))
-        report("one by one, then in batches", rounds, rounds)
-    return Comparison("consumer", "one transaction per message", total, batched, single)
+        report("one by one, then in batches", rounds + 1, rounds + 1)
+    # The first round warms everything up and does not count.
+    return Comparison("consumer", "one transaction per message", total, batched[1:], single[1:])
 
 
 def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:

@@ -12,6 +12,9 @@ from typing import Any
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
+from ops.migrate import migrate
+from runtime.settings import Settings
+
 Report = Callable[[str, int, int | None], None]
 
 
@@ -55,8 +58,21 @@ def machine() -> dict[str, Any]:
 
 
 @contextmanager
-def scratch_database(url: str) -> Iterator[str]:
-    """A database beside the given one, gone at the end."""
+def scratch(settings: Settings) -> Iterator[Settings]:
+    """The same settings, but for a migrated database of the benchmark's own, gone at the end."""
+    with _scratch_database(settings.database_url) as url:
+        migrate(url)
+        yield settings.model_copy(
+            update={
+                "database_url": url,
+                "reservations_database_url": url,
+                "rooms_database_url": url,
+            }
+        )
+
+
+@contextmanager
+def _scratch_database(url: str) -> Iterator[str]:
     name = f"innbox_bench_{os.getpid()}"
     admin = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:

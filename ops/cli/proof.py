@@ -12,6 +12,7 @@ import click
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
+from runtime.logs import configure_logs
 from runtime.settings import Settings
 
 VIOLATED = 1
@@ -148,7 +149,9 @@ def _bench_settings() -> Iterator[Settings]:
         data = Path(temporary)
         with servers(data, say, brokers=1):
             prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
-            yield settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+            settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+            configure_logs(settings, "bench")
+            yield settings
 
 
 def _today() -> Any:  # noqa: ANN401 - a date

@@ -48,12 +48,9 @@ JVM = (
 
 def start(some: Sequence[Node], state: State, class_path: str, report: Report) -> None:
     """Bring these brokers up; those that run are kept. Return when each knows all of them."""
-    for node in some:
-        if node.process() is None:
-            _prepare(node, state, class_path, report)
-            _launch(node, state, class_path)
-    for node in some:
-        _wait_until_ready(node, {each.broker.node for each in some})
+    begun = [(node, node.process() or _begin(node, state, class_path, report)) for node in some]
+    for node, process in begun:
+        _wait_until_ready(node, process, {each.broker.node for each in some})
     if some:
         report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
 
@@ -127,11 +124,16 @@ def _format(node: Node, state: State, class_path: str) -> None:
         raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
 
 
-def _launch(node: Node, state: State, class_path: str) -> None:
+def _begin(node: Node, state: State, class_path: str, report: Report) -> psutil.Process:
+    _prepare(node, state, class_path, report)
+    return _launch(node, state, class_path)
+
+
+def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
     alone = len(state.brokers) == 1
     archived = archive.learning_options(node.home, JVM) if alone else archive.options(JVM)
     command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
-    processes.launch(command, console=node.console)
+    return processes.launch(command, console=node.console)
 
 
 def _java(node: Node, archived: list[str], class_path: str) -> list[str]:
@@ -139,12 +141,15 @@ def _java(node: Node, archived: list[str], class_path: str) -> list[str]:
     return [os.fspath(JAVA), *JVM, *archived, *logging, "-cp", class_path]
 
 
-def _wait_until_ready(node: Node, company: set[int]) -> None:
-    """Wait until the broker answers, and names all of these as alive."""
-    process = node.process()
+def _wait_until_ready(node: Node, process: psutil.Process, company: set[int]) -> None:
+    """Wait until the broker answers, and names all of these as alive.
+
+    `process` is the one that was launched: for a moment after its start a process has no command
+    line, and could not be found by it.
+    """
 
     def is_alive() -> bool:
-        return process is not None and processes.is_alive(process)
+        return processes.is_alive(process)
 
     def listens() -> bool:
         return not is_alive() or processes.accepts(node.broker.port)
