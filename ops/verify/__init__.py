@@ -36,7 +36,7 @@ def verify(settings: Settings, *, report: Report = silent) -> Verdict:
     `report` is told what is being read, how many rows so far, and of how many if that is known.
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
     """
-    with Ledger.scratch() as ledger:
+    with Ledger() as ledger:
         snapshots = read_databases(ledger, settings, report)
         read_topics(ledger, settings, snapshots.topics | set(TOPICS), report)
         read_late(ledger, settings, snapshots, report)

@@ -130,7 +130,8 @@ def _enter(
     for context in contexts:
         ledger.insert("context", [(SOURCES[context], complete_from)])
         for table, query in TABLES[context].items():
-            ledger.insert(table, _reported(f"{table}s", _stream(connection, query), report))
+            what = f"{table.replace('_', ' ')}s"
+            ledger.insert(table, _reported(what, _stream(connection, query), report))
 
     ledger.insert("dead_letter", _stream(connection, OPEN_DEAD_LETTERS))
     messages = map(_message, _stream(connection, MESSAGES))
@@ -150,9 +151,11 @@ def _stream(
     connection: Connection, query: str, values: dict[str, str] | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """Rows from a cursor on the server, so that a table need not fit in memory."""
-    streamed = {"yield_per": ROWS_PER_INSERT}
+    streamed = {"stream_results": True, "max_row_buffer": ROWS_PER_INSERT}
     with connection.execute(text(query), values or {}, execution_options=streamed) as rows:
-        yield from map(tuple, rows)
+        # The size is said out loud: by themselves, partitions fetch all that is left in one piece.
+        for part in rows.partitions(ROWS_PER_INSERT):
+            yield from map(tuple, part)
 
 
 def _message(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,10 +10,7 @@ serve only to explain what the topics, read later, already contain.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -31,30 +28,34 @@ CACHE_KIB = 65_536
 # whether a row is missing or was dropped by retention; also longer than any transaction may take.
 CLOCKS_DIFFER_S = 3_600
 
+# Ids have a type because SQLite uses no index between a typed and an untyped column.
 SCHEMA = """
 CREATE TABLE reservation (
-    id INTEGER PRIMARY KEY, room_id, check_in, check_out, status, reason, version, created_at
+    id INTEGER PRIMARY KEY, room_id INTEGER, check_in, check_out, status, reason, version, created_at
 );
-CREATE TABLE transition (reservation_id, version, status, reason, message_id, created_at);
+CREATE TABLE transition (
+    reservation_id INTEGER, version, status, reason, message_id, created_at
+);
 CREATE TABLE allocation (
-    reservation_id, room_id, check_in, check_out, state, reason, reserve_message_id, cancel_message_id
+    reservation_id INTEGER, room_id INTEGER, check_in, check_out, state, reason,
+    reserve_message_id, cancel_message_id
 );
 CREATE TABLE room_night (
-    room_id, night, capacity, taken, capacity_peak, PRIMARY KEY (room_id, night)
+    room_id INTEGER, night, capacity, taken, capacity_peak, PRIMARY KEY (room_id, night)
 );
 CREATE TABLE guard (definition);
 CREATE TABLE dead_letter (topic, partition, offset);
 CREATE TABLE message (
     position, message_id, topic, key, source, created_at, relayed, late, value,
-    reservation_id, room_id, check_in, check_out, status
+    reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 CREATE TABLE record (
     topic, partition, offset, key, message_id, source, ce_time, value,
-    reservation_id, room_id, check_in, check_out, status
+    reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 CREATE TABLE partition (topic, partition, low, high, first_at);
 -- From when on the outbox of a context is complete; 0 if retention has dropped nothing of it.
-CREATE TABLE context (source PRIMARY KEY, complete_from);
+CREATE TABLE context (source, complete_from);
 CREATE TABLE calendar (night PRIMARY KEY);
 """
 
@@ -92,7 +93,7 @@ CREATE VIEW trimmed AS
 # What the room side says it did, by reservation, from its results alone.
 ANSWERS = f"""
 CREATE TABLE answer AS SELECT
-    reservation_id, count(*) AS results,
+    reservation_id,
     min(CASE status WHEN 'SUCCESS' THEN position END) AS held_at,
     max(CASE status WHEN 'SUCCESS' THEN position END) AS held_again_at,
     min(CASE status WHEN 'FAILURE' THEN position END) AS refused_at,
@@ -114,6 +115,7 @@ CREATE INDEX stay_reservation ON stay (reservation_id);
 
 # Every night taken (+1) or given back (-1), at the position of the result that says so. The nights of a
 # batch are locked before its results are appended, so positions are in the order of the changes.
+# CROSS JOIN is SQLite's way to say: look the few nights of each stay up, not the stays of each night.
 CHANGES = """
 CREATE TABLE held AS
     SELECT reservation_id, held_at, released_at FROM answer WHERE held_at IS NOT NULL;
@@ -127,18 +129,17 @@ INSERT INTO held
 CREATE TABLE change AS
     SELECT room_id, night, held_at AS position, 1 AS step
     FROM held JOIN stay USING (reservation_id)
-    JOIN calendar ON night >= check_in AND night < check_out;
+    CROSS JOIN calendar WHERE night >= check_in AND night < check_out;
 INSERT INTO change
     SELECT room_id, night, released_at, -1
     FROM held JOIN stay USING (reservation_id)
-    JOIN calendar ON night >= check_in AND night < check_out
-    WHERE released_at > held_at;
+    CROSS JOIN calendar WHERE night >= check_in AND night < check_out AND released_at > held_at;
 CREATE INDEX change_night ON change (room_id, night, position);
 
 CREATE TABLE held_night AS
     SELECT room_id, night, reservation_id
-    FROM allocation JOIN calendar ON night >= check_in AND night < check_out
-    WHERE state = 'HELD';
+    FROM allocation
+    CROSS JOIN calendar WHERE night >= check_in AND night < check_out AND state = 'HELD';
 CREATE INDEX held_night_night ON held_night (room_id, night);
 """
 
@@ -151,26 +152,22 @@ WITH RECURSIVE day (night) AS (
 
 
 class Ledger:
-    """The scratch file. Fill it with `insert`, `close_entry` once, then ask."""
+    """The scratch file. Fill it with `insert`, `close_entry` once, then ask; it ends with its block."""
 
-    def __init__(self, path: Path) -> None:
-        self._sqlite = sqlite3.connect(path, isolation_level=None)
-        # The file is thrown away after use, whatever happens: nothing of it must survive a crash.
+    def __init__(self) -> None:
+        # Without a name it is a file that has no name either: whatever ends us, it is gone.
+        self._sqlite = sqlite3.connect("", isolation_level=None)
+        # Hence nothing of it must survive a crash.
         self._sqlite.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KIB}"
         )
         self._sqlite.executescript(SCHEMA)
 
-    @classmethod
-    @contextmanager
-    def scratch(cls) -> Iterator[Self]:
-        """An empty ledger that is erased when the block ends."""
-        with TemporaryDirectory(prefix="innbox-verify-") as directory:
-            ledger = cls(Path(directory) / "ledger.sqlite")
-            try:
-                yield ledger
-            finally:
-                ledger._sqlite.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sqlite.close()
 
     def insert(self, table: str, rows: Iterable[Sequence[object]]) -> int:
         """Write whole rows, in the order of the table's columns; returns how many."""

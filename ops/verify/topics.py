@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec is public all the same
     AdminClient,
-    OffsetSpec,  # type: ignore[attr-defined] # public all the same
+    OffsetSpec,
 )
 
 from consumers.records import Record
