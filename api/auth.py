@@ -36,6 +36,9 @@ class Member:
     scopes: frozenset[str] = frozenset()
 
 
+MemberRequest = Request[Member, Any, Any]
+
+
 class Unauthenticated(Exception):
     """We do not know who asks; `invalid` tells a bad token from a missing one."""
 
@@ -78,11 +81,6 @@ def needs(scope: str) -> Guard:
             raise ScopeMissing(scope)
 
     return guard
-
-
-def member(request: Request[Member, Any, Any]) -> Member:
-    """Provide the member whom the guard has let pass."""
-    return request.user
 
 
 def sign(

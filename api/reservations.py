@@ -20,9 +20,10 @@ from sqlalchemy import Connection, Engine
 
 import outbox
 from api import idempotency
-from api.auth import Member
+from api.auth import MemberRequest
 from api.bodies import ID_MAX, NewStay, Strict
 from api.idempotency import Attempt, Key
+from api.observe import traceparent
 from api.problems import Missing, Refused, documented
 from api.views import ReservationPage, ReservationView, after, page_size
 from api.waiting import Prefer, Waiters, wait_s
@@ -44,9 +45,12 @@ ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """The bounds that the settings put on what is asked."""
+class Desk:
+    """What the routes work with: the reservations' database, those who wait, and the bounds."""
 
+    engine: Engine
+    reading: Engine
+    waiters: Waiters
     nights_max: int
     days_max: int
     page_size_max: int
@@ -61,16 +65,12 @@ class Accepted:
     replayed: bool = False
 
 
-def reservation_routes(engine: Engine, waiters: Waiters, rules: Rules) -> Router:
-    """Return the routes; the engine is that of the reservations' database."""
+def reservation_routes(desk: Desk) -> Router:
     return Router(
         "/reservations",
         route_handlers=[reserve, list_own, read, cancel_own],
-        dependencies={
-            "engine": Provide(lambda: engine, sync_to_thread=False),
-            "waiters": Provide(lambda: waiters, sync_to_thread=False),
-            "rules": Provide(lambda: rules, sync_to_thread=False),
-        },
+        # One dependency, because Litestar resolves several in a task each.
+        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         tags=["reservations"],
     )
 
@@ -86,18 +86,15 @@ def reservation_routes(engine: Engine, waiters: Waiters, rules: Rules) -> Router
 )
 async def reserve(
     data: JSONBody[NewStay],
-    member: NamedDependency[Member],
-    engine: NamedDependency[Engine],
-    waiters: NamedDependency[Waiters],
-    rules: NamedDependency[Rules],
-    traceparent: NamedDependency[str],
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
     idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response[ReservationView]:
     """Accept the request; the rooms decide later. See Location, or wait with `Prefer: wait=N`."""
-    attempt = Attempt(member.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
-    accepted = await sync_to_thread(_reserve, engine, attempt, data, rules, traceparent)
-    return await _answer(accepted, waiters, wait_s(prefer, rules.wait_s_max))
+    attempt = Attempt(request.user.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
+    accepted = await sync_to_thread(_reserve, desk, attempt, data, traceparent(request.scope))
+    return await _answer(desk, accepted, prefer)
 
 
 @get(
@@ -108,16 +105,15 @@ async def reserve(
     sync_to_thread=True,
 )
 def list_own(
-    member: NamedDependency[Member],
-    engine: NamedDependency[Engine],
-    rules: NamedDependency[Rules],
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
     limit: Annotated[int | None, QueryParameter(ge=1, description="20 unless told")] = None,
     cursor: FromQuery[str | None] = None,
 ) -> ReservationPage:
     """A page stays what it is while reservations are added: the cursor names where it ended."""
-    size = page_size(limit, rules.page_size_max)
-    with engine.connect() as connection:
-        found = store.list_of_member(connection, member.id, after(cursor), size + 1)
+    size = page_size(limit, desk.page_size_max)
+    with desk.reading.connect() as connection:
+        found = store.list_of_member(connection, request.user.id, after(cursor), size + 1)
     return ReservationPage.of(found, size)
 
 
@@ -129,10 +125,10 @@ def list_own(
     sync_to_thread=True,
 )
 def read(
-    reservation_id: ReservationId, member: NamedDependency[Member], engine: NamedDependency[Engine]
+    reservation_id: ReservationId, request: MemberRequest, desk: NamedDependency[Desk]
 ) -> ReservationView:
-    with engine.connect() as connection:
-        reservation = store.get(connection, reservation_id, member.id)
+    with desk.reading.connect() as connection:
+        reservation = store.get(connection, reservation_id, request.user.id)
     if reservation is None:
         raise Missing
     return ReservationView.of(reservation)
@@ -147,41 +143,37 @@ def read(
 )
 async def cancel_own(
     reservation_id: ReservationId,
-    member: NamedDependency[Member],
-    engine: NamedDependency[Engine],
-    waiters: NamedDependency[Waiters],
-    rules: NamedDependency[Rules],
-    traceparent: NamedDependency[str],
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
     idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response[ReservationView]:
     """Begin to cancel; the rooms give the nights back later. Asking again changes nothing."""
-    attempt = Attempt(member.id, idempotency_key, b"cancel %d" % reservation_id)
-    accepted = await sync_to_thread(_cancel, engine, attempt, reservation_id, traceparent)
-    return await _answer(accepted, waiters, wait_s(prefer, rules.wait_s_max))
+    attempt = Attempt(request.user.id, idempotency_key, b"cancel %d" % reservation_id)
+    trace = traceparent(request.scope)
+    accepted = await sync_to_thread(_cancel, desk, attempt, reservation_id, trace)
+    return await _answer(desk, accepted, prefer)
 
 
-def _reserve(
-    engine: Engine, attempt: Attempt, asked: NewStay, rules: Rules, traceparent: str
-) -> Accepted:
+def _reserve(desk: Desk, attempt: Attempt, asked: NewStay, trace: str) -> Accepted:
     message_id = uuid4()
-    with engine.begin() as connection:
+    with desk.engine.begin() as connection:
         if earlier := idempotency.answered(connection, attempt):
             return _replayed(earlier)
 
         # Judged after the key: what was accepted yesterday is not too late today.
-        wish = _wish(attempt.member_id, asked, rules)
+        wish = _wish(attempt.member_id, asked, desk)
         reservation = store.insert(connection, wish, message_id)
         request = messages.room_reserve(
             reservation.id, reservation.room_id, reservation.stay, message_id
         )
-        outbox.append(connection, [request], headers={"traceparent": traceparent})
+        outbox.append(connection, [request], headers={"traceparent": trace})
         return _kept(connection, attempt, reservation)
 
 
-def _cancel(engine: Engine, attempt: Attempt, reservation_id: int, traceparent: str) -> Accepted:
+def _cancel(desk: Desk, attempt: Attempt, reservation_id: int, trace: str) -> Accepted:
     message_id = uuid4()
-    with engine.begin() as connection:
+    with desk.engine.begin() as connection:
         if earlier := idempotency.answered(connection, attempt):
             return _replayed(earlier)
 
@@ -194,13 +186,13 @@ def _cancel(engine: Engine, attempt: Attempt, reservation_id: int, traceparent: 
                 request = messages.room_cancel(
                     reservation.id, reservation.room_id, reservation.stay, message_id
                 )
-                outbox.append(connection, [request], headers={"traceparent": traceparent})
+                outbox.append(connection, [request], headers={"traceparent": trace})
             case Unchanged():
                 pass
         return _kept(connection, attempt, reservation)
 
 
-def _wish(member_id: int, asked: NewStay, rules: Rules) -> NewReservation:
+def _wish(member_id: int, asked: NewStay, desk: Desk) -> NewReservation:
     # Until it is over everywhere, a day may be the hotel's today.
     today = (datetime.now(UTC) - timedelta(hours=12)).date()
     wish = new(
@@ -208,8 +200,8 @@ def _wish(member_id: int, asked: NewStay, rules: Rules) -> NewReservation:
         asked.room_id,
         Stay(asked.check_in_date, asked.check_out_date),
         today=today,
-        nights_max=rules.nights_max,
-        days_max=rules.days_max,
+        nights_max=desk.nights_max,
+        days_max=desk.days_max,
     )
     if isinstance(wish, NotReservable):
         raise Refused(wish)
@@ -234,15 +226,13 @@ def _replayed(answer: bytes) -> Accepted:
     return Accepted(msgspec.json.decode(answer, type=ReservationView), replayed=True)
 
 
-async def _answer(
-    accepted: Accepted, waiters: Waiters, wait_s: float | None
-) -> Response[ReservationView]:
+async def _answer(desk: Desk, accepted: Accepted, prefer: str | None) -> Response[ReservationView]:
     view = accepted.view
     headers = {"Location": f"/v1/reservations/{view.id}"}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    if wait_s is not None:
-        headers["Preference-Applied"] = f"wait={wait_s:g}"
-        if ended := await waiters.ended(view.id, wait_s):
-            view = ReservationView.of(ended)
+    if (seconds := wait_s(prefer, desk.wait_s_max)) is not None:
+        headers["Preference-Applied"] = f"wait={seconds:g}"
+        if latest := await desk.waiters.ended(view.id, seconds):
+            view = ReservationView.of(latest)
     return Response(view, status_code=202 if view.status.open else 200, headers=headers)

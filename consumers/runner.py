@@ -111,6 +111,7 @@ class Runner:
             return
 
         self._report(error)
+        self._engine.dispose()  # connect anew: what answers now may not be what is to answer
         self._member.rest(_backoff_s(attempt), self._stop, self._health.beat)
 
     def _commit(self, handled: Sequence[Message]) -> None:

@@ -13,19 +13,28 @@ what the messages mean, nor of the broker that carries them.
 
 from outbox.append import Appendable, Message, append
 from outbox.diff import Cursor, HashRange, Reading, prepare_session, read
-from outbox.doorbell import CHANNEL, Doorbell, install_doorbell
-from outbox.errors import KeyMissing, LeaseLost, OutboxError, UnknownTopic, ValueTooLarge
+from outbox.doorbell import CHANNEL, Doorbell, hear, install_doorbell, listen
+from outbox.errors import (
+    HeadersTooLarge,
+    KeyMissing,
+    LeaseLost,
+    OutboxError,
+    UnknownTopic,
+    ValueTooLarge,
+)
 from outbox.retention import PartitionChanges, ensure_partitions, partitions, retire_partitions
-from outbox.shards import Shard, claim, release, renew, save, shards
+from outbox.shards import RELEASES, Shard, claim, release, renew, save, shards
 from outbox.tables import metadata
 from outbox.topics import declare_topics, known_topics
 
 __all__ = [
     "CHANNEL",
+    "RELEASES",
     "Appendable",
     "Cursor",
     "Doorbell",
     "HashRange",
+    "HeadersTooLarge",
     "KeyMissing",
     "LeaseLost",
     "Message",
@@ -39,8 +48,10 @@ __all__ = [
     "claim",
     "declare_topics",
     "ensure_partitions",
+    "hear",
     "install_doorbell",
     "known_topics",
+    "listen",
     "metadata",
     "partitions",
     "prepare_session",

@@ -16,8 +16,11 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from outbox.doorbell import mark
-from outbox.errors import KeyMissing, ValueTooLarge
+from outbox.errors import HeadersTooLarge, KeyMissing, ValueTooLarge
 from outbox.topics import value_bytes_max
+
+# Key and headers count in the broker's limit as the value does, and have no declared one.
+HEADERS_BYTES_MAX = 65_536
 
 
 class Appendable(Protocol):
@@ -85,38 +88,44 @@ def append(
 
     The relay sees them if, and only if, that transaction commits. `headers` (a `traceparent`, say) go
     with each of them, beside its own. With `lock_keys` the keys are locked until the transaction ends,
-    for writers that share no other lock. Raises `UnknownTopic`, `KeyMissing` or `ValueTooLarge` before
-    anything is written.
+    for writers that share no other lock. Raises `UnknownTopic`, `KeyMissing`, `ValueTooLarge` or
+    `HeadersTooLarge` before anything is written.
     """
     given = list(messages)
     if not given:
         return
 
-    for message in given:
-        _refuse_unpublishable(connection, message)
+    time = datetime.now(UTC).isoformat()
+    all_headers = [_cloud_event(message, time, headers or {}) for message in given]
+    for message, encoded in zip(given, all_headers, strict=True):
+        _refuse_unpublishable(connection, message, encoded)
     if lock_keys:
         connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
-    connection.execute(APPEND, _columns(given, headers or {}))
+    connection.execute(APPEND, _columns(given, all_headers))
     mark(connection)
 
 
-def _refuse_unpublishable(connection: Connection, message: Appendable) -> None:
+def _refuse_unpublishable(connection: Connection, message: Appendable, headers: str) -> None:
     if not message.key:
         raise KeyMissing(message.topic)
 
-    most = value_bytes_max(connection, message.topic)
-    if len(message.value) > most:
-        raise ValueTooLarge(message.topic, len(message.value), most)
+    value_bytes = len(message.value)
+    most = value_bytes_max(connection, message.topic, wanted=value_bytes)
+    if value_bytes > most:
+        raise ValueTooLarge(message.topic, value_bytes, most)
+
+    beside_value_bytes = len(message.key.encode()) + len(headers.encode())
+    if beside_value_bytes > HEADERS_BYTES_MAX:
+        raise HeadersTooLarge(message.topic, beside_value_bytes, HEADERS_BYTES_MAX)
 
 
-def _columns(messages: Sequence[Appendable], headers: Mapping[str, str]) -> dict[str, list[object]]:
-    time = datetime.now(UTC).isoformat()
+def _columns(messages: Sequence[Appendable], headers: Sequence[str]) -> dict[str, Sequence[object]]:
     return {
         "message_ids": [message.message_id for message in messages],
         "topics": [message.topic for message in messages],
         "keys": [message.key for message in messages],
         "values": [message.value for message in messages],
-        "headers": [_cloud_event(message, time, headers) for message in messages],
+        "headers": headers,
     }
 
 

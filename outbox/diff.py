@@ -65,11 +65,14 @@ REST_OF_BATCH = f"""
 
 # A generic plan spares planning over all partitions at every reading; with it the planner knows none of
 # the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
+# The first reading of a huge backlog looks at all of it, which no limit on ordinary statements must cut
+# short, or it would never end; waiting for locks stays bounded.
 _SESSION = text("""
     SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
            set_config('enable_seqscan', 'off', false),
            set_config('max_parallel_workers_per_gather', '0', false),
-           set_config('jit', 'off', false)
+           set_config('jit', 'off', false),
+           set_config('statement_timeout', '0', false)
 """)
 
 

@@ -3,7 +3,8 @@
 NOTIFY inside a write transaction takes a lock at commit that all the database's writers share, and
 halves their throughput. So `append` only marks its connection. When the connection returns to its
 pool, which is after the commit, a thread sends at most one NOTIFY per interval on a connection of its
-own. A lost ring costs latency, never a message: who waits for the bell also polls.
+own. A lost ring costs latency, never a message: who waits for the bell also polls. That holds, too, for
+a writer that keeps its connection from one transaction to the next.
 """
 
 import logging
@@ -11,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from threading import Condition, Thread
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 CHANNEL = "outbox"
 
@@ -30,7 +32,10 @@ def mark(connection: Connection) -> None:
 
 
 def install_doorbell(engine: Engine, *, interval_ms: float = 2.0) -> "Doorbell":
-    """Ring for every append made through this engine, Core or ORM; close the doorbell at the end."""
+    """Ring for every append made through this engine, Core or ORM; close the doorbell at the end.
+
+    Of an asynchronous engine, give its `sync_engine`.
+    """
     doorbell = Doorbell(engine, CHANNEL, interval_ms=interval_ms)
 
     # `checkin` fires after the commit; the engine's `commit` event fires before it.
@@ -42,11 +47,22 @@ def install_doorbell(engine: Engine, *, interval_ms: float = 2.0) -> "Doorbell":
     return doorbell
 
 
+def listen(connection: Connection, channel: str = CHANNEL) -> None:
+    """Have a connection in autocommit hear a channel; `hear` then waits for it."""
+    connection.execute(text(f"LISTEN {channel}"))
+
+
+def hear(connection: Connection, seconds: float) -> bool:
+    """Wait for a ring, no longer than this; returns whether one came, now or since the last call."""
+    driver: Any = connection.connection.driver_connection
+    return bool(list(driver.notifies(timeout=seconds, stop_after=1)))
+
+
 class Doorbell:
     """Sends coalesced NOTIFYs on one channel from one thread, which starts at the first ring."""
 
     def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 2.0) -> None:
-        self._engine = engine
+        self._engine = _synchronous(engine)
         self._channel = channel
         self._interval_s = interval_ms / 1000
         self._changed = Condition()
@@ -60,7 +76,8 @@ class Doorbell:
         with self._changed:
             self._rung = True
             self._words.update(map(str, words))
-            if self._thread is None and not self._closed:
+            # A thread does not survive a fork of its process.
+            if not self._closed and not (self._thread and self._thread.is_alive()):
                 self._thread = Thread(
                     target=self._run, name=f"doorbell-{self._channel}", daemon=True
                 )
@@ -78,18 +95,25 @@ class Doorbell:
     def _run(self) -> None:
         connection: Connection | None = None
         while (payloads := self._next()) is not None:
-            try:
-                connection = connection or _own_connection(self._engine)
-                for payload in payloads:
-                    connection.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
-                self._pause(self._interval_s)
-            except SQLAlchemyError as error:
-                # The database is away. Listeners poll, so the ring may be forgotten.
-                _log.debug("a ring was lost: %s", error)
-                _close(connection)
-                connection = None
-                self._pause(_PAUSE_AFTER_FAILURE_S)
+            connection = self._send(connection, payloads)
+            self._pause(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
         _close(connection)
+
+    def _send(self, connection: Connection | None, payloads: list[str]) -> Connection | None:
+        """Notify, and return the connection to use next time; None if the database is away.
+
+        Listeners poll, so the rings of an outage may be forgotten. A connection that was cut while
+        nobody rang is no outage: a new one is tried at once.
+        """
+        try:
+            fresh = connection or _own_connection(self._engine)
+            for payload in payloads:
+                fresh.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
+        except SQLAlchemyError as error:
+            _log.debug("the doorbell %s did not ring: %s", self._channel, error)
+            _close(connection)
+            return self._send(None, payloads) if connection else None
+        return fresh
 
     def _next(self) -> list[str] | None:
         with self._changed:
@@ -105,6 +129,13 @@ class Doorbell:
             self._changed.wait_for(lambda: self._closed, timeout=seconds)
 
 
+def _synchronous(engine: Engine) -> Engine:
+    """The engine, or for an asynchronous one, which a thread cannot use, one to the same database."""
+    if not engine.dialect.is_async:
+        return engine
+    return create_engine(engine.url.set(drivername="postgresql+psycopg"), poolclass=NullPool)
+
+
 def _own_connection(engine: Engine) -> Connection:
     """Take a connection away from the pool for good, so that waiting writers do not miss it."""
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -114,8 +145,7 @@ def _own_connection(engine: Engine) -> Connection:
 
 def _close(connection: Connection | None) -> None:
     if connection is not None:
-        connection.invalidate()  # it may be broken, and its pool has forgotten it anyway
-        connection.close()
+        connection.close()  # for good, since its pool has forgotten it
 
 
 def _joined(words: list[str]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 OutboxError
 ├── UnknownTopic    ┐
-├── KeyMissing      ├ refused by `append`: nothing unpublishable may enter
-├── ValueTooLarge   ┘
+├── KeyMissing      │
+├── ValueTooLarge   ├ refused by `append`: nothing unpublishable may enter
+├── HeadersTooLarge ┘
 └── LeaseLost         refused by the shard: somebody else relays it now
 """
 
@@ -51,6 +52,21 @@ class ValueTooLarge(OutboxError):
         self.topic = topic
         self.value_bytes = value_bytes
         self.value_bytes_max = value_bytes_max
+
+
+class HeadersTooLarge(OutboxError):
+    """Key and headers alone would take the message near the broker's limit."""
+
+    code = "HEADERS_TOO_LARGE"
+
+    def __init__(self, topic: str, headers_bytes: int, headers_bytes_max: int) -> None:
+        super().__init__(
+            f"a message for {topic!r} has {headers_bytes} bytes of key and headers; "
+            f"at most {headers_bytes_max} are taken"
+        )
+        self.topic = topic
+        self.headers_bytes = headers_bytes
+        self.headers_bytes_max = headers_bytes_max
 
 
 class LeaseLost(OutboxError):

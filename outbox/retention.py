@@ -1,9 +1,11 @@
 """Retention: a partition a day, made ahead of time and dropped whole once nobody needs it.
 
-Nothing here makes a writer wait for longer than `LOCK_TIMEOUT_MS`: a lock that is not had by then
-raises, the caller's transaction is rolled back, and the next run tries again. A message that found no
-partition of its day is in the default one and is moved, under its own transaction id, when the day's
-partition is made; so it is neither lost nor published twice.
+Nothing here waits for a lock, and so makes writers wait behind it, for longer than `LOCK_TIMEOUT_MS`: a
+lock that is not had by then raises, the caller's transaction is rolled back, and the next run tries
+again. Run in READ COMMITTED: what is decided under a lock must see what was committed before it.
+
+A message that found no partition of its day is a stray in the default one. It is moved, under its own
+transaction id and position, when the day's partition is made; no reader sees it twice or not at all.
 """
 
 import re
@@ -14,6 +16,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy import Connection, text
 
 LOCK_TIMEOUT_MS = 100
+# Moving the strays of days takes longer than an engine's ordinary statements may.
+_STATEMENT_TIMEOUT_S = 300
 
 _COLUMNS = "position, xid, message_id, topic, key, value, headers, created_at"
 
@@ -32,6 +36,14 @@ IS_RELAYED = """
         JOIN outbox.shard ON key_hash >= hash_from AND key_hash < hash_to
         WHERE xid >= pg_snapshot_xmin(snapshot) AND NOT pg_visible_in_snapshot(xid, snapshot)
     )
+"""
+
+MOVE_STRAYS = f"""
+    WITH moved AS (
+        DELETE FROM outbox.message_default
+        WHERE created_at >= :low AND created_at < :high RETURNING {_COLUMNS}
+    )
+    INSERT INTO outbox.{{partition}} ({_COLUMNS}) SELECT {_COLUMNS} FROM moved
 """
 
 
@@ -55,7 +67,7 @@ def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -
     missing = [day for day in _days(today, days_ahead) if day not in existing]
     if missing:
         _bound_waiting(connection)
-    return [_make_partition(connection, day) for day in missing]
+    return [_make_partition(connection, day, has_begun=day <= today) for day in missing]
 
 
 def retire_partitions(
@@ -70,34 +82,32 @@ def retire_partitions(
 
         # Locked first: a transaction from that day may still be open and about to commit here.
         connection.execute(text(f"LOCK TABLE outbox.{name} IN ACCESS EXCLUSIVE MODE"))
-        if connection.execute(text(IS_RELAYED.format(partition=name))).scalar_one():
-            connection.execute(text(f"DROP TABLE outbox.{name}"))
-            changes.dropped.append(name)
-        else:
-            changes.kept_unrelayed.append(name)
+        is_relayed = connection.execute(text(IS_RELAYED.format(partition=name))).scalar_one()
+        (changes.dropped if is_relayed else changes.kept_unrelayed).append(name)
+    if changes.dropped:
+        # All at the very end: a drop locks the whole log, and thereby every writer, until the commit.
+        tables = ", ".join(f"outbox.{name}" for name in changes.dropped)
+        connection.execute(text(f"DROP TABLE {tables}"))
     return changes
 
 
-def _make_partition(connection: Connection, day: date) -> str:
+def _make_partition(connection: Connection, day: date, *, has_begun: bool) -> str:
     """Build aside and attach: creating in place would lock out every writer."""
     name = f"message_{day:%Y%m%d}"
-    bounds = {"low": _starts_at(day), "high": _starts_at(day + timedelta(days=1))}
-    low, high = (f"'{bound.isoformat()}'" for bound in bounds.values())
+    low, high = _starts_at(day), _starts_at(day + timedelta(days=1))
     connection.execute(text(f"CREATE TABLE outbox.{name} (LIKE outbox.message INCLUDING ALL)"))
-    connection.execute(
-        text(f"""
-            WITH moved AS (
-                DELETE FROM outbox.message_default
-                WHERE created_at >= :low AND created_at < :high RETURNING {_COLUMNS}
-            )
-            INSERT INTO outbox.{name} ({_COLUMNS}) SELECT {_COLUMNS} FROM moved
-        """),
-        bounds,
-    )
+    move, bounds = text(MOVE_STRAYS.format(partition=name)), {"low": low, "high": high}
+    strays = connection.execute(move, bounds).rowcount
+    if strays or has_begun:
+        # Statements that have listed the partitions, and then wait for the default one until we commit,
+        # would not learn of the new one: a writer's row would be refused, and a reader would miss the
+        # strays for good. So they must wait before that, at the log itself.
+        connection.execute(text("LOCK TABLE ONLY outbox.message IN ACCESS EXCLUSIVE MODE"))
+        connection.execute(move, bounds)  # few: those that came while most were moved
     connection.execute(
         text(f"""
             ALTER TABLE outbox.message ATTACH PARTITION outbox.{name}
-            FOR VALUES FROM ({low}) TO ({high})
+            FOR VALUES FROM ('{low.isoformat()}') TO ('{high.isoformat()}')
         """)
     )
     return name
@@ -105,6 +115,7 @@ def _make_partition(connection: Connection, day: date) -> str:
 
 def _bound_waiting(connection: Connection) -> None:
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+    connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_S}s'"))
 
 
 def _days(today: date, days_ahead: int) -> Iterator[date]:

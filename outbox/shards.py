@@ -31,20 +31,24 @@ class Shard:
     leased_until: datetime | None
 
 
+# Where a release is told to those who wait for a shard.
+RELEASES = "outbox_releases"
+
 _SHARD = """id, hash_from, hash_to, snapshot::text, batch_snapshot::text, position, epoch, owner,
     leased_until"""
 
 SHARDS = text(f"SELECT {_SHARD} FROM outbox.shard ORDER BY id")
 
 # SKIP LOCKED is right here, unlike for messages: shards have no order, and a shard that somebody is
-# claiming at this moment is not worth waiting for.
+# claiming at this moment is not worth waiting for. An owner may claim its own shard again: one whose
+# connection broke need not wait for its own lease to run out.
 CLAIM = text(f"""
     UPDATE outbox.shard
     SET owner = :owner, epoch = epoch + 1,
         leased_until = clock_timestamp() + make_interval(secs => :lease_s)
     WHERE id = (
         SELECT id FROM outbox.shard
-        WHERE leased_until IS NULL OR leased_until < clock_timestamp()
+        WHERE leased_until IS NULL OR leased_until < clock_timestamp() OR owner = :owner
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     RETURNING {_SHARD}
@@ -63,9 +67,13 @@ RENEW = text("""
     WHERE id = :id AND epoch = :epoch AND owner = :owner
 """)
 
-RELEASE = text("""
-    UPDATE outbox.shard SET owner = NULL, leased_until = NULL
-    WHERE id = :id AND epoch = :epoch AND owner = :owner
+RELEASE = text(f"""
+    WITH released AS (
+        UPDATE outbox.shard SET owner = NULL, leased_until = NULL
+        WHERE id = :id AND epoch = :epoch AND owner = :owner
+        RETURNING id
+    )
+    SELECT pg_notify('{RELEASES}', id::text) FROM released
 """)
 
 
@@ -75,7 +83,10 @@ def shards(connection: Connection) -> list[Shard]:
 
 
 def claim(connection: Connection, owner: str, *, lease_s: float) -> Shard | None:
-    """Take a shard whose lease has run out or was released; None if there is none."""
+    """Take a shard that is free, or the owner's already; None if there is none.
+
+    `owner` names one relay, not one machine: two relays of one name would take from each other.
+    """
     row = connection.execute(CLAIM, {"owner": owner, "lease_s": lease_s}).one_or_none()
     return _shard(row) if row else None
 
@@ -98,7 +109,7 @@ def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
 
 
 def release(connection: Connection, shard: Shard) -> None:
-    """Give the shard up at once, so that another relay need not wait for the lease to run out."""
+    """Give the shard up at once and tell those who listen to `RELEASES`; raises `LeaseLost`."""
     _conditional(connection, RELEASE, shard, {})
 
 

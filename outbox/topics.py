@@ -1,7 +1,7 @@
 """Which topics exist, so that `append` can refuse what no broker would take.
 
 The table is the record of what was created on the broker. It changes at deployments, so each engine
-remembers what it read; a topic it does not know makes it look again before refusing.
+remembers what it read; whatever would be refused makes it look again first.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,13 @@ def known_topics(connection: Connection) -> dict[str, int]:
     return {row.name: row.value_bytes_max for row in rows}
 
 
-def value_bytes_max(connection: Connection, name: str) -> int:
-    """Return the largest value that a topic takes; raises `UnknownTopic`."""
+def value_bytes_max(connection: Connection, name: str, *, wanted: int) -> int:
+    """Return the largest value that a topic takes; raises `UnknownTopic`.
+
+    What is remembered will do if it allows the wanted size.
+    """
     remembered = _remembered.get(connection.engine, {})
-    if name not in remembered:
+    if remembered.get(name, -1) < wanted:
         remembered = _remembered[connection.engine] = known_topics(connection)
     if name not in remembered:
         raise UnknownTopic(name, remembered)

@@ -4,7 +4,7 @@ A run that fails for want of a lock (it waits a moment only, so as never to hold
 everything as it was, and the next run tries again.
 """
 
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import structlog
 from sqlalchemy import Engine, func, select
@@ -21,13 +21,15 @@ def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChang
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         with connection.begin():
             now = connection.execute(select(func.now())).scalar_one().astimezone(UTC)
-            made = outbox.ensure_partitions(
-                connection, now.date(), days_ahead=settings.partitions_ahead_days
-            )
+            tomorrow, ahead = now.date() + timedelta(days=1), settings.partitions_ahead_days - 1
+            made = outbox.ensure_partitions(connection, tomorrow, days_ahead=ahead)
         with connection.begin():
             changes = outbox.retire_partitions(
                 connection, now, retention_days=settings.retention_days
             )
+        with connection.begin():
+            # Last and by itself, since it alone may have to wait for writers, and wait in vain.
+            made += outbox.ensure_partitions(connection, now.date(), days_ahead=0)
         with connection.begin():
             PARTITIONS.set(len(outbox.partitions(connection)))
     if made or changes.dropped or changes.kept_unrelayed:

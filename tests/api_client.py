@@ -116,7 +116,7 @@ class Wire:
         self._accept()
 
     def cut_after(self, word: bytes) -> None:
-        """Break the next connection that sends this word, after the server has got it."""
+        """Break the next connection that sends this word, once the server has got it."""
         self._cut_after = word
 
     close = cut

@@ -1,8 +1,11 @@
 """What the saga's tests are told with: reservations, requests, records, and what came of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, timedelta
 from itertools import count
+from threading import Event, Thread
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,7 +13,9 @@ from confluent_kafka import Producer
 from sqlalchemy import Connection, Engine, text
 
 import outbox
+from consumers.handling import Handler, handle, is_passing, is_race
 from consumers.records import Record
+from consumers.runner import Runner
 from domain import messages
 from domain.answers import Answer
 from domain.messages import Envelope
@@ -18,8 +23,11 @@ from domain.reservations import store
 from domain.reservations.model import NewReservation, Reservation, Status, cancel
 from domain.rooms import calendar
 from domain.stay import Stay
+from relay.loop import Relay
 from relay.publisher import producer_properties
-from runtime.settings import Settings
+from runtime.database import direct_engine
+from runtime.health import Health
+from runtime.settings import Context, Settings
 
 ALPINE, SEASIDE = 7, 8
 EVE = date(2026, 12, 24)
@@ -59,11 +67,13 @@ def a_result(
     return messages.reservation_result(reservation_id, answer, text, id_)
 
 
-def a_record(envelope: Envelope, *, offset: int | None = None, **headers: str) -> Record:
+def a_record(
+    envelope: Envelope, *, partition: int = 0, offset: int | None = None, **headers: str
+) -> Record:
     """The message as a consumer would read it, at an offset of its own."""
     return Record(
         envelope.topic,
-        0,
+        partition,
         next(_offsets) if offset is None else offset,
         envelope.key.encode(),
         envelope.value,
@@ -92,29 +102,61 @@ def cancel_reservation(engine: Engine, reservation_id: int) -> None:
         reservation = store.lock(connection, [reservation_id])[reservation_id]
         match cancel(reservation):
             case Reservation() as cancelling:
-                request = messages.room_cancel(reservation_id, reservation.room_id, reservation.stay)
+                request = messages.room_cancel(
+                    reservation_id, reservation.room_id, reservation.stay
+                )
                 store.save_transitions(connection, [(cancelling, request.message_id)])
                 outbox.append(connection, [request])
 
 
-def publish(settings: Settings, envelopes: Iterable[Envelope]) -> None:
+def apply(engine: Engine, handler: Handler[Any], *envelopes: Envelope) -> None:
+    handle(engine, handler, records(*envelopes), attempts_max=3)
+
+
+def apply_patiently(engine: Engine, handler: Handler[Any], batch: Sequence[Record]) -> None:
+    """Handle a batch as the runner does: again, for as long as it fails by what passes."""
+    for _ in range(100):
+        try:
+            handle(engine, handler, batch, attempts_max=3)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            if not is_race(error):
+                engine.dispose()
+        else:
+            return
+    raise AssertionError("it does not pass")
+
+
+@contextmanager
+def a_consumer(
+    settings: Settings, engine: Engine, handler: Handler[Any], health: Health | None = None
+) -> Iterator[Runner]:
+    """A runner in a thread, stopped and joined at the end."""
+    stop = Event()
+    runner = Runner(engine, handler, settings, health or Health(), stop)
+    with _in_a_thread(runner, stop):
+        yield runner
+
+
+@contextmanager
+def a_relay(settings: Settings, context: Context = "reservations") -> Iterator[None]:
+    """A relay of this context's database in a thread, stopped and joined at the end."""
+    engine = direct_engine(settings, settings.database_of(context), "relay")
+    stop = Event()
+    with _in_a_thread(Relay(engine, settings, Health(), stop), stop):
+        yield
+    engine.dispose()
+
+
+def publish(settings: Settings, batch: Iterable[Record]) -> None:
     """Produce straight to Kafka, in order, where no relay is part of the story."""
     producer = Producer(producer_properties(settings.kafka))
-    for envelope in envelopes:
-        produce(producer, settings, envelope.topic, envelope.value, envelope.key, envelope.message_id)
+    for record in batch:
+        headers: Any = {name: value.encode() for name, value in record.headers.items()}
+        topic = settings.kafka_prefix + record.topic
+        producer.produce(topic, record.value, record.key, record.partition, headers=headers)
     producer.flush()
-
-
-def produce(
-    producer: Producer,
-    settings: Settings,
-    topic: str,
-    value: bytes | None,
-    key: str = "7",
-    message_id: UUID | None = None,
-) -> None:
-    headers: dict[str, str | bytes | None] = {"ce_id": str(message_id)} if message_id else {}
-    producer.produce(settings.kafka_prefix + topic, value, key, headers=headers)
 
 
 def taken(engine: Engine, room_id: int = ALPINE) -> dict[date, int]:
@@ -159,7 +201,7 @@ def overheld(connection: Connection) -> list[tuple[int, date]]:
     return [(room_id, night) for room_id, night in connection.execute(text(query))]
 
 
-def _results(engine: Engine) -> list[tuple[dict[str, object], dict[str, str]]]:
+def _results(engine: Engine) -> list[tuple[dict[str, Any], dict[str, str]]]:
     query = f"""
         SELECT value, headers FROM outbox.message
         WHERE topic = '{messages.RESERVATION_RESULT}' ORDER BY position
@@ -167,6 +209,18 @@ def _results(engine: Engine) -> list[tuple[dict[str, object], dict[str, str]]]:
     return [(msgspec.json.decode(value), headers) for value, headers in _rows(engine, query)]
 
 
-def _rows(engine: Engine, query: str) -> list[tuple[object, ...]]:
+def _rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(query))]
+
+
+@contextmanager
+def _in_a_thread(process: Runner | Relay, stop: Event) -> Iterator[None]:
+    thread = Thread(target=process.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=15)
+        assert not thread.is_alive()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.auth import INVENTORY
+from api.auth import INVENTORY, sign
 from domain.reservations.idempotency import Claimed, claim_key
 from tests.api_client import (
     ANOTHER,
@@ -148,7 +148,7 @@ def test_a_commit_whose_answer_is_lost_is_found_again_by_its_key(
     with an_api(wire.url, doorbell_ms=0) as api:
         me = api.member()
         me.get(RESERVATIONS)
-        wire.cut_after(b"COMMIT")
+        wire.cut_after(b"COMMIT\x00")
         lost = me.post(RESERVATIONS, json=a_stay(), headers={"Idempotency-Key": "once"})
         eventually(lambda: count(engine, "reservations.reservation") == 1)
         again = me.post(RESERVATIONS, json=a_stay(), headers={"Idempotency-Key": "once"})
@@ -420,26 +420,45 @@ def test_the_schema_names_every_operation_and_its_problems(api: Api) -> None:
     assert all({"401", "422", "503"} <= set(one["responses"]) for one in operations)
 
 
-def test_sigterm_ends_the_process_in_order(database_url: str) -> None:
+def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
+    database_url: str, engine: Engine
+) -> None:
+    refuse_commits(engine)
+    with a_process(database_url) as (process, url):
+        response = httpx.post(url + RESERVATIONS, json=a_stay(), headers=bearer(database_url))
+        process.send_signal(signal.SIGTERM)
+        logged = [json.loads(line) for line in process.stderr or ()]
+
+    assert process.returncode == 0
+    [error] = [line for line in logged if line["level"] == "error"]
+    assert error["trace_id"] == response.json()["traceId"]
+    assert "no commit today" in error["exception"]
+    assert [line["event"] for line in logged if line["level"] == "info"] == ["stopping"]
+
+
+@contextmanager
+def a_process(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`api.process.run` in a process of its own, once it serves."""
     settings = some_settings(database_url)
     environment = {
         "DATABASE_URL": database_url,
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "JWT_KEY": settings.jwt_key.get_secret_value(),
         "API_PORT": "0",
-        "ENVIRONMENT": "production",
     }
     program = "import api.process, runtime.settings as s; api.process.run(s.load_settings())"
     with subprocess.Popen(
-        [sys.executable, "-c", program], env=os.environ | environment, stderr=subprocess.PIPE
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
-        serving = json.loads(process.stderr.readline())
-        assert httpx.get(f"{serving['url']}/healthz/live").status_code == 200
-        process.send_signal(signal.SIGTERM)
-        process.stderr.read()
+        yield process, json.loads(process.stderr.readline())["url"]
 
-    assert process.returncode == 0
+
+def bearer(database_url: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {sign(some_settings(database_url), ME)}"}
 
 
 def rows(engine: Engine, query: str) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def api(database_url: str) -> Iterator[Api]:
 
 
 def test_a_stranger_is_challenged_before_the_body_is_looked_at(api: Api) -> None:
-    for headers in ({}, {"Authorization": "Basic bWU6bWU="}, {"Authorization": "Bearer "}):
+    for headers in ({}, {"Authorization": "Basic bWU6bWU="}, {"Authorization": "Bearer"}):
         response = api.client(headers).post("/v1/reservations", content=b"{")
         assert_challenge(response, 401, "unauthenticated", "Bearer")
 
@@ -80,7 +80,7 @@ def test_a_signed_token_says_who_it_is_and_what_they_may() -> None:
         {"sub": "me"},
         {"sub": "0"},
         {"sub": "-7"},
-        {"sub": "٧"},
+        {"sub": "\N{ARABIC-INDIC DIGIT SEVEN}"},
         {"sub": str(2**63)},
         {"sub": "7" * 5_000},
         {"sub": 7.0},
@@ -105,18 +105,18 @@ def test_a_number_is_a_member_too() -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("algorithm", ["none", "HS512", "ES256"])
-def test_a_token_does_not_choose_its_algorithm(algorithm: str) -> None:
-    keys = {"none": None, "HS512": "k" * 64, "ES256": PRIVATE_KEY}
-    secret = settings().jwt_key.get_secret_value()
-    key = secret if algorithm == "HS512" else keys[algorithm]
-
+@pytest.mark.parametrize(
+    ("algorithm", "key"),
+    [("none", ""), ("HS512", "k" * 64), ("ES256", PRIVATE_KEY)],
+    ids=["none", "HS512", "ES256"],
+)
+def test_a_token_does_not_choose_its_algorithm(algorithm: str, key: Any) -> None:
+    """Not even with the right key."""
     with pytest.raises(Unauthenticated):
-        member_of(jwt.encode(claims(), key, algorithm))  # type: ignore[arg-type]
+        member_of(jwt.encode(claims(), key, algorithm), settings(jwt_key="k" * 64))
 
 
 @pytest.mark.unit
-@pytest.mark.filterwarnings("ignore:The HMAC key is")
 def test_another_key_is_not_believed() -> None:
     with pytest.raises(Unauthenticated):
         member_of(jwt.encode(claims(), "k" * 32, "HS256"))
