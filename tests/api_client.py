@@ -130,6 +130,8 @@ class Wire:
                 near, _ = listener.accept()
                 far = socket.create_connection(self._server)
                 self._open |= {near, far}
+                if listener.fileno() == -1:  # cut while this one was being connected
+                    _end(near)
                 Thread(target=self._carry, args=[near, far], daemon=True).start()
                 Thread(target=self._carry, args=[far, near], daemon=True).start()
 

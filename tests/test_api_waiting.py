@@ -156,14 +156,31 @@ def test_a_lost_connection_is_made_again_and_heard(
         waiter = reserve_and_wait(threads, api)
         [reservation_id] = waited_for(engine, 1)
         first = listener(engine)
-        with engine.connect() as connection:
-            connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+        terminate(engine, first)
         listener(engine, other_than=first)
         settled(engine, reservation_id)
         ring(engine, *([reservation_id] if named else []))
         response = waiter.result()
 
     assert response.status_code == 200
+
+
+def test_what_was_rung_while_nobody_listened_is_looked_up_afterwards(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        first = listener(engine)
+        settled(engine, reservation_id)
+        terminate(engine, first)
+        response = waiter.result()
+
+    assert response.status_code == 200
+    assert response.elapsed.total_seconds() < 20
 
 
 def test_who_waits_is_sent_home_when_the_process_stops(
@@ -290,6 +307,11 @@ def listener(engine: Engine, other_than: int = 0) -> int:
 
     eventually(it_listens)
     return found[0]
+
+
+def terminate(engine: Engine, pid: int) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
 
 def a_reservation() -> Reservation:
