@@ -9,7 +9,6 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from runtime.logs import configure_logs
 from runtime.settings import Settings, SettingsError
 from runtime.shutdown import stop_on_signals
 
@@ -18,7 +17,6 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM: then accept nothing more, answer what was asked, and end in time."""
-    configure_logs(settings, "api")
     with stop_on_signals(settings.shutdown_s) as stop, listening(settings) as listener:
         server = Server(settings, stop)
         host, port = listener.getsockname()[:2]

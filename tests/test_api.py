@@ -443,7 +443,7 @@ def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
 
 @contextmanager
 def a_process(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`api.process.run` in a process of its own, once it serves."""
+    """`innbox api`, once it serves."""
     settings = some_settings(database_url)
     environment = {
         "DATABASE_URL": database_url,
@@ -451,9 +451,8 @@ def a_process(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", str]
         "JWT_KEY": settings.jwt_key.get_secret_value(),
         "API_PORT": "0",
     }
-    program = "import api.process, runtime.settings as s; api.process.run(s.load_settings())"
     with subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-m", "ops.cli", "api"],
         env=os.environ | environment,
         stderr=subprocess.PIPE,
         text=True,
