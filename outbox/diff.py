@@ -66,13 +66,15 @@ REST_OF_BATCH = f"""
 # A generic plan spares planning over all partitions at every reading; with it the planner knows none of
 # the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
 # The first reading of a huge backlog looks at all of it, which no limit on ordinary statements must cut
-# short, or it would never end; waiting for locks stays bounded.
+# short, or it would never end; waiting for locks stays bounded. Cursors need no flush of their own: one
+# that a crash of the server takes back lies behind what is published, never before it.
 _SESSION = text("""
     SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
            set_config('enable_seqscan', 'off', false),
            set_config('max_parallel_workers_per_gather', '0', false),
            set_config('jit', 'off', false),
-           set_config('statement_timeout', '0', false)
+           set_config('statement_timeout', '0', false),
+           set_config('synchronous_commit', 'off', false)
 """)
 
 
@@ -115,7 +117,7 @@ class _Headers(JsonBinaryLoader):
 
 
 def prepare_session(connection: Connection) -> None:
-    """Set a connection up for `read`. It must be in autocommit, and direct (no pgbouncer)."""
+    """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""
     connection.execute(_SESSION)
     _driver(connection).adapters.register_loader("json", _Headers)
 

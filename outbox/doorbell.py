@@ -105,15 +105,16 @@ class Doorbell:
         Listeners poll, so the rings of an outage may be forgotten. A connection that was cut while
         nobody rang is no outage: a new one is tried at once.
         """
+        is_new = connection is None
         try:
-            fresh = connection or _own_connection(self._engine)
+            connection = connection or _own_connection(self._engine)
             for payload in payloads:
-                fresh.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
+                connection.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
         except SQLAlchemyError as error:
             _log.debug("the doorbell %s did not ring: %s", self._channel, error)
             _close(connection)
-            return self._send(None, payloads) if connection else None
-        return fresh
+            return None if is_new else self._send(None, payloads)
+        return connection
 
     def _next(self) -> list[str] | None:
         with self._changed:

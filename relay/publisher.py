@@ -67,8 +67,12 @@ class Publisher:
         trace: TracebackType | None,
     ) -> None:
         # Whatever is still queued has no saved cursor and belongs to the next owner of the shard.
-        self._producer.purge()
-        self._producer.close()
+        try:
+            self._producer.purge()
+            self._producer.close()
+        except (KafkaException, SystemError) as fatal:
+            # As in `_served`; the error that ended the block, if any, is the one that matters.
+            _log.debug("a producer ended badly", reason=str(fatal))
 
     def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""

@@ -16,6 +16,11 @@ from runtime.settings import Settings
 
 LOCK_TIMEOUT_S = 5
 
+# Classes of SQLSTATE that say that the server cannot work: connection, resources, operator, system.
+OUTAGES = frozenset({"08", "53", "57", "58"})
+TIMED_OUT = "57014"  # of class 57, but the statement's own fault
+READ_ONLY = "25006"  # a server that another one has taken over from
+
 
 def pooled_engine(settings: Settings, url: str, name: str) -> Engine:
     """Return an engine for short transactions; `name` shows in pg_stat_activity."""
@@ -36,7 +41,8 @@ def direct_engine(settings: Settings, url: str, name: str) -> Engine:
         url,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(settings, name),
+        # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
+        connect_args=_connect_args(settings, name) | {"prepare_threshold": 3},
     )
 
 
@@ -65,11 +71,10 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, PoolTimeout):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
-        return False
-    # Without a SQLSTATE the connection itself failed. A timed-out statement is the statement's fault.
-    state = cause.sqlstate or "08000"
-    return state[:2] in {"08", "53", "57", "58"} and state != "57014"
+    state = getattr(cause, "sqlstate", None)
+    if state is None:  # the connection itself failed
+        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+    return state == READ_ONLY or (state[:2] in OUTAGES and state != TIMED_OUT)
 
 
 def is_conflict(error: BaseException) -> bool:

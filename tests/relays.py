@@ -1,0 +1,131 @@
+"""Relays for tests: in a thread, or in a process of their own that can be killed."""
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+
+from confluent_kafka import Message as Record
+from sqlalchemy import Engine, text
+
+import outbox
+from domain.messages import ROOM_RESERVE, TOPICS
+from outbox import Message, Shard
+from relay.loop import Relay
+from runtime.database import direct_engine
+from runtime.health import Health
+from runtime.settings import Settings
+from tests.children import SETTINGS
+from tests.kafka_reader import header, read_topics
+
+
+def a_message(key: str = "7", value: bytes = b"{}", topic: str = ROOM_RESERVE) -> Message:
+    return Message(topic, key, "test", value)
+
+
+def messages_of_keys(count: int, keys: int = 5) -> list[Message]:
+    return [a_message(key=f"key-{number % keys}") for number in range(count)]
+
+
+def ids_of(messages: Iterable[Message]) -> list[str]:
+    return [str(message.message_id) for message in messages]
+
+
+def append(engine: Engine, *messages: Message) -> None:
+    with engine.begin() as connection:
+        outbox.append(connection, messages)
+
+
+@dataclass
+class Running:
+    """A relay in a thread."""
+
+    stop: Event = field(default_factory=Event)
+    health: Health = field(default_factory=lambda: Health(parts=("database", "kafka")))
+
+
+@contextmanager
+def a_relay(settings: Settings) -> Iterator[Running]:
+    """A relay in a thread, stopped and joined at the end."""
+    engine = direct_engine(settings, settings.database_url, "relay")
+    running = Running()
+    relay = Relay(engine, settings, running.health, running.stop)
+    thread = Thread(target=relay.run)
+    thread.start()
+    try:
+        yield running
+    finally:
+        running.stop.set()
+        thread.join(timeout=15)
+        engine.dispose()
+        assert not thread.is_alive()
+
+
+@contextmanager
+def a_relay_process(name: str, settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child of `tests.children`, killed at the end if it still runs."""
+    environment = os.environ | {SETTINGS: settings.model_dump_json()}
+    command = [sys.executable, "-m", "tests.children", name]
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def the_shard(engine: Engine) -> Shard:
+    with engine.connect() as connection:
+        (shard,) = outbox.shards(connection)
+    return shard
+
+
+def owner_pid(engine: Engine) -> int | None:
+    """The process that owns the shard, from the owner's name, `host:pid:…`."""
+    owner = the_shard(engine).owner
+    return int(owner.split(":")[1]) if owner else None
+
+
+def is_wholly_relayed(engine: Engine) -> bool:
+    """Whether the saved cursor has passed every committed message."""
+    shard = the_shard(engine)
+    with engine.connect() as connection:
+        unseen = connection.execute(
+            text(
+                "SELECT count(*) FROM outbox.message WHERE NOT pg_visible_in_snapshot(xid, :seen)"
+            ),
+            {"seen": shard.cursor.snapshot},
+        )
+        return unseen.scalar_one() == 0 and shard.cursor.batch_snapshot is None
+
+
+def published(settings: Settings, messages: Iterable[Message]) -> list[Record]:
+    """Read until all of these are in Kafka, whatever else is; repetitions included."""
+    wanted = {str(message.message_id) for message in messages}
+    return read_topics(
+        settings, TOPICS, until=lambda found: wanted <= {header(each, "ce_id") for each in found}
+    )
+
+
+def first_deliveries(records: Iterable[Record]) -> dict[str, list[str]]:
+    """The ids of each key, in the order in which they first arrived."""
+    by_key: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        key = record.key()
+        assert isinstance(key, bytes)
+        by_key[key.decode()][header(record, "ce_id")] = None
+    return {key: list(found) for key, found in by_key.items()}
+
+
+def appended(messages: Iterable[Message]) -> dict[str, list[str]]:
+    """The ids of each key, in the order in which they were appended."""
+    by_key = defaultdict(list)
+    for message in messages:
+        by_key[message.key].append(str(message.message_id))
+    return dict(by_key)

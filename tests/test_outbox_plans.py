@@ -1,0 +1,145 @@
+"""How the outbox is read: by index in every partition, whatever its size and whoever is still open."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+
+import outbox
+from outbox import Cursor, Shard
+from tests.relays import append, messages_of_keys, the_shard
+
+ROWS_PER_DAY = 10_000
+DAYS = 4
+PARTITIONS = DAYS + 1  # with the default one
+
+FILL = text("""
+    INSERT INTO outbox.message (message_id, topic, key, value, headers, created_at)
+    SELECT gen_random_uuid(), 'room-reserve', 'key-' || number % 100, 'value', '{}', :created_at
+    FROM generate_series(1, :rows) AS number
+""")
+PREPARED = text("""
+    SELECT name FROM pg_prepared_statements
+    WHERE from_sql IS FALSE AND strpos(statement, :fragment) > 0 AND generic_plans > 0
+""")
+
+
+@pytest.fixture
+def filled(engine: Engine) -> Engine:
+    """A log of several days, all of it published but for what a test appends."""
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        outbox.ensure_partitions(
+            connection, (now - timedelta(days=DAYS - 1)).date(), days_ahead=DAYS - 1
+        )
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        for day in range(DAYS):
+            created_at = now - timedelta(days=day)
+            connection.execute(FILL, {"created_at": created_at, "rows": ROWS_PER_DAY})
+        connection.execute(text("VACUUM ANALYZE outbox.message"))
+    return engine
+
+
+@pytest.fixture
+def reading(filled: Engine) -> Iterator[Connection]:
+    """A connection as a relay has it."""
+    engine = create_engine(filled.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        outbox.prepare_session(connection)
+        yield connection
+
+
+def test_a_small_difference_of_a_large_log_touches_few_pages(
+    filled: Engine, reading: Connection
+) -> None:
+    """Through the index on transaction ids in every partition, also while an old one is open."""
+    shard = the_shard(filled)
+    with filled.connect() as old:
+        outbox.append(old, messages_of_keys(5))
+        seen = current(reading)
+        append(filled, *messages_of_keys(30))
+        old.commit()
+    unread = outbox.read(reading, seen, shard.hashes, limit=1_000)
+    assert len(unread.rows) == 35
+
+    plan = executed_plan(reading, "pg_snapshot_xip", [seen.snapshot, *hashes(shard), 1_000])
+    scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and is_of_log(node)]
+    assert indexes(plan) == {"xid"}
+    assert len(scans) >= 2 * PARTITIONS, "late committers and new ones, in every partition"
+    assert not any(node["Node Type"] == "Seq Scan" for node in scans)
+    assert all(node["Actual Rows"] <= 40 for node in nodes(plan)), "nothing sorts more than is new"
+    assert not any(node.get("Rows Removed by Filter") for node in scans)
+    assert pages(plan) < 12 * PARTITIONS
+
+
+def test_a_part_of_a_backlog_is_found_by_position_and_not_sorted(
+    filled: Engine, reading: Connection
+) -> None:
+    shard = the_shard(filled)
+    limit, cursor = 100, shard.cursor
+    for _ in range(3):
+        cursor = outbox.read(reading, cursor, shard.hashes, limit=limit).cursor
+    assert cursor.batch_snapshot is not None
+
+    values = [cursor.position, cursor.snapshot, cursor.batch_snapshot, *hashes(shard), limit]
+    plan = executed_plan(reading, "NOT pg_visible_in_snapshot", values)
+    assert indexes(plan) == {"pkey"}
+    assert not any("Sort" in node["Node Type"] for node in nodes(plan))
+    assert all(node["Actual Rows"] <= limit + 1 for node in nodes(plan))
+    assert pages(plan) < 12 * PARTITIONS + limit
+
+
+def current(connection: Connection) -> Cursor:
+    snapshot: str = connection.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
+    return Cursor(snapshot)
+
+
+def hashes(shard: Shard) -> list[int]:
+    return [shard.hashes.hash_from, shard.hashes.hash_to]
+
+
+def executed_plan(
+    connection: Connection, fragment: str, values: Sequence[object]
+) -> dict[str, Any]:
+    """Run the very statement that the driver has prepared, and explain it; its plan is generic."""
+    name = connection.execute(PREPARED, {"fragment": fragment}).scalar_one()
+    arguments = ", ".join(f"'{value}'" for value in values)
+    explain = f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{name}" ({arguments})'
+    (explained,) = connection.exec_driver_sql(explain).scalar_one()
+    plan: dict[str, Any] = explained["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def is_of_log(node: dict[str, Any]) -> bool:
+    names = f"{node.get('Relation Name', '')} {node.get('Index Name', '')}"
+    return "message_" in names
+
+
+def indexes(plan: dict[str, Any]) -> set[str]:
+    """The indexes of the log that are used: `message_20260101_xid_idx` is `xid`, and so on."""
+    names = [node["Index Name"] for node in nodes(plan) if "Index Name" in node]
+    return {name.removesuffix("_idx").rpartition("_")[2] for name in names}
+
+
+def pages(plan: dict[str, Any]) -> int:
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def test_a_first_reading_of_a_huge_backlog_is_not_cut_short(engine: Engine) -> None:
+    """It looks at every row of the backlog, however long that takes; nothing but locks bounds it."""
+    impatient = {"options": "-c statement_timeout=10s -c lock_timeout=5s"}
+    direct = create_engine(engine.url, isolation_level="AUTOCOMMIT", connect_args=impatient)
+    with direct.connect() as connection:
+        outbox.prepare_session(connection)
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+        assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "5s"
+    direct.dispose()

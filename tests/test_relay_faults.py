@@ -1,0 +1,176 @@
+"""Relays die or pause at the worst moment, brokers go away: nothing is lost or swapped."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import Engine
+
+from ops import local
+from ops.local import Servers
+from ops.topics import create_topics
+from runtime.settings import Settings
+from tests.children import MESSAGES_IN_HAND
+from tests.conftest import a_configuration
+from tests.relays import (
+    a_message,
+    a_relay,
+    a_relay_process,
+    append,
+    appended,
+    first_deliveries,
+    is_wholly_relayed,
+    messages_of_keys,
+    owner_pid,
+    published,
+    the_shard,
+)
+from tests.waiting import eventually
+
+LEASE_S = 1.0
+# What a busy machine may add to a lease until a standby has asked, claimed and published.
+MARGIN_S = 10.0
+
+
+@pytest.fixture
+def leasing(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease_s": LEASE_S})
+
+
+@pytest.mark.parametrize("child", ["dies_between_publishing_and_saving", "dies_while_publishing"])
+def test_a_relay_that_is_killed_repeats_the_reading_in_hand_at_most(
+    engine: Engine, leasing: Settings, tmp_path: Path, child: str
+) -> None:
+    messages = messages_of_keys(3 * MESSAGES_IN_HAND)
+    append(engine, *messages)
+    with a_relay_process(child, leasing, tmp_path / "child.log") as relay:
+        assert relay.wait(timeout=30) == -signal.SIGKILL
+    assert the_shard(engine).cursor.position is not None, "it had recorded some of the backlog"
+
+    with a_relay(leasing):
+        eventually(lambda: is_wholly_relayed(engine))
+        records = published(leasing, messages)
+    assert first_deliveries(records) == appended(messages)
+    assert len(records) <= len(messages) + MESSAGES_IN_HAND
+
+
+def test_a_standby_takes_over_when_the_lease_of_a_killed_owner_runs_out(
+    engine: Engine, leasing: Settings, tmp_path: Path
+) -> None:
+    with a_relay_process("relays", leasing, tmp_path / "owner.log") as owner:
+        eventually(lambda: owner_pid(engine) == owner.pid)
+        with a_relay_process("relays", leasing, tmp_path / "standby.log") as standby:
+            before, after = a_message(), a_message()
+            append(engine, before)
+            published(leasing, [before])
+            owner.kill()
+            killed_at = time.monotonic()
+            append(engine, after)
+            eventually(lambda: owner_pid(engine) == standby.pid)
+            assert time.monotonic() - killed_at < LEASE_S + MARGIN_S
+            assert len(published(leasing, [before, after])) >= 2
+
+            standby.terminate()
+            assert standby.wait(timeout=10) == 0
+    assert the_shard(engine).owner is None
+
+
+def test_an_owner_that_was_paused_past_its_lease_cannot_move_the_cursor(
+    engine: Engine, leasing: Settings, tmp_path: Path
+) -> None:
+    """It wakes up between publishing and saving, is refused, and nothing is lost or swapped."""
+    messages = messages_of_keys(3 * MESSAGES_IN_HAND)
+    append(engine, *messages)
+    log = tmp_path / "zombie.log"
+    with a_relay_process("pauses_between_publishing_and_saving", leasing, log) as zombie:
+        eventually(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_STOPPED)
+        with a_relay(leasing):
+            eventually(lambda: is_wholly_relayed(engine))
+            cursor = the_shard(engine).cursor
+
+            zombie.send_signal(signal.SIGCONT)
+            eventually(lambda: "lease lost" in log.read_text())
+            assert owner_pid(engine) != zombie.pid
+            assert the_shard(engine).cursor == cursor
+
+            last = a_message(key="last")
+            append(engine, last)
+            records = published(leasing, [*messages, last])
+    assert first_deliveries(records) == appended([*messages, last])
+    assert len(records) <= len(messages) + 1 + MESSAGES_IN_HAND
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A broker of this module's own, to be killed and brought back."""
+    folder = tmp_path_factory.mktemp("broker")
+    parts: tuple[local.Part, ...] = ("kafka",)
+    with local.running(folder, durable=False, parts=parts) as servers:
+        yield folder, servers.kafka_bootstrap_servers
+
+
+@pytest.fixture
+def alone(broker: tuple[Path, str], servers: Servers, database_url: str) -> Settings:
+    """Settings for the broker that may be killed."""
+    settings = a_configuration(Servers(servers.database_url, broker[1]), database_url)
+    create_topics(settings)
+    return settings
+
+
+def test_an_outage_of_the_brokers_is_waited_out_and_shown(
+    engine: Engine, alone: Settings, broker: tuple[Path, str]
+) -> None:
+    """Appends go on meanwhile; an idle relay notices the outage and its end by itself."""
+    folder, _ = broker
+    with a_relay(alone) as relay:
+        first = a_message()
+        append(engine, first)
+        published(alone, [first])
+        eventually(lambda: not relay.health.problems)
+
+        local.kill_broker(folder)
+        eventually(lambda: relay.health.problems.get("kafka"))
+        local.start_broker(folder)
+        eventually(lambda: not relay.health.problems)
+
+        local.kill_broker(folder)
+        backlog = messages_of_keys(300)
+        for message in backlog:
+            append(engine, message)
+        assert eventually(lambda: relay.health.problems.get("kafka"))
+        assert relay.health.is_live
+        assert not is_wholly_relayed(engine)
+
+        local.start_broker(folder)
+        records = published(alone, [first, *backlog])
+        eventually(lambda: is_wholly_relayed(engine))
+        eventually(lambda: not relay.health.problems)
+    assert first_deliveries(records) == appended([first, *backlog])
+    assert len(records) == len(backlog) + 1, "the idempotent producer repeats nothing"
+
+
+def test_a_stop_during_an_outage_of_the_brokers_comes_soon_and_releases_the_shard(
+    engine: Engine, alone: Settings, broker: tuple[Path, str]
+) -> None:
+    folder, _ = broker
+    messages = messages_of_keys(50)
+    try:
+        with a_relay(alone) as relay:
+            eventually(lambda: not relay.health.problems)
+            local.kill_broker(folder)
+            append(engine, *messages)
+            eventually(lambda: relay.health.problems.get("kafka"))
+
+            asked_at = time.monotonic()
+            relay.stop.set()
+            eventually(lambda: the_shard(engine).owner is None)
+            assert time.monotonic() - asked_at < 5
+    finally:
+        local.start_broker(folder)
+
+    with a_relay(alone):
+        records = published(alone, messages)
+    assert first_deliveries(records) == appended(messages)

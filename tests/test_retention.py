@@ -1,0 +1,244 @@
+"""Partitions come ahead of time and go once nobody needs them, and writers hardly notice."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+import outbox
+from outbox import PartitionChanges, Reading, retention
+from relay.housekeeping import keep_house_once
+from runtime.database import direct_engine
+from runtime.schedule import Leader
+from runtime.settings import Settings
+from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
+from tests.waiting import eventually
+
+NOW = datetime.now(UTC)
+TODAY = NOW.date()
+LONG_AGO = NOW - timedelta(days=30)
+
+APPEND_LONG_AGO = text("""
+    INSERT INTO outbox.message (message_id, topic, key, value, headers, created_at)
+    VALUES (gen_random_uuid(), 'room-reserve', '7', '', '{}', :created_at)
+""")
+
+
+@pytest.fixture
+def direct(engine: Engine) -> Engine:
+    return create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+@pytest.fixture
+def reading(direct: Engine) -> Iterator[Connection]:
+    """A connection as a relay has it."""
+    with direct.connect() as connection:
+        outbox.prepare_session(connection)
+        yield connection
+
+
+def test_partitions_are_made_ahead_once(engine: Engine) -> None:
+    wanted = [TODAY + timedelta(days=ahead) for ahead in range(4)]
+    assert len(ensure(engine, TODAY)) == 4
+    assert ensure(engine, TODAY) == []
+    assert len(ensure(engine, TODAY + timedelta(days=1))) == 1
+    with engine.connect() as connection:
+        assert sorted(outbox.partitions(connection))[:4] == wanted
+
+
+def test_a_message_lies_in_the_partition_of_its_day(engine: Engine) -> None:
+    ensure(engine, TODAY)
+    append(engine, *messages_of_keys(3))
+    assert rows_in(engine, f"message_{TODAY:%Y%m%d}") == 3
+    assert rows_in(engine, "message_default") == 0
+
+
+def test_strays_are_moved_and_read_exactly_once(engine: Engine, reading: Connection) -> None:
+    """Those that were read before the move are not read again after it, and the others are."""
+    before, after = messages_of_keys(5), messages_of_keys(5)
+    append(engine, *before)
+    first = read(engine, reading)
+    append(engine, *after)
+    ensure(engine, TODAY)
+    second = read(engine, reading, first)
+
+    assert rows_in(engine, "message_default") == 0
+    assert rows_in(engine, f"message_{TODAY:%Y%m%d}") == 10
+    assert [read_ids(first), read_ids(second)] == [ids_of(before), ids_of(after)]
+    assert read(engine, reading, second).rows == []
+
+
+def test_strays_that_are_moved_during_a_reading_are_not_missed(
+    engine: Engine, reading: Connection
+) -> None:
+    """The reader has begun, and is planned while the move is under way and not committed."""
+    messages = messages_of_keys(5)
+    append(engine, *messages)
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as moving:
+            outbox.ensure_partitions(moving, TODAY, days_ahead=0)
+            reader = pool.submit(read, engine, reading)
+            eventually(lambda: reader.done() or waits(engine))
+        found = reader.result(timeout=10)
+    assert read_ids(found) == ids_of(messages)
+
+
+def test_a_writer_that_comes_while_its_partition_is_made_is_not_refused(engine: Engine) -> None:
+    """It has begun, and is planned while the new partition is not yet committed."""
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as making:
+            outbox.ensure_partitions(making, TODAY, days_ahead=0)
+            writer = pool.submit(append, engine, *messages_of_keys(1))
+            eventually(lambda: writer.done() or waits(engine))
+        writer.result(timeout=10)
+    assert rows_in(engine, f"message_{TODAY:%Y%m%d}") == 1
+
+
+def test_strays_that_come_during_the_move_do_not_hold_it_up_for_ever(engine: Engine) -> None:
+    """Writers go on through the whole of it, and every message ends up in its partition."""
+    append(engine, *messages_of_keys(5))
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.submit(eventually, lambda: attempt(engine))
+        writers = [pool.submit(append, engine, *messages_of_keys(2)) for _ in range(200)]
+        made.result()
+        for writer in writers:
+            writer.result()
+    assert rows_in(engine, "message_default") == 0
+    assert rows_in(engine, f"message_{TODAY:%Y%m%d}") == 405
+
+
+def test_a_partition_past_retention_is_kept_until_it_is_relayed(
+    engine: Engine, settings: Settings
+) -> None:
+    ensure(engine, LONG_AGO.date(), days_ahead=1)
+    old = f"message_{LONG_AGO:%Y%m%d}"
+    with engine.begin() as connection:
+        connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+    empty = f"message_{LONG_AGO + timedelta(days=1):%Y%m%d}"
+    assert retire(engine) == PartitionChanges([empty], [old])
+
+    with a_relay(settings):
+        eventually(lambda: is_wholly_relayed(engine))
+    assert retire(engine) == PartitionChanges([old], [])
+    assert retire(engine) == PartitionChanges([], [])
+
+
+def test_within_a_backlog_what_is_published_counts_as_not_yet_relayed(
+    engine: Engine, direct: Engine
+) -> None:
+    """The cursor proper decides; it moves when the whole difference is done."""
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    with engine.begin() as connection:
+        for _ in range(2):
+            connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+    with direct.connect() as connection:
+        outbox.prepare_session(connection)
+        shard = outbox.claim(connection, "a relay", lease_s=60)
+        assert shard is not None
+        part = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
+        shard = outbox.save(connection, shard, part.cursor, lease_s=60)
+        assert retire(engine).kept_unrelayed
+
+        rest = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
+        outbox.save(connection, shard, rest.cursor, lease_s=60)
+        assert retire(engine).dropped
+
+
+def test_a_writer_that_is_still_open_on_an_old_partition_keeps_it_and_is_not_disturbed(
+    engine: Engine,
+) -> None:
+    """The housekeeper gives up within moments, and its next run sees what was committed."""
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    with engine.begin() as writer:
+        writer.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+        with pytest.raises(OperationalError, match="lock timeout"):
+            retire(engine)
+        append(engine, *messages_of_keys(1))
+    assert retire(engine).kept_unrelayed
+
+
+def test_what_a_late_writer_commits_into_an_old_partition_is_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It commits while the housekeeper, to whom the partition looked empty, waits for its lock."""
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT_MS", 30_000)
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as writer:
+            writer.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+            retiring = pool.submit(retire, engine)
+            eventually(lambda: waits(engine))
+        assert retiring.result(timeout=10).kept_unrelayed
+
+
+def test_housekeeping_makes_and_drops(engine: Engine, settings: Settings) -> None:
+    ensure(engine, LONG_AGO.date(), days_ahead=2)
+    house = direct_engine(settings, settings.database_url, "relay")
+    changes = keep_house_once(house, settings)
+    assert len(changes.dropped) == 3
+    with engine.connect() as connection:
+        days = outbox.partitions(connection)
+    assert sorted(days) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
+
+
+def test_of_two_housekeepers_one_leads_until_it_resigns(direct: Engine) -> None:
+    one, another = Leader(direct, "house"), Leader(direct, "house")
+    assert one.leads()
+    assert not another.leads()
+    assert one.leads()
+
+    one.resign()
+    eventually(another.leads)
+    assert not one.leads()
+    another.resign()
+
+
+def ensure(engine: Engine, today: date, *, days_ahead: int = 3) -> list[str]:
+    with engine.begin() as connection:
+        return outbox.ensure_partitions(connection, today, days_ahead=days_ahead)
+
+
+def attempt(engine: Engine) -> bool:
+    """Make today's partition as a run of the housekeeper does: if not now, then next time."""
+    try:
+        ensure(engine, TODAY, days_ahead=0)
+    except OperationalError:
+        return False
+    return True
+
+
+def retire(engine: Engine) -> PartitionChanges:
+    with engine.begin() as connection:
+        return outbox.retire_partitions(connection, NOW, retention_days=7)
+
+
+def read(engine: Engine, connection: Connection, after: Reading | None = None) -> Reading:
+    shard = the_shard(engine)
+    cursor = after.cursor if after else shard.cursor
+    return outbox.read(connection, cursor, shard.hashes, limit=1_000)
+
+
+def read_ids(reading: Reading) -> list[str]:
+    return [row[4]["ce_id"] for row in reading.rows]
+
+
+def rows_in(engine: Engine, partition: str) -> int:
+    with engine.connect() as connection:
+        count: int = connection.execute(
+            text(f"SELECT count(*) FROM outbox.{partition}")
+        ).scalar_one()
+        return count
+
+
+def waits(engine: Engine) -> bool:
+    """Whether somebody waits for a lock in this database."""
+    with engine.connect() as connection:
+        waiting = text("""
+            SELECT count(*) FROM pg_stat_activity
+            WHERE wait_event_type = 'Lock' AND datname = current_database()
+        """)
+        return bool(connection.execute(waiting).scalar_one())
