@@ -11,6 +11,7 @@ slow, or not yet migrated is waited for.
 """
 
 from collections.abc import Mapping, Sequence
+from traceback import format_exception
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -179,5 +180,5 @@ def _report(
             partition=record.partition,
             offset=record.offset,
             reason=reason,
-            exc_info=error,
+            trace="".join(format_exception(error)) if error else None,
         )

@@ -26,7 +26,7 @@ _STARTING = "starting"
 
 
 class Member:
-    """One membership, used from one thread."""
+    """One membership, used from one thread: the client's calls from two at a time can lock up."""
 
     def __init__(
         self, settings: Settings, group: str, topics: Sequence[str], health: Health
@@ -35,7 +35,7 @@ class Member:
         self._topics = [settings.kafka_prefix + topic for topic in topics]
         self._health = health
         self._kept: list[Message] = []
-        self._given_away: set[tuple[str, int]] = set()
+        self._owned: set[tuple[str, int]] = set()
         self._has_joined = False
         self._problem: str | None = _STARTING
         self._fatal: KafkaException | None = None
@@ -53,8 +53,12 @@ class Member:
         )
 
     def leave(self) -> None:
-        """Give the partitions away at once, after the offsets that are on their way."""
-        self._consumer.close()
+        """Give the partitions away at once, after the offsets that are on their way.
+
+        If the brokers are away there is nobody to tell; the client would wait for a whole session.
+        """
+        if self._problem is None or self._finds_brokers():
+            self._consumer.close()
 
     def batch(self) -> list[Message]:
         """Wait a moment for one message, then take what else is there already.
@@ -75,7 +79,7 @@ class Member:
 
     def owned(self, messages: Iterable[Message]) -> list[Message]:
         """Return those whose partition was not given away since: its next owner reads them again."""
-        return [message for message in messages if place_of(message)[:2] not in self._given_away]
+        return [message for message in messages if place_of(message)[:2] in self._owned]
 
     def rest(self, seconds: float, stop: Event, beat: Callable[[], None]) -> None:
         """Wait without leaving: a poll of paused partitions delivers nothing and counts as alive.
@@ -83,15 +87,15 @@ class Member:
         A partition that is assigned meanwhile is not paused yet. Its first message is kept; dropped,
         it would be committed over with the next one.
         """
-        self._consumer.pause(self._consumer.assignment())
+        self._consumer.pause(self._partitions())
         ends_at = time.monotonic() + seconds
         while (left_s := ends_at - time.monotonic()) > 0 and not stop.is_set():
             beat()
             message = self._consumer.poll(min(_POLL_S, left_s))
             if message is not None and self._is_whole(message):
                 self._kept.append(message)
-                self._consumer.pause(self._consumer.assignment())
-        self._consumer.resume(self._consumer.assignment())
+                self._consumer.pause(self._partitions())
+        self._consumer.resume(self._partitions())
 
     def commit(self, messages: Sequence[Message]) -> None:
         """Have offsets committed, without waiting: brokers that are away must not hold up a stop.
@@ -102,6 +106,9 @@ class Member:
         if offsets := [TopicPartition(*place, end) for place, end in ends.items()]:
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
+    def _partitions(self) -> list[TopicPartition]:
+        return [TopicPartition(*place) for place in self._owned]
+
     def _is_whole(self, message: Message) -> bool:
         """Tell a message from an error in its place."""
         if error := message.error():
@@ -111,25 +118,29 @@ class Member:
 
     def _look_for_brokers(self) -> None:
         """Ask after what was away: the client library tells of its going only."""
-        if self._problem is None or not self._has_joined:
-            return
-        try:
-            for topic in self._topics:
-                if self._consumer.list_topics(topic, timeout=_POLL_S).topics[topic].error:
-                    return
-        except KafkaException:
+        if self._problem is None or not self._has_joined or not self._finds_brokers():
             return
         self._problem = None
         self._health.well("kafka")
         _log.info("kafka is there")
 
+    def _finds_brokers(self) -> bool:
+        """Whether they answer, and know all topics."""
+        try:
+            return not any(
+                self._consumer.list_topics(topic, timeout=_POLL_S).topics[topic].error
+                for topic in self._topics
+            )
+        except KafkaException:
+            return False
+
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = True
-        self._given_away -= _places(partitions)
+        self._owned |= _places(partitions)
         _log.info("partitions assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._given_away |= _places(partitions)
+        self._owned -= _places(partitions)
         _log.info("partitions revoked", partitions=_names(partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -165,6 +176,7 @@ def consumer_properties(settings: Settings, group: str) -> dict[str, Any]:
         "fetch.wait.max.ms": 100,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 2_000,
+        "log_level": 2,  # an error comes to `error_cb` too; its log repeats every attempt to connect
         **settings.kafka,
     }
 

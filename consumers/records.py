@@ -1,9 +1,13 @@
 """A Kafka record, free of the client library: what handlers see and dead letters keep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from confluent_kafka import Message
+
+_READ_HEADERS = methodcaller("headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ def place_of(message: Message) -> tuple[str, int, int]:
 
 
 def record_of(message: Message, prefix: str) -> Record:
+    """Copy a message; once only, for the client may not survive a second look at odd headers."""
     topic, partition, offset = place_of(message)
-    headers = dict(message.headers() or [])
     return Record(
         topic.removeprefix(prefix),
         partition,
@@ -44,9 +48,23 @@ def record_of(message: Message, prefix: str) -> Record:
         _bytes(message.value()),
         {
             name: (_bytes(value) or b"").decode("utf-8", "replace")
-            for name, value in headers.items()
+            for name, value in _headers(message)
         },
     )
+
+
+def _headers(message: Message) -> Sequence[tuple[str, str | bytes | None]]:
+    """Return what the client can read: a name that is not UTF-8 costs the message all its headers.
+
+    On such a name the client returns a broken list with an exception set. Python's own call of a
+    method may be optimised not to notice, and touching the list would end the process; `methodcaller`
+    always notices.
+    """
+    try:
+        headers: Sequence[tuple[str, str | bytes | None]] = _READ_HEADERS(message) or ()
+    except (SystemError, UnicodeDecodeError):
+        return ()
+    return headers
 
 
 def _bytes(content: str | bytes | None) -> bytes | None:

@@ -85,15 +85,14 @@ class Runner:
         None are if a stop came first; and those of a partition that was given away during a wait are
         not ours any more: its next owner may be further on, and an old offset would set it back.
         """
+        prefix, attempts_max = self._settings.kafka_prefix, self._settings.poison_attempts
+        records = {id(message): record_of(message, prefix) for message in messages}
         attempt = 0
         while not self._stop.is_set():
-            records = [record_of(message, self._settings.kafka_prefix) for message in messages]
+            batch = [records[id(message)] for message in messages]
             try:
-                attempts_max = self._settings.poison_attempts
-                handle(self._engine, self._handler, records, attempts_max=attempts_max)
-            except (
-                Exception
-            ) as error:  # what passes keeps the batch; anything else is a broken rule
+                handle(self._engine, self._handler, batch, attempts_max=attempts_max)
+            except Exception as error:  # what passes keeps the batch; all else is a broken rule
                 if not is_passing(error):
                     raise
                 self._wait_out(error, attempt)

@@ -1,0 +1,220 @@
+"""The consumers on a real Kafka: killed, stopped, cut off from either side; effects once."""
+
+import signal
+import time
+from pathlib import Path
+from threading import Event
+
+import pytest
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine, create_engine, text
+
+from consumers.dead_letters import open_letters
+from consumers.records import Record
+from consumers.rooms import RoomsHandler
+from consumers.runner import Runner
+from domain.messages import ROOM_RESERVE, ROOMS_GROUP
+from ops import local
+from ops.local import Servers
+from ops.topics import create_topics
+from runtime.health import Health
+from runtime.settings import Settings
+from tests.conftest import a_configuration
+from tests.consumer_children import a_child
+from tests.raw_producer import produce_with_header
+from tests.saga import (
+    a_consumer,
+    a_record,
+    a_reserve,
+    allocations,
+    causes,
+    open_rooms,
+    overheld,
+    publish,
+    taken,
+)
+from tests.waiting import eventually
+
+ROOMS = RoomsHandler()
+
+
+def requests(first: int, count: int) -> list[Record]:
+    """Reserves of as many reservations, spread over the three partitions."""
+    return [
+        a_record(a_reserve(number, number), partition=number % 3)
+        for number in range(first, first + count)
+    ]
+
+
+def committed(settings: Settings) -> int:
+    """How many records the group's offsets have behind them."""
+    admin = AdminClient(settings.kafka)
+    group = settings.kafka_prefix + ROOMS_GROUP
+    topic = settings.kafka_prefix + ROOM_RESERVE
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, part) for part in range(3)])
+    offsets = admin.list_consumer_group_offsets([asked])[group].result()
+    return sum(max(0, place.offset) for place in offsets.topic_partitions)
+
+
+def held(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM rooms.allocation")) or 0)
+
+
+def assert_effects_once(engine: Engine, count: int) -> None:
+    """One allocation and one answer for each request, all nights right, nothing set aside."""
+    assert list(allocations(engine).values()) == ["HELD"] * count
+    assert set(taken(engine).values()) == {count}
+    assert len(causes(engine)) == len(set(causes(engine))) == count
+    with engine.connect() as connection:
+        assert not overheld(connection)
+        assert not open_letters(connection)
+
+
+def test_a_kill_between_the_two_commits_has_effects_once(
+    engine: Engine, settings: Settings
+) -> None:
+    """Postgres has committed, Kafka has not heard: everything is delivered again."""
+    open_rooms(engine, capacity=100)
+    publish(settings, requests(1, 30))
+    with a_child("rooms_killed_before_offsets", settings) as child:
+        assert child.wait(timeout=30) == -signal.SIGKILL
+    assert held(engine) > 0
+    assert committed(settings) == 0
+
+    with a_consumer(settings, engine, ROOMS):
+        eventually(lambda: committed(settings) == 30)
+    assert_effects_once(engine, 30)
+
+
+def test_a_graceful_stop_leaves_nothing_to_deliver_again(
+    engine: Engine, settings: Settings
+) -> None:
+    """Offsets on their way reach Kafka before the member leaves."""
+    open_rooms(engine, capacity=100)
+    publish(settings, requests(1, 30))
+    runner = Runner(engine, ROOMS, settings, Health(), Event())
+    with runner.member():
+        eventually(lambda: runner.run_once() and held(engine) == 30)
+    assert committed(settings) == 30
+
+
+def test_a_stop_is_heard_within_two_seconds(engine: Engine, settings: Settings) -> None:
+    open_rooms(engine)
+    publish(settings, requests(1, 1))
+    with a_child("rooms", settings) as child:
+        eventually(lambda: held(engine))
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=2) == 0
+
+
+def test_an_outage_of_the_database_keeps_the_batch(engine: Engine, settings: Settings) -> None:
+    """Connections cut and refused: unready, nobody's fault, and applied when it is back."""
+    open_rooms(engine, capacity=1_000)
+    health = Health()
+    admin = create_engine(engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    ours = create_engine(engine.url)
+    with a_consumer(settings, ours, ROOMS, health), admin.connect() as aside:
+        publish(settings, requests(1, 50))
+        eventually(lambda: held(engine) == 50)
+        engine.dispose()
+        aside.execute(text(f"ALTER DATABASE {engine.url.database} ALLOW_CONNECTIONS false"))
+        cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        aside.execute(cut, {"name": engine.url.database})
+        publish(settings, requests(51, 50))
+        eventually(lambda: "database" in health.problems)
+        publish(settings, requests(101, 50))
+        aside.execute(text(f"ALTER DATABASE {engine.url.database} ALLOW_CONNECTIONS true"))
+        eventually(lambda: held(engine) == 150)
+        eventually(lambda: committed(settings) == 150)
+        assert "database" not in health.problems
+    ours.dispose()
+    admin.dispose()
+    assert_effects_once(engine, 150)
+
+
+def test_topics_that_are_not_there_yet_are_waited_for(
+    engine: Engine, servers: Servers, database_url: str
+) -> None:
+    """Alive and unready until they are; then at work at once."""
+    open_rooms(engine, capacity=100)
+    settings = a_configuration(servers, database_url)
+    health = Health(parts=("kafka",))
+    with a_consumer(settings, engine, ROOMS, health):
+        eventually(lambda: "not available" in health.problems.get("kafka", ""))
+        create_topics(settings)
+        publish(settings, requests(1, 30))
+        eventually(lambda: committed(settings) == 30, deadline_s=10)
+        eventually(lambda: not health.problems)
+
+
+def test_an_outage_of_kafka_is_waited_out_and_forgotten(
+    engine: Engine, database_url: str, data: Path
+) -> None:
+    """Unready while it lasts, ready again without a message; a stop in it is heard at once."""
+    open_rooms(engine, capacity=100)
+    kafka: tuple[local.Part, ...] = ("kafka",)
+
+    class Last(RoomsHandler):
+        def committed(self, _requests: object) -> None:
+            """Take the broker away while its offsets are still to be committed."""
+            local.kill_broker(data, 1)
+
+    with local.running(data, parts=kafka, durable=False) as servers:
+        settings = a_configuration(servers, database_url)
+        create_topics(settings)
+        health = Health(parts=("kafka",))
+        with a_consumer(settings, engine, Last(), health):
+            eventually(lambda: not health.problems)
+            local.kill_broker(data, 1)
+            eventually(lambda: "kafka" in health.problems)
+            local.start_broker(data, 1)
+            eventually(lambda: not health.problems)
+            publish(settings, requests(1, 1))
+            eventually(lambda: held(engine) and "kafka" in health.problems)
+            stopped_at = time.monotonic()
+        assert time.monotonic() - stopped_at < 3
+    assert_effects_once(engine, 1)
+
+
+def test_a_header_that_the_client_cannot_read_stops_nobody(
+    engine: Engine, settings: Settings
+) -> None:
+    """The message is applied without its headers, and those behind it as ever."""
+    open_rooms(engine, capacity=100)
+    topic = settings.kafka_prefix + ROOM_RESERVE
+    publish(settings, requests(1, 30))
+    odd = a_reserve(1_000)
+    produce_with_header(settings.kafka_bootstrap_servers, topic, odd.value, b"\xff\xfe")
+    publish(settings, requests(31, 30))
+    with a_consumer(settings, engine, ROOMS):
+        eventually(lambda: committed(settings) == 61)
+    assert_effects_once(engine, 61)
+
+
+def test_a_fatal_error_of_the_client_ends_the_process(engine: Engine, settings: Settings) -> None:
+    """The client library has given up for good; a supervisor starts anew."""
+    runner = Runner(engine, ROOMS, settings, Health(), Event())
+    runner._member._on_error(KafkaError(KafkaError._FATAL, "fenced", fatal=True))
+    with pytest.raises(KafkaException, match="fenced"):
+        runner.run()
+
+
+def test_a_broken_rule_ends_the_process_and_leaves_the_group(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is neither a message's fault nor passing is not waited out."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("a rule is broken")
+
+    publish(settings, requests(1, 1))
+    monkeypatch.setattr("consumers.runner.handle", broken)
+    with pytest.raises(AssertionError, match="a rule is broken"):
+        Runner(engine, ROOMS, settings, Health(), Event()).run()

@@ -1,0 +1,222 @@
+"""What befalls every message alike is waited for, and held against none."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from consumers import dead_letters
+from consumers.dead_letters import DeadLetter
+from consumers.handling import handle, is_passing, is_race
+from consumers.rooms import RoomsHandler
+from domain.rooms.store import AllocatedMeanwhile
+from tests.saga import (
+    CHRISTMAS,
+    a_cancel,
+    a_record,
+    a_reserve,
+    allocations,
+    apply,
+    apply_patiently,
+    open_rooms,
+    records,
+)
+from tests.waiting import eventually
+
+ROOMS = RoomsHandler()
+
+
+def open_letters(engine: Engine, group: str | None = None) -> list[DeadLetter]:
+    with engine.connect() as connection:
+        return dead_letters.open_letters(connection, group=group)
+
+
+def execute(engine: Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+@contextmanager
+def renamed(engine: Engine) -> Iterator[None]:
+    execute(engine, "ALTER TABLE rooms.allocation RENAME TO not_migrated_yet")
+    yield
+    execute(engine, "ALTER TABLE rooms.not_migrated_yet RENAME TO allocation")
+
+
+@contextmanager
+def undeclared(engine: Engine) -> Iterator[None]:
+    execute(engine, "CREATE TABLE kept AS SELECT * FROM outbox.topic")
+    execute(engine, "DELETE FROM outbox.topic")
+    yield
+    execute(engine, "INSERT INTO outbox.topic SELECT * FROM kept")
+
+
+@contextmanager
+def read_only(engine: Engine) -> Iterator[None]:
+    name = engine.url.database
+    execute(engine, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    engine.dispose()
+    yield
+    with engine.connect() as connection:
+        connection.execute(text("SET TRANSACTION READ WRITE"))
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = off"))
+        connection.commit()
+    engine.dispose()
+
+
+@contextmanager
+def refusing(engine: Engine) -> Iterator[None]:
+    """A database that takes no connections, as one that is away."""
+    name = engine.url.database
+    admin = create_engine(engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as aside:
+        aside.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        aside.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
+        yield
+        aside.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    admin.dispose()
+    engine.dispose()
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[None]:
+    """Somebody holds a lock for longer than a statement may wait."""
+    with engine.connect() as holder:
+        holder.execute(text("LOCK TABLE rooms.allocation"))
+        yield
+
+
+TROUBLES = [renamed, undeclared, read_only, refusing, locked]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.__name__ for trouble in TROUBLES])
+def test_what_befalls_every_message_is_held_against_none(
+    engine: Engine, trouble: Callable[[Engine], Any]
+) -> None:
+    """The batch is kept, and applied when it is over."""
+    open_rooms(engine)
+    options = "-c lock_timeout=50ms"
+    ours = create_engine(engine.url, connect_args={"options": options})
+    batch = records(a_reserve(1, 1), a_reserve(2, 2))
+    with trouble(engine), pytest.raises(Exception) as raised:  # noqa: PT011 - each its own
+        handle(ours, ROOMS, batch, attempts_max=3)
+    assert is_passing(raised.value)
+
+    apply_patiently(ours, ROOMS, batch)
+    ours.dispose()
+    assert set(allocations(engine).values()) == {"HELD"}
+    assert not open_letters(engine)
+
+
+def test_a_batch_too_slow_for_the_time_it_has_is_done_in_parts(engine: Engine) -> None:
+    """A slow database is no message's fault: less work fits."""
+    open_rooms(engine, capacity=100)
+    execute(
+        engine,
+        """
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END'
+        """,
+    )
+    execute(
+        engine,
+        "CREATE TRIGGER slow BEFORE INSERT ON rooms.allocation "
+        "FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    options = "-c statement_timeout=200ms"
+    ours = create_engine(engine.url, connect_args={"options": options})
+    apply(ours, ROOMS, *(a_reserve(number, number) for number in range(1, 21)))
+    ours.dispose()
+
+    assert len(allocations(engine)) == 20
+    assert not open_letters(engine)
+
+
+CUTS = ["", "SET LOCAL idle_in_transaction_session_timeout = 10"]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=["by an operator", "by a pause of this process"])
+def test_a_connection_cut_in_the_middle_is_nobodys_fault(engine: Engine, cut: str) -> None:
+    open_rooms(engine)
+
+    class Cut(RoomsHandler):
+        def apply(self, connection: Connection, requests: Sequence[Any]) -> Mapping[UUID, str]:
+            pid = connection.scalar(text("SELECT pg_backend_pid()"))
+            there = f"SELECT FROM pg_stat_activity WHERE pid = {pid}"
+            if cut:
+                connection.execute(text(cut))
+            else:
+                execute(engine, f"SELECT pg_terminate_backend({pid})")
+            eventually(lambda: not rows(engine, there))
+            return super().apply(connection, requests)
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the driver's, one of several
+        apply(engine, Cut(), a_reserve())
+    assert is_passing(raised.value)
+    assert not open_letters(engine)
+
+
+def rows(engine: Engine, query: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(query)))
+
+
+def test_who_met_a_reservation_second_decides_again(engine: Engine) -> None:
+    """Its cancel is being applied by another consumer; both write its allocation."""
+    open_rooms(engine)
+    cancel = ROOMS.decode(a_record(a_cancel(1)))
+    reserve = records(a_reserve(1))
+    with ThreadPoolExecutor(1) as aside, engine.connect() as first:
+        ROOMS.apply(first, [cancel])
+        second = aside.submit(handle, engine, ROOMS, reserve, attempts_max=1)
+        await_waiting(engine)
+        first.commit()
+        with pytest.raises(AllocatedMeanwhile) as raised:
+            second.result()
+
+    assert is_race(raised.value)
+    assert is_passing(raised.value)
+    handle(engine, ROOMS, reserve, attempts_max=1)
+    assert allocations(engine) == {1: "RELEASED"}
+    assert not open_letters(engine)
+
+
+def test_a_deadlock_is_run_again_and_held_against_nobody(engine: Engine) -> None:
+    """Somebody who does not keep our order of locks wants the nights the other way round."""
+    open_rooms(engine)
+    lock = text("SELECT 1 FROM rooms.room_night WHERE night = :night FOR UPDATE")
+    first, *_, last = [{"night": night} for night in CHRISTMAS.nights]
+    batch = records(a_reserve(1))
+    with ThreadPoolExecutor(2) as aside, engine.connect() as other:
+        other.execute(text("SET deadlock_timeout = '30s'"))  # so that the batch is the victim
+        other.execute(lock, last)
+        ours = aside.submit(handle, engine, ROOMS, batch, attempts_max=1)
+        await_waiting(engine)
+        theirs = aside.submit(other.execute, lock, first)
+        with pytest.raises(OperationalError, match="deadlock") as raised:
+            ours.result()
+        theirs.result()
+        other.rollback()
+
+    assert is_race(raised.value)
+    assert is_passing(raised.value)
+    handle(engine, ROOMS, batch, attempts_max=1)
+    assert allocations(engine) == {1: "HELD"}
+    assert not open_letters(engine)
+
+
+def await_waiting(engine: Engine) -> None:
+    """Return as soon as a transaction of this database waits for another's lock."""
+    waiting = """
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    eventually(lambda: rows(engine, waiting))
