@@ -12,7 +12,7 @@ from consumers.handling import Handler
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from consumers.runner import Runner
-from consumers.timeouts import redrive_once
+from consumers.timeouts import forget_keys_once, redrive_once
 from domain.reservations.store import SETTLED_CHANNEL
 from outbox import Doorbell, install_doorbell
 from runtime.database import direct_engine, pooled_engine
@@ -20,6 +20,8 @@ from runtime.health import Health, HealthServer
 from runtime.schedule import scheduled
 from runtime.settings import Settings
 from runtime.shutdown import stop_on_signals
+
+FORGET_EVERY_S = 3_600.0
 
 
 def run_rooms(settings: Settings) -> None:
@@ -36,13 +38,15 @@ def run_results(settings: Settings) -> None:
     """Settle reservations, and ask again for those that wait too long, until SIGTERM."""
     url = settings.reservations_database_url
     engine = pooled_engine(settings, url, "results")
-    direct = direct_engine(settings, url, "redrive")
+    direct = direct_engine(settings, url, "timeouts")
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
+    forget = partial(forget_keys_once, engine, settings.idempotency_days)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
         scheduled(direct, "redrive", settings.redrive_every_s, redrive),
+        scheduled(direct, "forget-keys", FORGET_EVERY_S, forget),
     ):
         _serve(engine, ResultsHandler(settled), settings, stop)
 

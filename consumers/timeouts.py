@@ -1,4 +1,4 @@
-"""Timeouts: a saga that waits too long is asked again.
+"""Timeouts: a saga that waits too long is asked again, and a key that nobody repeats is forgotten.
 
 Asking again decides nothing: the same request goes out under a new message id, and the room side answers
 from its allocation.
@@ -12,6 +12,7 @@ from consumers.metrics import REDRIVEN
 from domain import messages
 from domain.messages import Envelope
 from domain.reservations import store
+from domain.reservations.idempotency import forget_keys
 from domain.reservations.model import Reservation, Status, redrive
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +34,12 @@ def redrive_once(engine: Engine, older_than_s: float) -> int:
         REDRIVEN.inc(len(asked))
         _log.warning("sagas asked again", count=len(asked), first=asked[0][0].id)
     return len(asked)
+
+
+def forget_keys_once(engine: Engine, older_than_days: float) -> int:
+    """Forget the idempotency keys of requests so long ago; returns how many."""
+    with engine.begin() as connection:
+        return forget_keys(connection, round(older_than_days * 24))
 
 
 def _request(reservation: Reservation) -> Envelope:

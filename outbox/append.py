@@ -58,14 +58,18 @@ class Message:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-# The array is read in its own order, and the default draws positions in that order, so the messages of
-# one call keep the order in which the caller gave them.
+# The arrays are read in their own order, and the default draws positions in that order, so the messages
+# of one call keep the order in which the caller gave them. The headers are one document, because the
+# driver would have to escape each of an array's.
 APPEND = text("""
     INSERT INTO outbox.message (message_id, topic, key, value, headers)
     SELECT message_id, topic, key, value, headers
-    FROM unnest(
-        CAST(:message_ids AS uuid[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-        CAST(:values AS bytea[]), CAST(:headers AS json[])
+    FROM ROWS FROM (
+        unnest(
+            CAST(:message_ids AS uuid[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+            CAST(:values AS bytea[])
+        ),
+        json_array_elements(CAST(:headers AS json))
     ) WITH ORDINALITY AS given (message_id, topic, key, value, headers, ordinal)
     ORDER BY ordinal
 """)
@@ -119,13 +123,13 @@ def _refuse_unpublishable(connection: Connection, message: Appendable, headers: 
         raise HeadersTooLarge(message.topic, beside_value_bytes, HEADERS_BYTES_MAX)
 
 
-def _columns(messages: Sequence[Appendable], headers: Sequence[str]) -> dict[str, Sequence[object]]:
+def _columns(messages: Sequence[Appendable], headers: Sequence[str]) -> dict[str, object]:
     return {
         "message_ids": [message.message_id for message in messages],
         "topics": [message.topic for message in messages],
         "keys": [message.key for message in messages],
         "values": [message.value for message in messages],
-        "headers": headers,
+        "headers": f"[{','.join(headers)}]",
     }
 
 

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
     OffsetSpec,
 )
 
-from consumers.records import Record
+from consumers.records import record_of
 from ops.verify.ledger import Ledger, Report, fields
 from runtime.settings import Settings
 
@@ -50,7 +50,7 @@ def read_topics(ledger: Ledger, settings: Settings, topics: Iterable[str], repor
     admin = AdminClient(settings.kafka)
     places = _places(admin, {settings.kafka_prefix + topic for topic in topics})
     reading = _Reading(_offsets(admin, places, _BEGIN), _offsets(admin, places, _END))
-    prefix = len(settings.kafka_prefix)
+    prefix = settings.kafka_prefix
     consumer = Consumer(_properties(settings))
     try:
         ledger.insert("record", _records(consumer, reading, prefix, report))
@@ -97,7 +97,7 @@ def _offsets(admin: AdminClient, places: Iterable[Place], which: OffsetSpec) -> 
 
 
 def _records(
-    consumer: Consumer, reading: _Reading, prefix: int, report: Report
+    consumer: Consumer, reading: _Reading, prefix: str, report: Report
 ) -> Iterator[tuple[Any, ...]]:
     unfinished = {place for place, end in reading.ends.items() if end > reading.begins[place]}
     consumer.assign([TopicPartition(*place, reading.begins[place]) for place in unfinished])
@@ -132,34 +132,27 @@ def _is_last(message: Any, ends: dict[Place, int]) -> bool:  # noqa: ANN401 - ma
     raise KafkaException(error)
 
 
-def _record(message: Any, prefix: int) -> tuple[Any, ...]:  # noqa: ANN401 - as above
-    headers = dict(message.headers() or ())
-    value = message.value()
-    place = (message.topic()[prefix:], message.partition())
+def _record(message: Any, prefix: str) -> tuple[Any, ...]:  # noqa: ANN401 - as above
+    record = record_of(message, prefix)
     return (
-        *place,
-        message.offset(),
-        _text(message.key()),
-        _message_id(place, message.offset(), _text(headers.get("ce_id"))),
-        _text(headers.get("ce_source")),
-        _seconds(_text(headers.get("ce_time"))),
-        value,
-        *fields(value),
+        record.topic,
+        record.partition,
+        record.offset,
+        _text(record.key),
+        str(record.message_id),  # the id that our consumers take for the message's
+        record.headers.get("ce_source"),
+        _seconds(record.headers.get("ce_time")),
+        record.value,
+        *fields(record.value),
     )
 
 
-def _message_id(place: Place, offset: int, ce_id: str | None) -> str:
-    """The id that our consumers take for the message's."""
-    headers = {"ce_id": ce_id} if ce_id else {}
-    return str(Record(*place, offset, None, None, headers).message_id)
-
-
 def _partitions(
-    reading: _Reading, begins: dict[Place, int], prefix: int
+    reading: _Reading, begins: dict[Place, int], prefix: str
 ) -> Iterator[tuple[Any, ...]]:
     for place, end in reading.ends.items():
         name, number = place
-        yield name[prefix:], number, begins[place], end, reading.first_at.get(place)
+        yield name.removeprefix(prefix), number, begins[place], end, reading.first_at.get(place)
 
 
 def _text(value: bytes | None) -> str | None:
