@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 def listening(settings: Settings) -> socket.socket:
-    """Return a bound socket; port 0 is any free one."""
+    """Return a socket that queues who comes before the API has started; port 0 is any free one."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's delay (40 ms a response) off only where it
     # reads TCP; `socket.create_server` leaves it open.
@@ -67,6 +67,7 @@ def listening(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.api_port))
+        listener.listen()
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.api_port}"

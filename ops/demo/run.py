@@ -96,7 +96,9 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
         report("reserving, cancelling, killing", len(stories), count)
         kills += _kill_when_due(stack, len(stories), count, len(kills))
     _wait_until_settled(stack.settings, report)
-    verdict = verify(stack.settings, report=report)
+    verdict = verify(
+        stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
+    )
     p50_ms, p99_ms = _percentiles([story.result_ms for story in stories if story.result_ms])
     repeats = sum(story.repeats for story in stories)
     return Outcome(verdict, kills, p50_ms, p99_ms, repeats, time.monotonic() - began_at)

@@ -36,13 +36,9 @@ def verify(settings: Settings, *, report: Report = silent) -> Verdict:
     `report` is told what is being read, how many rows so far, and of how many if that is known.
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
     """
-
-    def reading(what: str, done: int, total: int | None) -> None:
-        report(f"verifying: {what}", done, total)
-
     with Ledger() as ledger:
-        snapshots = read_databases(ledger, settings, reading)
-        read_topics(ledger, settings, snapshots.topics | set(TOPICS), reading)
-        read_late(ledger, settings, snapshots, reading)
+        snapshots = read_databases(ledger, settings, report)
+        read_topics(ledger, settings, snapshots.topics | set(TOPICS), report)
+        read_late(ledger, settings, snapshots, report)
         ledger.close_entry()
         return judge(ledger, INVARIANTS)
