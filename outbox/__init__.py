@@ -12,7 +12,7 @@ what the messages mean, nor of the broker that carries them.
 """
 
 from outbox.append import Appendable, Message, append
-from outbox.diff import Cursor, HashRange, Reading, prepare_session, read
+from outbox.diff import Cursor, HashRange, Reading, decode_headers, prepare_session, read
 from outbox.doorbell import CHANNEL, Doorbell, hear, install_doorbell, listen
 from outbox.errors import (
     HeadersTooLarge,
@@ -47,6 +47,7 @@ __all__ = [
     "append",
     "claim",
     "declare_topics",
+    "decode_headers",
     "ensure_partitions",
     "hear",
     "install_doorbell",

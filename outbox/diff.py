@@ -21,11 +21,11 @@ from typing import Any
 
 import msgspec
 from psycopg.rows import TupleRow
-from psycopg.types.json import JsonBinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import Connection, text
 
-# position, topic, key, value, headers
-Row = tuple[int, str, str, bytes, dict[str, str]]
+# Typed, it is twice as fast as a driver's loader that Python must call for each row.
+decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 _COLUMNS = "position, topic, key, value, headers"
 
@@ -100,7 +100,10 @@ class HashRange:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Messages in publishing order, and the cursor to save once all of them are published."""
+    """Messages in publishing order, and the cursor to save once all of them are published.
+
+    A row is (position, topic, key, value, headers, None); headers are JSON for `decode_headers`.
+    """
 
     rows: list[tuple[Any, ...]] = field(repr=False)
     cursor: Cursor
@@ -111,15 +114,10 @@ class Reading:
         return self.cursor.batch_snapshot is not None
 
 
-class _Headers(JsonBinaryLoader):
-    def load(self, data: Any) -> Any:  # noqa: ANN401 - psycopg's signature
-        return msgspec.json.decode(data)
-
-
 def prepare_session(connection: Connection) -> None:
     """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""
     connection.execute(_SESSION)
-    _driver(connection).adapters.register_loader("json", _Headers)
+    _driver(connection).adapters.register_loader("json", ByteaBinaryLoader)
 
 
 def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:

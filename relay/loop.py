@@ -190,7 +190,7 @@ def _count(rows: list[tuple[Any, ...]]) -> None:
     PUBLISHED.inc(len(rows))
     BATCHES.inc()
     try:
-        appended_at = datetime.fromisoformat(rows[-1][4]["ce_time"])
+        appended_at = datetime.fromisoformat(outbox.decode_headers(rows[-1][4])["ce_time"])
         LAG.set((datetime.now(UTC) - appended_at).total_seconds())
     except (KeyError, TypeError, ValueError):
         LAG.set(0)  # a writer that is not `append` may leave the time out, or write it otherwise

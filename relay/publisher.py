@@ -14,6 +14,7 @@ from typing import Any, Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from outbox import decode_headers
 from relay.metrics import OUTAGES
 from runtime.health import Health
 
@@ -78,9 +79,10 @@ class Publisher:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""
         self._rows = rows
         produce, prefix, on_delivery = self._producer.produce, self._prefix, self._on_delivery
-        for _, topic, key, value, headers, _ in rows:
+        for _, topic, key, value, encoded, _ in rows:
             while True:
                 try:
+                    headers: Any = decode_headers(encoded)
                     produce(prefix + topic, value, key, headers=headers, on_delivery=on_delivery)
                     break
                 except BufferError:

@@ -223,7 +223,7 @@ def read(engine: Engine, connection: Connection, after: Reading | None = None) -
 
 
 def read_ids(reading: Reading) -> list[str]:
-    return [row[4]["ce_id"] for row in reading.rows]
+    return [outbox.decode_headers(row[4])["ce_id"] for row in reading.rows]
 
 
 def rows_in(engine: Engine, partition: str) -> int:

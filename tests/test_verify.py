@@ -443,7 +443,7 @@ def test_i2_sees_a_record_that_was_altered(world: World) -> None:
 def test_i8_sees_messages_of_a_reservation_that_changed_places(world: World) -> None:
     def backwards(rows: Sequence[Any]) -> None:
         for _, topic, key, value, headers, *_ in reversed(rows):
-            world.produce(topic, key, value, **headers)
+            world.produce(topic, key, value, **outbox.decode_headers(headers))
 
     eva = world.reserve()
     world.change(eva, model.redrive, messages.room_reserve)

@@ -80,7 +80,8 @@ def _fill(engine: Engine, stay: Stay, backlog: int, report: Report) -> None:
 
 def _all_rows(connection: Connection, backlog: int) -> list[tuple[Any, ...]]:
     (shard,) = outbox.shards(connection)
-    return outbox.read(connection, shard.cursor, shard.hashes, limit=backlog + 1).rows
+    rows = outbox.read(connection, shard.cursor, shard.hashes, limit=backlog + 1).rows
+    return [(*row[:4], outbox.decode_headers(row[4]), None) for row in rows]
 
 
 def _produce_bare(settings: Settings, rows: Sequence[tuple[Any, ...]]) -> None:
