@@ -84,7 +84,7 @@ def test_a_queue_that_is_full_makes_the_relay_wait(engine: Engine, settings: Set
 
 def test_waiting_for_room_in_a_full_queue_ends_with_a_stop() -> None:
     nowhere = {"bootstrap.servers": "127.0.0.1:1", "queue.buffering.max.messages": "1"}
-    row: tuple[object, ...] = (1, ROOM_RESERVE, "7", b"", {}, None)
+    row: tuple[object, ...] = (1, ROOM_RESERVE, "7", b"", b"{}", None)
     with Publisher(nowhere, Health()) as publisher, pytest.raises(Abandoned):
         publisher.enqueue([row, row], lambda: False)
 
