@@ -2,7 +2,8 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-RUN pip install --no-cache-dir uv
+ARG UV_VERSION=0.13.9
+RUN pip install --no-cache-dir uv==${UV_VERSION}
 WORKDIR /innbox
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY api api

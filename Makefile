@@ -39,6 +39,8 @@ clean:  ## Remove the virtual environment and the tools' caches; data stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "innbox needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	@test -x $(UV) || { echo "Making a virtual environment in $(VENV) …"; \
 	  $(PYTHON) -m venv $(VENV) && $(RUN)/python -m pip install --quiet uv; }
 	@echo "Installing what uv.lock names …"

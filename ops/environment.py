@@ -7,6 +7,7 @@ embedded servers of the data directory, if they run. In development a signing ke
 import json
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,25 @@ from runtime.settings import Settings, SettingsError, load_settings
 DEFAULT_DATA = Path(".innbox")
 
 
-def settings_for(data: Path, **overrides: Any) -> Settings:  # noqa: ANN401 - any field's value
+# What stands in for a server that a command has no use for.
+_NOBODY = {"database_url": "postgresql+psycopg://nobody", "kafka_bootstrap_servers": "nobody:1"}
+
+
+def settings_for(
+    data: Path,
+    needs: Collection[str] = ("database_url", "kafka_bootstrap_servers"),
+    /,
+    **overrides: Any,  # noqa: ANN401 - any field's value
+) -> Settings:
     """Return the settings of a command; raises `SettingsError`, which says what to set or start."""
+    found = _embedded(data) | _key(data) | overrides
+    given = {name for name in _NOBODY if os.environ.get(name.upper())} | found.keys()
+    spared = {name: url for name, url in _NOBODY.items() if name not in {*needs, *given}}
     try:
-        return load_settings(**(_embedded(data) | _key(data) | overrides))
+        return load_settings(**(found | spared))
     except SettingsError as error:
+        if given.issuperset(needs):
+            raise
         raise SettingsError(
             f"{error}\nSet them, or start the embedded servers with `innbox local start`."
         ) from error

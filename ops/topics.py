@@ -7,6 +7,7 @@ messages rest on.
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
@@ -19,7 +20,7 @@ import outbox
 from domain.messages import TOPICS, VALUE_BYTES_MAX
 from runtime.settings import Settings
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ def create_topics(settings: Settings) -> list[Topic]:
     An existing topic is left as it is, since more partitions would break the order of its keys. Raises
     `KafkaException` if the brokers refuse or cannot be reached.
     """
-    admin = AdminClient(settings.kafka)
+    # The client would tell of each failed connection, several times a second; we tell once.
+    admin = AdminClient(settings.kafka | {"log_level": 0})
     wanted = [settings.kafka_prefix + topic for topic in TOPICS]
     created = {name for name in wanted if _create(admin, name, settings)}
     declare(settings.databases)
@@ -66,7 +68,9 @@ def _create(admin: AdminClient, name: str, settings: Settings) -> bool:
         },
     )
     try:
-        admin.create_topics([topic], operation_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S)
+        admin.create_topics([topic], request_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S + 5)
+    except FutureTimeout as error:
+        raise TimeoutError(f"the brokers did not create {name} in {_TIMEOUT_S:.0f} s") from error
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False

@@ -26,6 +26,7 @@ def pooled_engine(settings: Settings, url: str, name: str) -> Engine:
     """Return an engine for short transactions; `name` shows in pg_stat_activity."""
     return create_engine(
         url,
+        hide_parameters=True,  # they are people's data, and errors are logged
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_s,
@@ -39,6 +40,7 @@ def direct_engine(settings: Settings, url: str, name: str) -> Engine:
     """Return an engine in autocommit whose connections are the caller's to keep (LISTEN, leases)."""
     return create_engine(
         url,
+        hide_parameters=True,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.

@@ -4,12 +4,28 @@ Each process builds one frozen `Settings` at its entry point and passes on what 
 reads the environment later. Names in the environment are the fields' in capitals.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 Context = Literal["reservations", "rooms"]
+
+
+def _usable(url: str) -> str:
+    """Check what an engine could be made of; empty is for "the default"."""
+    try:
+        drivername = make_url(url).drivername if url else "postgresql"
+    except ArgumentError:
+        drivername = ""
+    if drivername not in {"postgresql", "postgresql+psycopg"}:
+        raise ValueError("not of the form postgresql+psycopg://user:password@host:port/database")
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_usable)]
 
 
 class SettingsError(Exception):
@@ -22,12 +38,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Where things are.
-    database_url: str = Field(description="postgresql+psycopg://user:password@host:port/database")
-    reservations_database_url: str = ""
-    rooms_database_url: str = ""
+    database_url: DatabaseUrl = Field(
+        repr=False, description="postgresql+psycopg://user:password@host:port/database"
+    )
+    reservations_database_url: DatabaseUrl = Field(default="", repr=False)
+    rooms_database_url: DatabaseUrl = Field(default="", repr=False)
     kafka_bootstrap_servers: str = Field(description="host:port, separated by commas")
     kafka_properties: dict[str, str] = Field(
-        default_factory=dict, description="JSON of librdkafka properties (security, say)"
+        default_factory=dict,
+        repr=False,
+        description="JSON of librdkafka properties (security, say)",
     )
     kafka_prefix: str = Field(
         default="", description="before every topic and group, where a cluster is shared"

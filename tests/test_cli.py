@@ -76,11 +76,7 @@ def test_migrate_says_from_where_to_where(
 
 
 def test_migrate_prints_sql_without_a_database(tmp_path: Path) -> None:
-    nowhere = {
-        "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/nowhere",
-        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-    }
-    printed = innbox("migrate", "--sql", data=tmp_path, environment=nowhere)
+    printed = innbox("migrate", "--sql", data=tmp_path)
     assert printed.returncode == 0
     assert "CREATE TABLE outbox.message" in printed.stdout
 
@@ -193,3 +189,30 @@ def test_dead_letters_are_listed_shown_retried_and_discarded(
     assert letters("discard", poison).returncode == 1
     assert json.loads(letters("list").stdout)["dead_letters"] == []
     assert letters("show", "999").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "environment"),
+    [
+        (["topics"], {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}),
+        (["verify"], {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}),
+        (["migrate", "--to", "nope"], {}),
+        (["migrate"], {"DATABASE_URL": "mysql://nobody"}),
+        (["migrate"], {"DATABASE_URL": "garbage"}),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_few_lines(
+    tmp_path: Path, settings: Settings, command: list[str], environment: dict[str, str]
+) -> None:
+    """Brokers away, an unknown revision, another database's URL: exit code 2 and no traceback."""
+    own = {"DATABASE_URL": settings.database_url, "JWT_KEY": "k" * 32}
+    refused = innbox(*command, data=tmp_path, environment=own | environment)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert 0 < len(refused.stderr.splitlines()) < 10, refused.stderr
+
+
+def test_a_token_needs_no_server(tmp_path: Path) -> None:
+    signed = innbox("token", "--member", "7", data=tmp_path, environment={"JWT_KEY": "k" * 32})
+    assert signed.returncode == 0
+    assert signed.stdout.count(".") == 2

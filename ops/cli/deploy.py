@@ -14,6 +14,7 @@ from ops.errors import CommandError
 from ops.topics import create_topics
 
 NOT_READY = 1
+DATABASE = ("database_url",)
 
 
 @cli.command()
@@ -31,7 +32,7 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
     innbox migrate --sql > schema.sql
     innbox migrate --sql --to 0002:head
     """
-    settings = settings_for(data)
+    settings = settings_for(data, () if sql else DATABASE)
     if sql:
         click.echo(migrations.migration_sql(next(iter(settings.databases)), revision))
         return
@@ -86,13 +87,13 @@ def token(data: Path, member: int, scopes: tuple[str, ...], hours: float) -> Non
     """
     from api.auth import sign
 
-    click.echo(sign(settings_for(data), member, scopes=scopes, lifetime_s=hours * 3600))
+    click.echo(sign(settings_for(data, ()), member, scopes=scopes, lifetime_s=hours * 3600))
 
 
 @cli.command()
 @click.argument("url")
 def health(url: str) -> int:
-    """Ask a process whether it is ready; exit code 1 if not. For an orchestrator's health checks.
+    """Ask a process whether it is ready: exit code 0 if so, 1 if not, 2 if nobody answers.
 
     \b
     innbox health http://127.0.0.1:9000

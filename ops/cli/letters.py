@@ -9,6 +9,7 @@ import click
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from ops.cli.deploy import DATABASE
 from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 from ops.environment import settings_for
@@ -41,10 +42,10 @@ def dead_letters_group() -> None:
 @as_json
 @click.pass_obj
 def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
-    """List the open ones, oldest first."""
+    """List the open ones, the oldest 1,000 first."""
     from consumers import dead_letters
 
-    settings = settings_for(data)
+    settings = settings_for(data, DATABASE)
     found = []
     for url, contexts in settings.databases.items():
         if context is None or context in contexts:
@@ -124,7 +125,7 @@ def discard(data: Path, ids: tuple[int, ...], context: Context | None, as_json: 
 
 @contextmanager
 def _database(data: Path, context: Context | None) -> Iterator[tuple[Engine, Settings]]:
-    settings = settings_for(data)
+    settings = settings_for(data, DATABASE)
     if context is None and len(settings.databases) > 1:
         raise CommandError("the contexts have a database each: say --context rooms or reservations")
     configure_logs(settings.model_copy(update={"log_level": "ERROR"}), "dead-letters")

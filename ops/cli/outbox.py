@@ -8,6 +8,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 import outbox
+from ops.cli.deploy import DATABASE
 from ops.cli.output import as_json, print_json, print_table
 from ops.cli.root import cli
 from ops.environment import settings_for
@@ -24,7 +25,7 @@ def outbox_group() -> None:
 def shards(data: Path, as_json: bool) -> None:
     """List the shards: who relays which keys, and how far they are."""
     found = []
-    for url, contexts in settings_for(data).databases.items():
+    for url, contexts in settings_for(data, DATABASE).databases.items():
         with create_engine(url, poolclass=NullPool).connect() as connection:
             found += [
                 {"database": " and ".join(contexts), **asdict(shard)}
@@ -56,7 +57,7 @@ def shards(data: Path, as_json: bool) -> None:
 def partitions(data: Path, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
     found = {}
-    for url, contexts in settings_for(data).databases.items():
+    for url, contexts in settings_for(data, DATABASE).databases.items():
         with create_engine(url, poolclass=NullPool).connect() as connection:
             days = outbox.partitions(connection)
             found[" and ".join(contexts)] = {day.isoformat(): name for day, name in days.items()}

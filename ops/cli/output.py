@@ -16,7 +16,8 @@ from rich.table import Table
 # What a long piece of work reports: what it does, how much is done, of how much (None: unknown).
 Report = Callable[[str, int, int | None], None]
 
-console = Console()
+# Piped output is for other programs' eyes: wide enough to cut nothing off.
+console = Console(width=None if sys.stdout.isatty() else 250)
 errors = Console(stderr=True)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -36,7 +37,9 @@ def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
     console.print(table)

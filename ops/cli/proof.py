@@ -1,5 +1,6 @@
 """`innbox demo | verify | bench`: what shows that the promises are kept, and how fast."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,8 +42,9 @@ def demo(
 ) -> int:
     """Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.
 
-    Everything runs in a temporary directory and is gone at the end. Exit code 1 if any invariant
-    is violated or a reservation is left without an answer.
+    Everything runs in a temporary directory and is gone at the end, whatever --data says; servers
+    that the environment names are used instead. Exit code 1 if any invariant is violated, a
+    reservation is left open, or what the guests were told is not what is stored.
     """
     from ops.demo import SAMPLE, load_hotel, run_demo
     from ops.stack import running_stack
@@ -53,7 +55,7 @@ def demo(
 
     chosen = load_hotel(hotel)
     with ExitStack() as exits:
-        data = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="innbox-demo-")))
+        data = exits.enter_context(_temporary("innbox-demo-"))
         stack = exits.enter_context(running_stack(data, say, brokers=int(brokers)))
         with progress() as report:
             outcome = run_demo(stack, chosen, reservations, seed, report)
@@ -66,7 +68,9 @@ def demo(
             from ops.up import look_around
 
             look_around(stack)
-    return 0 if outcome.holds else VIOLATED
+        if not outcome.holds:
+            raise click.exceptions.Exit(VIOLATED)
+    return 0
 
 
 @cli.command()
@@ -145,13 +149,26 @@ def bench_consumer_command(messages: int, one_by_one: int, rounds: int, as_json:
 def _bench_settings() -> Iterator[Settings]:
     from ops.stack import servers
 
-    with tempfile.TemporaryDirectory(prefix="innbox-bench-") as temporary:
-        data = Path(temporary)
-        with servers(data, say, brokers=1):
-            prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
-            settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
-            configure_logs(settings, "bench")
-            yield settings
+    with _temporary("innbox-bench-") as data, servers(data, say, brokers=1):
+        prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
+        settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+        configure_logs(settings, "bench")
+        yield settings
+
+
+@contextmanager
+def _temporary(prefix: str) -> Iterator[Path]:
+    """A directory for the length of a block; kept, with the logs in it, if the block fails."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield directory
+    except Exception:
+        say(f"The logs are kept in {directory}.")
+        raise
+    except BaseException:  # interrupted: nobody will look
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _today() -> Any:  # noqa: ANN401 - a date
@@ -190,6 +207,7 @@ def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
     rows = [(name, f"{outcome[name]:,}") for name in _DEMO_ROWS]
     rows += [
         ("request to result", f"p50 {latency['p50']:,} ms, p99 {latency['p99']:,} ms"),
+        ("without a result in time", f"{outcome['without_result_in_time']:,}"),
         ("killed with SIGKILL", kills or "nobody"),
         ("seconds", str(outcome["seconds"])),
     ]

@@ -1,8 +1,10 @@
 """Running a command: every expected failure is one clear message and exit code 2, never a traceback."""
 
 import click
+import httpx
+from alembic.util import CommandError as MigrationError
 from confluent_kafka import KafkaException
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ops.cli.output import complain
 from ops.errors import CommandError
@@ -10,6 +12,18 @@ from runtime.settings import SettingsError
 
 FAILED = 2
 INTERRUPTED = 130
+
+
+# What may go wrong outside of us, and what a person may have got wrong.
+EXPECTED = (
+    SettingsError,
+    CommandError,
+    MigrationError,
+    SQLAlchemyError,
+    KafkaException,
+    httpx.TransportError,
+    OSError,
+)
 
 
 def run(cli: click.Command) -> int:
@@ -22,13 +36,18 @@ def run(cli: click.Command) -> int:
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         return INTERRUPTED
-    except DBAPIError as error:
-        complain(f"Postgres: {str(error.orig).strip()}")
-        return FAILED
-    except KafkaException as error:
-        complain(f"Kafka: {error.args[0].str()}")
-        return FAILED
-    except (SettingsError, CommandError) as error:
-        complain(str(error))
+    except EXPECTED as error:
+        complain(_explained(error))
         return FAILED
     return result if isinstance(result, int) else 0
+
+
+def _explained(error: Exception) -> str:
+    match error:
+        case DBAPIError():
+            return f"Postgres: {str(error.orig).strip()}"
+        case KafkaException():
+            return f"Kafka: {error.args[0].str()}"
+        case TimeoutError():
+            return str(error) or "no answer in time"
+    return str(error)

@@ -5,6 +5,7 @@ come is repeated under the same key until one comes.
 """
 
 import random
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -36,7 +37,7 @@ class Wish:
     """What one guest wants."""
 
     key: str
-    member: int
+    guest: int
     room_id: int
     check_in: date
     check_out: date
@@ -45,10 +46,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Stayed:
-    """How a wish went: the reservation's id, and how long its result took from the request."""
+    """How a wish went: the reservation's id, and how long its result took from the request.
+
+    Where the wait was over before there was a result, `has_result` is false, and `took_ms` the wait.
+    """
 
     reservation_id: int
-    result_ms: float | None
+    took_ms: float
+    has_result: bool
     repeats: int
 
 
@@ -59,16 +64,19 @@ def wishes(hotel: Hotel, today: date, count: int, seed: int) -> list[Wish]:
 
 
 class Guests:
-    """Carries wishes out with concurrent clients; `halt` ends them early."""
+    """Carries wishes out with concurrent clients.
+
+    They are members of this run alone, so that its reservations can be told from all others, and its
+    idempotency keys from those of an earlier run.
+    """
 
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
+        self.members = _new_members()
         self._api_url = api_url
         self._clients = clients
         self._own = local()
         self._halt = Event()
-        self._tokens = {
-            member: sign(settings, member, lifetime_s=3600) for member in range(1, MEMBERS + 1)
-        }
+        self._tokens = {member: sign(settings, member, lifetime_s=3600) for member in self.members}
 
     def carry_out(self, wanted: Sequence[Wish]) -> Iterator[Stayed]:
         """Yield each wish's story as it ends."""
@@ -97,14 +105,14 @@ class Guests:
             repeats += again
         # A 200 is the settled reservation; a 202 says that the wait was over first.
         has_result = answer.status_code == httpx.codes.OK
-        return Stayed(reservation["id"], took_ms if has_result else None, repeats)
+        return Stayed(reservation["id"], took_ms, has_result, repeats)
 
     def _post(
         self, wish: Wish, path: str, key: str, body: dict[str, Any] | None
     ) -> tuple[httpx.Response, int]:
         """Post until an answer comes; returns it and how many times the request was repeated."""
         headers = {
-            "Authorization": f"Bearer {self._tokens[wish.member]}",
+            "Authorization": f"Bearer {self._tokens[self.members[wish.guest]]}",
             "Idempotency-Key": key,
             "Prefer": f"wait={WAIT_S}",
         }
@@ -135,6 +143,11 @@ class Guests:
         return client
 
 
+def _new_members() -> range:
+    first = 1 + secrets.randbelow(2**40) * MEMBERS
+    return range(first, first + MEMBERS)
+
+
 def _wish(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> Wish:
     season = hotel.season
     length = chance.randint(1, min(NIGHTS_MAX, season.nights))
@@ -147,7 +160,7 @@ def _wish(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> W
     check_in = opens_on + timedelta(days=first)
     return Wish(
         key=f"demo-{number}",
-        member=number % MEMBERS + 1,
+        guest=number % MEMBERS,
         room_id=chance.choice(hotel.rooms).id,
         check_in=check_in,
         check_out=check_in + timedelta(days=length),

@@ -23,6 +23,8 @@ from runtime.settings import Settings
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
 SILENCE_S_MAX = 30.0
+# How long brokers may take to be found at all.
+CONTACT_S_MAX = 10.0
 
 # A partition of a topic, by its full name.
 Place = tuple[str, int]
@@ -47,7 +49,7 @@ class _Reading:
 
 def read_topics(ledger: Ledger, settings: Settings, topics: Iterable[str], report: Report) -> None:
     """Enter every record up to the present ends. A topic that does not exist has no record."""
-    admin = AdminClient(settings.kafka)
+    admin = AdminClient(settings.kafka | {"log_level": 0})  # failures are raised, and said once
     places = _places(admin, {settings.kafka_prefix + topic for topic in topics})
     reading = _Reading(_offsets(admin, places, _BEGIN), _offsets(admin, places, _END))
     prefix = settings.kafka_prefix
@@ -64,6 +66,7 @@ def read_topics(ledger: Ledger, settings: Settings, topics: Iterable[str], repor
 def _properties(settings: Settings) -> dict[str, Any]:
     return {
         **settings.kafka,
+        "log_level": 0,
         # The client demands a name; nothing ever joins this group.
         "group.id": f"{settings.kafka_prefix}innbox-verify",
         "isolation.level": "read_committed",
@@ -80,7 +83,7 @@ def _properties(settings: Settings) -> dict[str, Any]:
 
 def _places(admin: AdminClient, names: set[str]) -> list[Place]:
     # All topics and not each by name: asking for one that is missing might create it.
-    existing = admin.list_topics(timeout=SILENCE_S_MAX).topics
+    existing = admin.list_topics(timeout=CONTACT_S_MAX).topics
     return [
         (name, number) for name in names & existing.keys() for number in existing[name].partitions
     ]
