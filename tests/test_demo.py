@@ -14,6 +14,7 @@ import pytest
 
 from ops.demo import load_hotel
 from ops.demo.guests import wishes
+from ops.demo.run import compare
 from ops.local import Servers
 from tests.waiting import eventually
 
@@ -40,6 +41,23 @@ def test_every_wish_lies_within_the_season_and_is_the_same_for_the_same_seed() -
     wanted = wishes(hotel, TODAY, 1_000, seed=7)
     assert all(opens_on <= wish.check_in < wish.check_out <= closes_on for wish in wanted)
     assert wanted == wishes(hotel, TODAY, 1_000, seed=7)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("told", "stored", "vanished", "unexplained"),
+    [
+        ([1, 2, 3], [1, 2, 3], 0, 0),
+        ([1, 2, 3], [1, 3], 1, 0),
+        ([1, 2], [1, 2, 3], 0, 1),
+        ([1, 2, 2], [1, 2], 0, 1),
+    ],
+    ids=["all is well", "an answer without a row", "a row without an answer", "one for two wishes"],
+)
+def test_what_guests_were_told_is_held_against_what_is_stored(
+    told: list[int], stored: list[int], vanished: int, unexplained: int
+) -> None:
+    assert compare(told, stored) == (vanished, unexplained)
 
 
 def test_the_demo_kills_processes_and_every_invariant_holds(tmp_path: Path) -> None:
