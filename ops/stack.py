@@ -1,12 +1,18 @@
 """The whole of innbox on one machine: servers, schema, topics and supervised processes."""
 
+import errno
+import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ops import signals
 from ops.environment import settings_for
+from ops.errors import CommandError
 from ops.migrate import migrate
 from ops.ports import free_port
 from ops.supervisor import Supervisor, children_of
@@ -32,17 +38,14 @@ class Running:
 
 @contextmanager
 def running_stack(data: Path, say: Say, *, port: int = 0, brokers: int = 1) -> Iterator[Running]:
-    """Bring everything up for the length of a block.
+    """Bring everything up for the length of a block, which Ctrl-C, SIGTERM and hang-up end.
 
     Servers named by the environment are used; the others are embedded ones, which end with the block
-    unless they ran before.
+    unless they ran before. Once the end has begun, further requests to end change nothing.
     """
-    with servers(data, say, brokers=brokers):
-        data.mkdir(parents=True, exist_ok=True)
-        replicas = 3 if brokers == 3 else 1  # noqa: PLR2004 - as many as there are brokers
-        settings = settings_for(
-            data, api_port=port or free_port(), topic_replication=replicas, **IMPATIENT
-        )
+    with signals.raising(), only_one(data), servers(data, say, brokers=brokers):
+        settings = settings_for(data, api_port=port or free_port(), **suggestions(brokers))
+        refuse_taken(settings.host, settings.api_port)
         say("Migrating the schema and creating the topics …")
         for url in settings.databases:
             migrate(url)
@@ -50,8 +53,63 @@ def running_stack(data: Path, say: Say, *, port: int = 0, brokers: int = 1) -> I
         say("Starting the API, the relay and the consumers …")
         children = children_of(settings, data / "logs")
         with Supervisor(children, stop_s=settings.shutdown_s + 2) as supervisor:
-            supervisor.wait_until_ready(READY_S)
-            yield Running(settings, supervisor, f"http://{settings.host}:{settings.api_port}")
+            try:
+                supervisor.wait_until_ready(READY_S)
+                yield Running(settings, supervisor, f"http://{settings.host}:{settings.api_port}")
+            finally:
+                signals.hear_no_more()
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Be the only one that runs processes on a data directory; raises `CommandError` otherwise.
+
+    The lock is the kernel's, so it goes with its holder, however that one ends.
+    """
+    path = data / "up.lock"
+    data.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it until a moment ago has removed it: then this lock guards nothing.
+            is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except BlockingIOError:
+            is_ours = False
+        if not is_ours:
+            raise CommandError(
+                f"process {_holder(path)} runs innbox on {data} already; stop it, or choose "
+                "another directory with --data"
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Raise `CommandError` if nobody could listen there now, as the API will."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
+            raise CommandError(
+                f"port {port} is taken by another program; choose one with --port"
+            ) from error
+
+
+def suggestions(brokers: int) -> dict[str, Any]:
+    """Return the settings that suit one machine, but for those that the environment has."""
+    wanted: dict[str, Any] = dict(IMPATIENT)
+    if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        wanted["topic_replication"] = 3 if brokers == 3 else 1  # noqa: PLR2004 - one on each broker
+    return {name: value for name, value in wanted.items() if not os.environ.get(name.upper())}
 
 
 @contextmanager
@@ -70,3 +128,10 @@ def servers(data: Path, say: Say, *, brokers: int) -> Iterator[None]:
 
     with local.running(data, brokers=brokers, parts=parts, report=say):  # type: ignore[arg-type]
         yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text() or "(just starting)"
+    except FileNotFoundError:
+        return "(just ending)"

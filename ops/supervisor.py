@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -17,14 +18,17 @@ from typing import Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from ops import signals
 from ops.environment import as_environment
-from ops.errors import CommandError
+from ops.errors import CommandError, quoted
 from ops.ports import free_port
 from runtime.settings import Context, Settings
 
 _CHECK_S = 0.1
 _RESTART_S_MIN, _RESTART_S_MAX = 0.2, 5.0
 _STEADY_S = 10.0
+# Who has died so often before it was ready (some six seconds) will not get ready by waiting.
+_RESTARTS_MAX = 5
 
 
 @dataclass(slots=True)
@@ -86,9 +90,14 @@ class Supervisor:
         self._watcher = Thread(target=self._watch, name="supervisor", daemon=True)
 
     def __enter__(self) -> Self:
-        for child in self._children.values():
-            _start(child)
-        self._watcher.start()
+        try:
+            with signals.postponed():
+                for child in self._children.values():
+                    _start(child)
+                self._watcher.start()
+        except BaseException:  # Ctrl-C is no reason to leave anybody behind
+            self._stop()
+            raise
         return self
 
     def __exit__(
@@ -97,9 +106,7 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stopping.set()
-        self._watcher.join()
-        _end([child for child in self._children.values() if child.pid], self._stop_s)
+        self._stop()
 
     def kill(self, name: str) -> int:
         """SIGKILL a child, as a crash would; returns the pid it had. It is restarted at once."""
@@ -118,10 +125,11 @@ class Supervisor:
         return [(_state(child), child.health_url) for child in self._children.values()]
 
     def wait_until_ready(self, deadline_s: float) -> None:
-        """Wait until all are ready; raises `NotReady`, which names the logs."""
+        """Wait until all are ready; raises `NotReady`, which quotes the logs."""
         ends_at = time.monotonic() + deadline_s
         while waiting := [state for state in self.states() if not state.is_ready]:
-            if time.monotonic() > ends_at:
+            hopeless = any(state.restarts >= _RESTARTS_MAX for state in waiting)
+            if hopeless or time.monotonic() > ends_at:
                 raise NotReady(waiting)
             self._stopping.wait(_CHECK_S)
 
@@ -129,8 +137,16 @@ class Supervisor:
         while not self._stopping.wait(_CHECK_S):
             for child in self._children.values():
                 with self._lock:
-                    if child.pid is None:
+                    if child.pid is None and not self._stopping.is_set():
                         self._revive(child)
+
+    def _stop(self) -> None:
+        with self._lock:  # nobody is born from here on
+            self._stopping.set()
+        with signals.waiting():
+            if self._watcher.is_alive():
+                self._watcher.join()
+            _end(self._children.values(), self._stop_s)
 
     def _revive(self, child: Child) -> None:
         """Restart at once the first time, and ever later while it keeps dying young."""
@@ -149,7 +165,8 @@ class NotReady(CommandError):
 
     def __init__(self, waiting: Sequence[ChildState]) -> None:
         lines = [f"  {state.name}: {state.problems}; see {state.log}" for state in waiting]
-        super().__init__("these processes are not ready:\n" + "\n".join(lines))
+        logs = quoted(*(state.log for state in waiting))
+        super().__init__("these processes are not ready:\n" + "\n".join(lines) + logs)
 
 
 def _child(
@@ -165,19 +182,26 @@ def _child(
 def _start(child: Child) -> None:
     child.log.parent.mkdir(parents=True, exist_ok=True)
     child.started_at = time.monotonic()
+    _let_go(child)
     with child.log.open("ab") as log:
         # A session of its own: Ctrl-C is the supervisor's to hear, and children end in good order.
         child.process = subprocess.Popen(
             child.arguments,
-            env=child.environment,
-            stdin=subprocess.DEVNULL,
+            env=child.environment | {signals.SUPERVISED: "1"},
+            # Never written to: it closes when we are gone, however that happened.
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
 
 
-def _end(children: Sequence[Child], within_s: float) -> None:
+def _let_go(child: Child) -> None:
+    if child.process and child.process.stdin:
+        child.process.stdin.close()
+
+
+def _end(children: Collection[Child], within_s: float) -> None:
     running = [child.process for child in children if child.process]
     for process in running:
         process.send_signal(signal.SIGTERM)
@@ -188,6 +212,8 @@ def _end(children: Sequence[Child], within_s: float) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    for child in children:
+        _let_go(child)
 
 
 def _state(child: Child) -> ChildState:
@@ -203,7 +229,7 @@ def _readiness(child: Child) -> tuple[bool, str]:
             return response.status == 200, ""  # noqa: PLR2004 - HTTP
     except HTTPError as refused:
         return False, _problems(refused.read())
-    except (URLError, OSError):
+    except (URLError, OSError, HTTPException):
         return False, "starting"
 
 

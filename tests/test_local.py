@@ -22,6 +22,7 @@ from confluent_kafka.cimpl import NewTopic
 from ops import local
 from ops.local import account, jars
 from ops.local.processes import find, wait_until
+from ops.local.state import exclusive
 
 PATIENCE_S = 60
 TOPIC = "a-topic"
@@ -180,6 +181,51 @@ def test_reset_erases_what_was_made_here_and_nothing_else(data: Path) -> None:
     start_postgres(data)
     local.reset(data)
     assert not data.exists()
+
+
+def test_what_up_leaves_is_ours_and_goes_with_a_reset(data: Path) -> None:
+    """Also where the servers were somebody else's, so that nothing marks the directory."""
+    (data / "logs").mkdir(parents=True)
+    ours = ("jwt.key", "jwt.1234", "up.lock", "logs/api.log", "logs/relay-rooms.log")
+    for name in ours:
+        (data / name).touch()
+
+    start_postgres(data)
+    local.reset(data)
+
+    assert not data.exists()
+
+
+def test_a_reset_keeps_the_logs_of_others(data: Path) -> None:
+    (data / "logs").mkdir(parents=True)
+    (data / "logs" / "rooms.log").touch()
+    (data / "logs" / "diary.log").touch()
+
+    local.reset(data)
+
+    assert [entry.name for entry in (data / "logs").iterdir()] == ["diary.log"]
+
+
+def test_a_stop_says_what_it_did(data: Path) -> None:
+    said: list[str] = []
+    local.stop(data, report=said.append)
+    start_postgres(data)
+    with local.running(data, parts=["postgres"], report=said.append):
+        said.clear()
+    local.stop(data, report=said.append)
+    local.stop(data, report=said.append)
+
+    assert said == [
+        "The servers were left running, as they ran before.",
+        "The servers have stopped.",
+        "The servers were not running.",
+    ]
+
+
+def test_a_lock_names_nobody_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a.lock", print):
+        raise ZeroDivisionError
+    assert (tmp_path / "a.lock").read_text() == ""
 
 
 @pytest.mark.parametrize("call", [local.start, local.reset])

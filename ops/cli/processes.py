@@ -8,6 +8,7 @@ import click
 
 from ops.cli.root import cli
 from ops.environment import settings_for
+from ops.signals import end_with_supervisor
 from runtime.logs import configure_logs
 from runtime.settings import Context, Settings
 
@@ -58,6 +59,7 @@ def results(data: Path) -> None:
 
 
 def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: object) -> None:
+    end_with_supervisor()
     settings = settings_for(data, **overrides)
     configure_logs(settings, name)
     run(settings)

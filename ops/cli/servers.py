@@ -62,12 +62,18 @@ def status(data: Path, as_json: bool) -> None:
 @click.confirmation_option("--yes", prompt="Erase the servers' data?")
 @click.pass_obj
 def reset(data: Path) -> None:
-    """Stop the servers and erase their data."""
+    """Stop the servers and erase their data, with the logs and the key that `up` made there."""
     _local().reset(data, report=say)
 
 
 @cli.command()
-@click.option("--port", type=int, default=8000, show_default=True, help="Of the API.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Of the API; 0 is any free one.",
+)
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
 @click.pass_obj
 def up(data: Path, port: int, brokers: str) -> None:

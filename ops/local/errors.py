@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from ops.errors import CommandError
-
-LAST_LINES = 15
+from ops.errors import CommandError, quoted
 
 
 class LocalError(CommandError):
@@ -13,13 +11,4 @@ class LocalError(CommandError):
 
 def failed(what: str, *logs: Path) -> LocalError:
     """The error of a server that did not start: names its logs and quotes their ends."""
-    quoted = "".join(f"\n{log}:\n{_ending(log)}" for log in logs)
-    return LocalError(f"{what}. Its last lines are below.{quoted}")
-
-
-def _ending(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-    except OSError:
-        lines = []
-    return "\n".join(f"    {line}" for line in lines) or "    (nothing was written)"
+    return LocalError(f"{what}. Its last lines are below.{quoted(*logs)}")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.local import jars, kafka, postgres, signals
+from ops import signals
+from ops.local import jars, kafka, postgres
 from ops.local.node import Node, bootstrap_servers, nodes
 from ops.local.plan import Part, decide
 from ops.local.postgres import Postgres
@@ -62,6 +63,8 @@ def start(
 
 def stop(data: Path, *, report: Report = silent) -> None:
     """End the servers and keep their data."""
+    if load(data) is None:
+        report(f"No servers were ever started in {data}.")
     _stop_unless_kept(data.resolve(), (), report)
 
 
@@ -147,10 +150,23 @@ def _bring_up(
 
 def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:
     """End all servers but the kept ones, brokers beside Postgres; the caller holds the lock."""
+    ran = {row.name for row in status(data) if row.state == "running"}
     ending = [node for node in nodes(data, load(data) or State()) if node.home.name not in keep]
     with ThreadPoolExecutor(max_workers=1) as aside:
         brokers = aside.submit(kafka.stop, ending, report)
         if POSTGRES not in keep:
             postgres.stop(Postgres.within(data))
         brokers.result()
-    report("The servers have stopped.")
+    report(_ended(ran, keep))
+
+
+def _ended(ran: Collection[str], keep: Collection[str]) -> str:
+    """What came of the servers that ran until now."""
+    left = sorted(set(ran) & set(keep))
+    if not ran:
+        return "The servers were not running."
+    if len(left) == len(ran):
+        return "The servers were left running, as they ran before."
+    if left:
+        return f"The servers have stopped, but for {', '.join(left)}, which ran before."
+    return "The servers have stopped."

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TextIO
 
@@ -25,7 +26,20 @@ from ops.local.errors import LocalError
 LOCK_TIMEOUT_S = 180
 STATE_FILE = "servers.json"
 LOCK_FILE = "servers.lock"
-OUR_ENTRIES = ("postgres*", "kafka-*", f"{STATE_FILE}.new", STATE_FILE, LOCK_FILE)
+# What `innbox up` leaves here. It does so without servers of ours, too: then this directory is not
+# marked, and yet not foreign.
+OF_THE_PROCESSES = ("jwt.key", "jwt.[0-9]*", "up.lock", "logs")
+# Of the logs only those that our processes write: a directory of this name may hold others.
+LOGS = tuple(f"logs/{name}.log" for name in ("api", "relay", "relay-*", "rooms", "results"))
+OUR_ENTRIES = (
+    "postgres*",
+    "kafka-*",
+    *LOGS,
+    *OF_THE_PROCESSES,
+    f"{STATE_FILE}.new",
+    STATE_FILE,
+    LOCK_FILE,
+)
 
 Report = Callable[[str], None]
 
@@ -80,8 +94,9 @@ def replace_file(path: Path, content: bytes) -> None:
 def refuse_foreign(data: Path) -> None:
     """Raise if the directory has files, and is not ours."""
     if data.exists() and load(data) is None:
-        ours = {LOCK_FILE, f"{STATE_FILE}.new"}
-        if foreign := sorted({entry.name for entry in data.iterdir()} - ours):
+        ours = (LOCK_FILE, f"{STATE_FILE}.new", *OF_THE_PROCESSES)
+        names = sorted(entry.name for entry in data.iterdir())
+        if foreign := [name for name in names if not any(fnmatch(name, our) for our in ours)]:
             raise LocalError(
                 f"{data} is no data directory of the embedded servers: it holds "
                 f"{', '.join(foreign[:3])}. Name an empty or a new directory."
@@ -110,12 +125,13 @@ def erase(data: Path) -> None:
     refuse_foreign(data)
     for pattern in OUR_ENTRIES:
         for entry in data.glob(pattern):
-            if entry.is_dir() and not entry.is_symlink():
+            if entry.name == "logs":
+                _remove_if_empty(entry)
+            elif entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-    if not any(data.iterdir()):
-        data.rmdir()
+    _remove_if_empty(data)
 
 
 @contextmanager
@@ -141,8 +157,10 @@ def exclusive(path: Path, report: Report) -> Iterator[None]:
     with file:
         file.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def _try_lock(path: Path) -> TextIO | None:
@@ -159,6 +177,11 @@ def _try_lock(path: Path) -> TextIO | None:
         return None
     file.truncate(0)
     return file
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def _is_still_at(path: Path, file: TextIO) -> bool:
