@@ -9,7 +9,8 @@ from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
 
 from api import auth, health, problems, waiting
 from api.observe import Observed
@@ -17,7 +18,7 @@ from api.reservations import Desk, reservation_routes
 from api.rooms import room_routes
 from api.waiting import Waiters
 from outbox import install_doorbell
-from runtime.database import pooled_engine
+from runtime.database import READ_ONLY, pooled_engine
 from runtime.health import Health
 from runtime.settings import Settings
 
@@ -64,10 +65,22 @@ def create_app(settings: Settings) -> Litestar:
 
 def _engines(settings: Settings) -> tuple[Engine, Engine]:
     """The two contexts' engines: one and the same where they share a database."""
-    reservations = pooled_engine(settings, settings.reservations_database_url, "api")
+    reservations = _engine(settings, settings.reservations_database_url, "api")
     if settings.rooms_database_url == settings.reservations_database_url:
         return reservations, reservations
-    return reservations, pooled_engine(settings, settings.rooms_database_url, "api-rooms")
+    return reservations, _engine(settings, settings.rooms_database_url, "api-rooms")
+
+
+def _engine(settings: Settings, url: str, name: str) -> Engine:
+    engine = pooled_engine(settings, url, name)
+
+    # Another server has taken over: connections to this one would be of no use for ever.
+    @event.listens_for(engine, "handle_error")
+    def connect_anew(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+
+    return engine
 
 
 def _alive(

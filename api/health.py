@@ -13,7 +13,7 @@ from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine, exc, text
 
-from api.problems import DATABASE_AWAY
+from runtime.errors import first_line
 from runtime.health import Health, answer
 
 WATCH_S = 1.0
@@ -61,9 +61,9 @@ def _look(health: Health, engine: Engine) -> None:
             connection.execute(_ASK)
     except exc.TimeoutError:
         return  # every connection is busy: overload, about which another process is no better
-    except DATABASE_AWAY as error:
+    except exc.SQLAlchemyError as error:  # whatever it is, the next look may find it over
         if health.unwell(DATABASE, "away"):
-            _log.warning("the database is away", error=str(error).partition("\n")[0])
+            _log.warning("the database is away", error=first_line(error))
     else:
         health.well(DATABASE)
 

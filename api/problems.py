@@ -30,6 +30,8 @@ from domain.reservations.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable, Refusal
 from domain.rooms.calendar import BelowTaken, InvalidCapacity
 from domain.stay import InvalidStay
+from runtime.database import is_outage
+from runtime.errors import first_line
 
 # Raised by SQLAlchemy when the database, or a connection of the pool, cannot be had. A commit among
 # them has an unknown outcome; the client repeats it under its idempotency key and learns which.
@@ -91,7 +93,7 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected error", path=request.url.path, exc_info=error)
     elif problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        _log.warning("database away", path=request.url.path, error=str(error).partition("\n")[0])
+        _log.warning("database away", path=request.url.path, error=first_line(error))
 
     traced = msgspec.structs.replace(
         problem, instance=request.url.path, trace_id=trace_id(traceparent(request.scope))
@@ -120,13 +122,18 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 @singledispatch
 def _answer(_: Exception) -> Answer:
     """One function for each kind of error; this one answers what none of us meant."""
-    return _problem(500, "INTERNAL_ERROR", "the fault is ours; it has been logged"), {}
+    return _ours()
 
 
 @_answer.register
 def _(_: exc.OperationalError | exc.InterfaceError | exc.TimeoutError) -> Answer:
-    advice = "nothing is lost; repeat the request with the same Idempotency-Key"
-    return _problem(503, "UNAVAILABLE", advice), _RETRY_AFTER
+    return _away()
+
+
+@_answer.register
+def _(error: exc.DBAPIError) -> Answer:
+    """Any other error of the driver's: a server that is read-only since a failover is away, too."""
+    return _away() if is_outage(error) else _ours()
 
 
 @_answer.register
@@ -212,6 +219,15 @@ def _(error: HTTPException) -> Answer:
             return _problem(413, "BODY_TOO_LARGE", "the body is over the limit"), {}
         case 400:
             return _problem(400, "BAD_REQUEST", error.detail), {}
+    return _ours()
+
+
+def _away() -> Answer:
+    advice = "nothing is lost; repeat the request with the same Idempotency-Key"
+    return _problem(503, "UNAVAILABLE", advice), _RETRY_AFTER
+
+
+def _ours() -> Answer:
     return _problem(500, "INTERNAL_ERROR", "the fault is ours; it has been logged"), {}
 
 

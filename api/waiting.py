@@ -18,11 +18,13 @@ from litestar.concurrency import sync_to_thread
 from litestar.params import HeaderParameter
 from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.problems import DATABASE_AWAY
 from domain.reservations import store
 from domain.reservations.model import Reservation, Status
 from domain.reservations.store import SETTLED_CHANNEL
+from runtime.errors import first_line
 
 POLL_S = 1.0
 
@@ -104,23 +106,29 @@ class Waiters:
 
 async def poll(waiters: Waiters) -> None:
     """Look after those who wait, until cancelled."""
+    reported = None
     while True:
-        with suppress(*DATABASE_AWAY):  # the next turn finds what this one could not read
+        try:
             await waiters.poll_once()
+            reported = None
+        except SQLAlchemyError as error:  # the next turn finds what this one could not read
+            reported = _report("not polling", error, reported)
         await asyncio.sleep(POLL_S)
 
 
 async def listen(waiters: Waiters, url: str) -> None:
     """Wake whoever is rung for, until cancelled; a lost connection is made again."""
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    pause_s = _PAUSE_S_MIN
+    pause_s, reported = _PAUSE_S_MIN, None
     while True:
         try:
             async with await _connection(conninfo) as connection:
-                pause_s = _PAUSE_S_MIN
+                await connection.execute(_LISTEN)
+                await waiters.poll_once()  # for what was rung while nobody listened
+                pause_s, reported = _PAUSE_S_MIN, None
                 await _hear(waiters, connection)
-        except (Error, OSError, *DATABASE_AWAY) as error:
-            _log.warning("not listening", error=str(error).partition("\n")[0], again_s=pause_s)
+        except (Error, OSError, SQLAlchemyError) as error:  # an operator may put right any of these
+            reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
@@ -129,6 +137,14 @@ def wait_s(prefer: str | None, wait_s_max: float) -> float | None:
     """Read `wait=N` out of a Prefer header, bounded; what we do not understand is no preference."""
     found = _WAIT.search(prefer or "")
     return min(float(found[1]), wait_s_max) if found else None
+
+
+def _report(event: str, error: Exception, reported: str | None) -> str:
+    """Log what is not yet reported; returns what is, so that an outage is one line."""
+    reason = first_line(error)
+    if reason != reported:
+        _log.warning(event, error=reason)
+    return reason
 
 
 async def _heard(rung: asyncio.Event, deadline: float) -> bool:
@@ -153,8 +169,6 @@ async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:
 
 
 async def _hear(waiters: Waiters, connection: AsyncConnection[tuple[object, ...]]) -> None:
-    await connection.execute(_LISTEN)
-    await waiters.poll_once()  # for what was rung while nobody listened
     async for notification in connection.notifies():
         if notification.payload:
             waiters.wake(int(word) for word in notification.payload.split(",") if word.isdecimal())

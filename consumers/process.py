@@ -22,6 +22,7 @@ from runtime.settings import Settings
 from runtime.shutdown import stop_on_signals
 
 FORGET_EVERY_S = 3_600.0
+_DAY_S = 86_400.0
 
 
 def run_rooms(settings: Settings) -> None:
@@ -40,7 +41,7 @@ def run_results(settings: Settings) -> None:
     engine = pooled_engine(settings, url, "results")
     direct = direct_engine(settings, url, "timeouts")
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
-    forget = partial(forget_keys_once, engine, settings.idempotency_days)
+    forget = partial(forget_keys_once, engine, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),

@@ -18,6 +18,7 @@ from consumers.handling import Handler, handle, is_passing, is_race
 from consumers.member import Member
 from consumers.metrics import BATCHES, HANDLED, RETRIES
 from consumers.records import record_of
+from runtime.errors import first_line
 from runtime.health import Health
 from runtime.settings import Settings
 
@@ -133,8 +134,9 @@ class Runner:
                 return
 
     def _report(self, error: Exception) -> None:
-        if self._health.unwell("database", str(error).strip()):
-            _log.warning("waiting for the database", reason=str(error).strip())
+        reason = first_line(error)
+        if self._health.unwell("database", reason):
+            _log.warning("waiting for the database", reason=reason)
 
 
 def _backoff_s(attempt: int) -> float:

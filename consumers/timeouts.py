@@ -19,10 +19,12 @@ _log = structlog.get_logger(__name__)
 
 # A run asks so many again at most; the rest has the next run.
 REDRIVEN_MAX = 500
+# So many keys a transaction: a part takes far less than a statement may.
+FORGOTTEN_AT_ONCE = 10_000
 
 
 def redrive_once(engine: Engine, older_than_s: float) -> int:
-    """Ask again for every saga that has waited this long; returns how many."""
+    """Ask again for every saga that has waited this long, or longer each time; returns how many."""
     with engine.begin() as connection:
         waiting = store.stale(connection, older_than_s, REDRIVEN_MAX)
         asked = [(redrive(reservation), _request(reservation)) for reservation in waiting]
@@ -36,10 +38,15 @@ def redrive_once(engine: Engine, older_than_s: float) -> int:
     return len(asked)
 
 
-def forget_keys_once(engine: Engine, older_than_days: float) -> int:
-    """Forget the idempotency keys of requests so long ago; returns how many."""
-    with engine.begin() as connection:
-        return forget_keys(connection, round(older_than_days * 24))
+def forget_keys_once(engine: Engine, older_than_s: float) -> int:
+    """Forget the idempotency keys of requests so long ago, part by part; returns how many."""
+    forgotten = 0
+    while True:
+        with engine.begin() as connection:
+            part = forget_keys(connection, older_than_s, FORGOTTEN_AT_ONCE)
+        forgotten += part
+        if part < FORGOTTEN_AT_ONCE:
+            return forgotten
 
 
 def _request(reservation: Reservation) -> Envelope:

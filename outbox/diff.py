@@ -108,11 +108,6 @@ class Reading:
     rows: list[tuple[Any, ...]] = field(repr=False)
     cursor: Cursor
 
-    @property
-    def is_part(self) -> bool:
-        """Whether the difference goes on after these messages."""
-        return self.cursor.batch_snapshot is not None
-
 
 def prepare_session(connection: Connection) -> None:
     """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""

@@ -18,6 +18,8 @@ from sqlalchemy import Connection, text
 LOCK_TIMEOUT_MS = 100
 # Moving the strays of days takes longer than an engine's ordinary statements may.
 _STATEMENT_TIMEOUT_S = 300
+# A process that is paused while it holds these locks would hold up everybody.
+_IDLE_TIMEOUT_S = 5
 
 _COLUMNS = "position, xid, message_id, topic, key, value, headers, created_at"
 
@@ -116,6 +118,8 @@ def _make_partition(connection: Connection, day: date, *, has_begun: bool) -> st
 def _bound_waiting(connection: Connection) -> None:
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
     connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_S}s'"))
+    idle = f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_TIMEOUT_S}s'"
+    connection.execute(text(idle))
 
 
 def _days(today: date, days_ahead: int) -> Iterator[date]:

@@ -29,13 +29,6 @@ from sqlalchemy.types import UserDefinedType
 
 SCHEMA = "outbox"
 
-# Half-open range of everything `hashtext` returns.
-HASH_FROM = -(2**31)
-HASH_TO = 2**31
-
-# A cursor that has seen nothing: every transaction id is at or above its xmax.
-NOTHING_SEEN = "1:1:"
-
 metadata = MetaData(
     schema=SCHEMA,
     naming_convention={

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import outbox
 from outbox import LeaseLost, Shard
+from runtime.errors import first_line
 from runtime.health import Health
 
 _log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ class Lease:
         self._thread.join()
 
     def check(self) -> None:
-        """Say that the loop has turned; raises `LeaseLost` once another relay has the shard."""
+        """Say that the loop has turned; raises `LeaseLost` once it is not kept any more."""
         self._turned_at = time.monotonic()
         if self._lost:
             raise self._lost
@@ -60,6 +61,7 @@ class Lease:
         while not self._ended.wait(self._lease_s / 3) and not self._lost:
             if time.monotonic() - self._turned_at > _HANGING_S:
                 _log.error("the relay hangs and loses its lease", shard=self._shard.id)
+                self._lost = LeaseLost(self._shard.id, self._shard.epoch)  # should it ever go on
                 break
             self._health.beat()
             connection = self._renew(connection)
@@ -74,7 +76,7 @@ class Lease:
         except LeaseLost as error:
             self._lost = error
         except SQLAlchemyError as error:  # the loop meets the same outage, and reports it
-            _log.debug("the lease was not renewed", reason=str(error).strip())
+            _log.debug("the lease was not renewed", reason=first_line(error))
             if connection:
                 connection.close()
             return None

@@ -28,9 +28,10 @@ from sqlalchemy import Connection, Engine
 import outbox
 from outbox import LeaseLost, Shard
 from relay.lease import Lease
-from relay.metrics import BATCHES, IS_OWNER, LAG, LEASES_LOST, PUBLISHED, TAKEOVERS
+from relay.metrics import BATCHES, IS_OWNER, LEASES_LOST, PUBLISHED, TAKEOVERS, in_hand
 from relay.publisher import Abandoned, Publisher, is_kafka_error
 from runtime.database import is_conflict, is_outage
+from runtime.errors import first_line
 from runtime.health import Health
 from runtime.settings import Settings
 
@@ -67,16 +68,19 @@ def relay_once(
     messages, limit = 0, limit or settings.relay_chunk
     reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
     while reading.rows and keep_waiting():
+        in_hand(_age_s(reading.rows[0]))
         publisher.enqueue(reading.rows, keep_waiting)
         limit = min(limit * 2, settings.relay_chunk)
         ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
         publisher.flush(keep_waiting)
         shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
         messages += len(reading.rows)
-        _count(reading.rows)
+        PUBLISHED.inc(len(reading.rows))
+        BATCHES.inc()
         reading = ahead
     if reading.rows:  # asked to stop
         return Relayed(shard, messages)
+    in_hand(None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last reading would not count as relayed.
         shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
@@ -126,6 +130,7 @@ class Relay:
                 if shard:
                     self._own(connection, shard)
                 else:
+                    in_hand(None)  # what was, is another relay's now
                     self._health.well("kafka")  # a standby asks nothing of the brokers yet
                     self._wait(connection, self._settings.lease_s / 4, self._keep_waiting)
 
@@ -177,8 +182,9 @@ class Relay:
 
     def _report(self, error: Exception) -> None:
         part = "kafka" if is_kafka_error(error) else "database"
-        if self._health.unwell(part, str(error).strip()):
-            _log.warning("the relay waits", part=part, reason=str(error).strip())
+        reason = first_line(error)
+        if self._health.unwell(part, reason):
+            _log.warning("the relay waits", part=part, reason=reason)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -186,11 +192,10 @@ def _may_pass(error: Exception) -> bool:
     return is_kafka_error(error) or is_outage(error) or is_conflict(error)
 
 
-def _count(rows: list[tuple[Any, ...]]) -> None:
-    PUBLISHED.inc(len(rows))
-    BATCHES.inc()
+def _age_s(row: tuple[Any, ...]) -> float:
+    """Tell how long ago a row was appended; for a reading's first row, it waits longest."""
     try:
-        appended_at = datetime.fromisoformat(outbox.decode_headers(rows[-1][4])["ce_time"])
-        LAG.set((datetime.now(UTC) - appended_at).total_seconds())
+        appended_at = datetime.fromisoformat(outbox.decode_headers(row[4])["ce_time"])
+        return (datetime.now(UTC) - appended_at).total_seconds()
     except (KeyError, TypeError, ValueError):
-        LAG.set(0)  # a writer that is not `append` may leave the time out, or write it otherwise
+        return 0  # a writer that is not `append` may leave the time out, or write it otherwise

@@ -15,7 +15,7 @@ from runtime.shutdown import stop_on_signals
 def run(settings: Settings) -> None:
     """Relay the outbox of one database until SIGTERM."""
     engine = direct_engine(settings, settings.database_of(settings.relay_context), "relay")
-    health = Health(parts=("database",))
+    health = Health(parts=("database", "kafka"))
     keep_house = partial(keep_house_once, engine, settings)
     with (
         stop_on_signals(settings.shutdown_s) as stop,

@@ -5,14 +5,19 @@ A part that waits for an outage to end is alive and not ready.
 """
 
 import json
+import socket
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from runtime.settings import SettingsError
+
 _JSON = "application/json"
+_log = structlog.get_logger(__name__)
 
 
 class Health:
@@ -54,13 +59,17 @@ class Health:
 
 
 class HealthServer:
-    """Serves /healthz/live, /healthz/ready and /metrics on a port of its own."""
+    """Serves /healthz/live, /healthz/ready and /metrics on a port of its own; 0 is any free one."""
 
     def __init__(self, health: Health, host: str, port: int) -> None:
-        self._server = ThreadingHTTPServer((host, port), _handler(health))
-        self._server.daemon_threads = True
+        try:
+            self._server = _Server(health, host, port)
+        except OSError as error:
+            where = f"{host}:{port}"
+            raise SettingsError(f"HOST, HEALTH_PORT: cannot listen on {where}: {error}") from error
         self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
+        _log.info("health", port=self.port)
 
     @property
     def port(self) -> int:
@@ -86,6 +95,14 @@ def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
         case "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
     return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, health: Health, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _handler(health))
 
 
 def _handler(health: Health) -> type[BaseHTTPRequestHandler]:

@@ -6,7 +6,7 @@ not yet noticed its broken connection does no harm.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import structlog
@@ -14,6 +14,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from prometheus_client import Counter
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
+
+from runtime.errors import first_line
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ def scheduled(
             job()
         except SQLAlchemyError as error:  # what it began was rolled back; the next run tries again
             FAILED.labels(name).inc()
-            _log.warning("a timed job will try again", job=name, reason=str(error).strip())
+            _log.warning("a timed job will try again", job=name, reason=first_line(error))
 
     # APScheduler's own defaults would skip a late run in silence.
     scheduler = BackgroundScheduler(
@@ -83,9 +85,9 @@ class Leader:
             self._connection = None
 
     def _stand(self) -> bool:
-        connection = self._engine.connect()
-        if connection.execute(_TRY, {"name": f"innbox.leader.{self._name}"}).scalar_one():
-            self._connection = connection
-            return True
-        connection.close()
-        return False
+        with ExitStack() as unless_elected:
+            connection = unless_elected.enter_context(self._engine.connect())
+            if connection.execute(_TRY, {"name": f"innbox.leader.{self._name}"}).scalar_one():
+                self._connection = connection
+                unless_elected.pop_all()
+        return self._connection is not None

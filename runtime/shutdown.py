@@ -2,9 +2,10 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Timer
+from threading import Event, Thread
 from types import FrameType
 
 import structlog
@@ -22,12 +23,12 @@ def stop_on_signals(bound_s: float) -> Iterator[Event]:
     stop = Event()
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if not stop.is_set():
-            _log.info("stopping", signal=signal.Signals(number).name, bound_s=bound_s)
-            bound = Timer(bound_s, _give_up)
-            bound.daemon = True
-            bound.start()
+        if stop.is_set():
+            return
         stop.set()
+        # A log line is written by another thread: the signal may have come in the midst of one, and a
+        # stream refuses to be entered twice.
+        Thread(target=_end_in_time, args=(number, bound_s), name="stop", daemon=True).start()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -37,6 +38,8 @@ def stop_on_signals(bound_s: float) -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _give_up() -> None:
+def _end_in_time(number: int, bound_s: float) -> None:
+    _log.info("stopping", signal=signal.Signals(number).name, bound_s=bound_s)
+    time.sleep(bound_s)
     _log.error("the graceful stop took too long; ending now")
     os._exit(1)

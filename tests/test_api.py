@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from api.auth import INVENTORY, sign
 from domain.reservations.idempotency import Claimed, claim_key
+from ops.local import Servers
 from tests.api_client import (
     ANOTHER,
     ME,
@@ -29,6 +30,7 @@ from tests.api_client import (
     some_settings,
     today,
 )
+from tests.test_trouble import read_only
 
 RESERVATIONS = "/v1/reservations"
 ALL_OF_A_RESERVATION = ("reservations.reservation", "reservations.transition", "outbox.message")
@@ -348,6 +350,45 @@ def test_a_database_that_is_away_is_503_until_it_is_back(wire: Wire) -> None:
         assert response.headers["Retry-After"] == "1"
     assert still_live.status_code == 200
     assert back.status_code == 202
+
+
+def test_it_is_ready_and_reserves_while_kafka_is_away(
+    database_url: str, servers: Servers, engine: Engine
+) -> None:
+    """What is accepted waits in the outbox, and is published when the brokers are back."""
+    nobody = "127.0.0.1:1"
+    assert nobody not in servers.kafka_bootstrap_servers
+    with an_api(database_url, kafka_bootstrap_servers=nobody) as api:
+        me = api.member()
+        eventually(lambda: me.get("/healthz/ready").status_code == 200)
+        response = me.post(RESERVATIONS, json=a_stay())
+        ready = me.get("/healthz/ready")
+
+    assert response.status_code == 202
+    assert ready.status_code == 200
+    [message] = rows(engine, "SELECT topic, value FROM outbox.message")
+    assert message["topic"] == "room-reserve"
+    assert json.loads(message["value"])["reservationId"] == response.json()["id"]
+
+
+def test_a_database_that_is_read_only_is_503_for_who_writes_until_it_is_not(
+    database_url: str, engine: Engine
+) -> None:
+    """As after a failover; connections made meanwhile are not kept."""
+    with ExitStack() as stack:
+        with read_only(engine):
+            me = stack.enter_context(an_api(database_url)).member()
+            refused = me.post(RESERVATIONS, json=a_stay())
+            seen = me.get(RESERVATIONS)
+            again = me.post(RESERVATIONS, json=a_stay())
+        first, second = (me.post(RESERVATIONS, json=a_stay()) for _ in range(2))
+
+    for response in (refused, again):
+        assert_problem(response, 503, "unavailable")
+        assert response.headers["Retry-After"] == "1"
+    assert seen.status_code == 200
+    # The connection that the second refusal came on is gone; one of the reader's may be left.
+    assert (first.status_code, second.status_code) in {(202, 202), (503, 202)}
 
 
 def test_a_database_that_restarted_fails_one_request_at_most(api: Api, engine: Engine) -> None:

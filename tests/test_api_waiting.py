@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api import waiting
 from api.waiting import Waiters, wait_s
@@ -141,6 +141,50 @@ def test_a_ring_that_nobody_heard_is_made_good_by_the_poll(
         response = waiter.result()
 
     assert response.status_code == 200
+
+
+def test_the_poll_outlasts_a_database_that_answers_with_errors(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one whose migration is under way: nobody waits in vain for good."""
+    monkeypatch.setattr(waiting, "POLL_S", 0.05)
+    failed: list[Exception] = []
+    looked: list[int] = []
+    look, read = Waiters.poll_once, Waiters._read
+
+    async def poll_once(waiters: Waiters) -> None:
+        try:
+            await look(waiters)
+        except ProgrammingError as error:
+            failed.append(error)
+            raise
+
+    def read_once(waiters: Waiters, reservation_id: int) -> Reservation:
+        found = read(waiters, reservation_id)
+        looked.append(reservation_id)
+        return found
+
+    monkeypatch.setattr(Waiters, "poll_once", poll_once)
+    monkeypatch.setattr(Waiters, "_read", read_once)
+    with an_api(database_url) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        eventually(lambda: looked == [reservation_id])
+        rename(engine, "reservation", "unmigrated")
+        eventually(lambda: len(failed) > 1)
+        rename(engine, "unmigrated", "reservation")
+        settled(engine, reservation_id)
+        response = waiter.result()
+
+    assert response.status_code == 200
+
+
+def rename(engine: Engine, table: str, name: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE reservations.{table} RENAME TO {name}"))
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["a named reservation", "nobody named"])

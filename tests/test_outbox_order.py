@@ -60,7 +60,7 @@ class Reader:
         reading = outbox.read(self.connection, self.cursor, self.shard.hashes, limit=limit)
         for _, _, key, value, *_ in reading.rows:
             self.delivered[key].append(int(value))
-        self.parts += reading.is_part
+        self.parts += reading.cursor.batch_snapshot is not None
         self.cursor = reading.cursor
         return len(reading.rows)
 

@@ -23,14 +23,14 @@ from tests.saga import (
 MINUTE_S = 60.0
 
 
-def age(engine: Engine, *ids: int) -> None:
-    """Let these have waited for an hour."""
+def age(engine: Engine, *ids: int, minutes: float = 60) -> None:
+    """Let these have waited for so long."""
     older = text("""
-        UPDATE reservations.reservation SET updated_at = now() - interval '1 hour'
+        UPDATE reservations.reservation SET updated_at = now() - make_interval(secs => :seconds)
         WHERE id = ANY (:ids)
     """)
     with engine.begin() as connection:
-        connection.execute(older, {"ids": list(ids)})
+        connection.execute(older, {"ids": list(ids), "seconds": minutes * MINUTE_S})
 
 
 def requests(engine: Engine) -> list[Envelope]:
@@ -67,6 +67,27 @@ def test_only_what_has_waited_too_long_is_asked_again(engine: Engine) -> None:
     newest = "SELECT message_id, reason FROM reservations.transition WHERE version = 2"
     with engine.connect() as connection:
         assert connection.execute(text(newest)).one() == (again.message_id, REDRIVEN)
+
+
+def test_each_time_in_vain_doubles_the_wait_up_to_a_bound(engine: Engine) -> None:
+    """So an outage does not multiply its own backlog, and its end is noticed all the same."""
+    reservation = a_reservation(engine)
+    for minutes in (1, 2, 4, 8, 16, 32, 64, 64, 64):
+        age(engine, reservation.id, minutes=minutes - 0.1)
+        assert redrive_once(engine, MINUTE_S) == 0
+        age(engine, reservation.id, minutes=minutes + 0.1)
+        assert redrive_once(engine, MINUTE_S) == 1
+
+
+def test_a_cancel_waits_as_if_nothing_had_been_asked_in_vain_before_it(engine: Engine) -> None:
+    reservation = a_reservation(engine)
+    for _ in range(3):
+        age(engine, reservation.id)
+        redrive_once(engine, MINUTE_S)
+    cancel_reservation(engine, reservation.id)
+    age(engine, reservation.id, minutes=1.1)
+
+    assert redrive_once(engine, MINUTE_S) == 1
 
 
 def test_a_saga_that_is_being_cancelled_asks_for_the_cancel_again(engine: Engine) -> None:

@@ -1,8 +1,11 @@
 """The relay: at least once, first deliveries in key order, and nothing asked for in vain."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine, text
 
 import outbox
@@ -149,6 +152,44 @@ def test_a_relay_outlasts_the_cut_of_its_connections(engine: Engine, settings: S
         append(engine, after)
         published(settings, [after])
         assert the_shard(engine).epoch == epoch + 1
+
+
+def test_the_lag_is_the_age_of_the_oldest_message_that_is_not_published(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows through an outage by itself, and ends with the backlog."""
+    append(engine, *messages_of_keys(3))
+    with engine.begin() as connection:
+        an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        connection.execute(
+            text("""
+                UPDATE outbox.message
+                SET headers = jsonb_set(headers::jsonb, '{ce_time}', to_jsonb(CAST(:at AS text)))
+                WHERE position = (SELECT min(position) + 1 FROM outbox.message)
+            """),
+            {"at": an_hour_ago},
+        )
+    is_away = Event()
+    is_away.set()
+    flush = Publisher.flush
+
+    def flush_later(publisher: Publisher, keep_waiting: Callable[[], bool]) -> None:
+        if len(publisher._rows) > 1:  # the first reading is of one message, the next of two
+            eventually(lambda: not is_away.is_set())
+        flush(publisher, keep_waiting)
+
+    monkeypatch.setattr(Publisher, "flush", flush_later)
+    with a_relay(settings):
+        eventually(lambda: lag_s() >= 3_600)
+        first = lag_s()
+        assert first < 3_700
+        eventually(lambda: lag_s() > first)
+        is_away.clear()
+        eventually(lambda: is_wholly_relayed(engine) and lag_s() == 0)
+
+
+def lag_s() -> float:
+    return REGISTRY.get_sample_value("innbox_relay_lag_seconds") or 0.0
 
 
 def test_two_databases_are_relayed_by_two_relays(

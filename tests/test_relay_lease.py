@@ -102,8 +102,10 @@ def test_a_relay_that_hangs_loses_its_lease_in_the_end(
         shard = outbox.claim(connection, "it hangs", lease_s=0.5)
         assert shard is not None
         monkeypatch.setattr(lease, "_HANGING_S", 0.0)
-        with lease.Lease(direct, shard, Health(), lease_s=0.5):
+        with lease.Lease(direct, shard, Health(), lease_s=0.5) as hanging:
             taken = eventually(lambda: outbox.claim(connection, "another", lease_s=60))
+            with pytest.raises(LeaseLost):  # should it wake up
+                hanging.check()
     assert taken is not None
     assert taken.epoch == shard.epoch + 1
 

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 from psycopg.errors import CheckViolation
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError
 
+from consumers import timeouts
 from domain.answers import Answer, RoomResult
 from domain.reservations import idempotency, store
 from domain.reservations.idempotency import Claimed, InFlight, Mismatch, Replay
@@ -28,6 +29,7 @@ from domain.stay import Stay
 CHRISTMAS = Stay(date(2026, 12, 24), date(2026, 12, 27))
 ANN, BEN = 42, 43
 ALPINE = 7
+HOUR_S = 3_600.0
 HASH, OTHER_HASH = b"\1" * 32, b"\2" * 32
 
 
@@ -327,8 +329,31 @@ def test_old_keys_are_forgotten(engine: Engine) -> None:
             text("UPDATE reservations.idempotency_key SET created_at = now() - interval '25 hours'")
         )
 
-        assert idempotency.forget_keys(connection, 48) == 0
-        assert idempotency.forget_keys(connection, 24) == 1
+        assert idempotency.forget_keys(connection, 26 * HOUR_S, 10) == 0
+        assert idempotency.forget_keys(connection, 24.9 * HOUR_S, 10) == 1
+
+
+def test_keys_are_forgotten_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a transaction of its own, so that no statement grows with what is old."""
+    monkeypatch.setattr(timeouts, "FORGOTTEN_AT_ONCE", 2)
+    with engine.begin() as connection:
+        for member_id in range(1, 6):
+            claim(connection, member_id=member_id)
+        aged = "UPDATE reservations.idempotency_key SET created_at = now() - interval '1 minute'"
+        connection.execute(text(aged))
+        claim(connection, member_id=6)
+    parts = 0
+
+    @event.listens_for(engine, "commit")
+    def count(_: Connection) -> None:
+        nonlocal parts
+        parts += 1
+
+    assert timeouts.forget_keys_once(engine, HOUR_S) == 0
+    assert timeouts.forget_keys_once(engine, 30.0) == 5
+    assert parts == 1 + 3
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT member_id FROM reservations.idempotency_key")) == 6
 
 
 def test_a_saved_reservation_carries_the_databases_time(engine: Engine) -> None:

@@ -18,6 +18,9 @@ from domain.stay import Stay
 # Who waits for an answer listens here; the payload names reservation ids, joined by commas.
 SETTLED_CHANNEL: Final = "reservations"
 
+# Asked in vain, a saga waits up to 2^6 times as long: an hour, where it was a minute.
+DOUBLINGS_MAX: Final = 6
+
 
 class ReservationMoved(Exception):
     """A reservation is not at the version that was changed: it was not locked when it was read."""
@@ -55,10 +58,20 @@ LOCK = text("""
 
 # SKIP LOCKED is right here, and only here: what somebody holds is being settled, cancelled or
 # asked again at this moment, so it is not stale; and these rows have no order to keep.
+# Each time it was asked again in vain doubles the wait: an outage must not multiply its own backlog.
+# How often that was, the versions tell: all since the newest that is no redrive. The first of the two
+# conditions on the time is for the index of open sagas.
 LOCK_STALE = text("""
-    SELECT * FROM reservations.reservation
+    SELECT * FROM reservations.reservation AS waiting
     WHERE status IN ('PENDING', 'CANCELLING')
       AND updated_at < now() - make_interval(secs => :older_than_s)
+      AND updated_at < now() - make_interval(secs => :older_than_s * 2 ^ least(
+          :doublings_max,
+          version - (
+              SELECT max(version) FROM reservations.transition
+              WHERE reservation_id = waiting.id AND reason IS DISTINCT FROM 'REDRIVEN'
+          )
+      ))
     ORDER BY updated_at
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -156,8 +169,11 @@ def save_transitions(
 
 
 def stale(connection: Connection, older_than_s: float, limit: int) -> list[Reservation]:
-    """Lock open sagas that have waited this long, longest first, on the database's clock."""
-    values = {"older_than_s": older_than_s, "limit": limit}
+    """Lock open sagas that have waited this long, longest first, on the database's clock.
+
+    One that was asked again must have waited twice as long since, then four times, and so on.
+    """
+    values = {"older_than_s": older_than_s, "doublings_max": DOUBLINGS_MAX, "limit": limit}
     return [_reservation(row) for row in connection.execute(LOCK_STALE, values).mappings()]
 
 

@@ -93,6 +93,6 @@ idempotency_key = Table(
     CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
     CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
     CheckConstraint("(response_status IS NULL) = (response_body IS NULL)", name="whole_response"),
-    # BRIN: rows come in order of time, and only the daily clean-up asks for it.
+    # BRIN: rows come in order of time, and only the hourly clean-up asks for it.
     Index(None, "created_at", postgresql_using="brin"),
 )

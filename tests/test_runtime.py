@@ -1,0 +1,84 @@
+"""What every process stands on: its health port, its words about errors, its turn to lead."""
+
+import json
+import urllib.request
+from contextlib import closing
+from typing import Any
+
+import pytest
+import structlog
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import NullPool
+
+from runtime import health
+from runtime.errors import first_line
+from runtime.health import Health, HealthServer
+from runtime.schedule import Leader
+from runtime.settings import SettingsError
+from tests.waiting import eventually
+
+HERE = "127.0.0.1"
+
+
+@pytest.mark.unit
+def test_the_health_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody knew where to ask a process that may listen anywhere."""
+    told = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(health, "_log", told)
+    with closing(HealthServer(Health(), HERE, 0)) as server:
+        [line] = told.calls
+        url = f"http://{HERE}:{line.kwargs['port']}/healthz/ready"
+        with urllib.request.urlopen(url) as response:
+            assert json.load(response) == {"ready": True, "problems": {}}
+    assert (line.method_name, line.args) == ("info", ("health",))
+    assert server.port == line.kwargs["port"]
+
+
+@pytest.mark.unit
+def test_a_health_port_that_is_taken_is_a_setting_to_mend() -> None:
+    with (
+        closing(HealthServer(Health(), HERE, 0)) as first,
+        pytest.raises(SettingsError, match="HEALTH_PORT"),
+    ):
+        HealthServer(Health(), HERE, first.port)
+
+
+@pytest.mark.unit
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(PoolTimeout("no connection\nmore")) == "no connection"
+
+
+def test_an_error_of_the_database_is_told_without_statement_parameters_and_rows(
+    engine: Engine,
+) -> None:
+    with engine.begin() as connection, pytest.raises(IntegrityError) as raised:
+        connection.execute(
+            text("INSERT INTO outbox.topic VALUES (:name, 1), (:name, 2)"), {"name": "secret"}
+        )
+    assert "secret" in str(raised.value)
+    told = first_line(raised.value)
+    assert "pk_topic" in told
+    assert "secret" not in told
+    assert "INSERT" not in told
+
+
+def test_a_candidate_that_cannot_ask_keeps_no_connection(engine: Engine) -> None:
+    direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    opened: list[Any] = []
+
+    @event.listens_for(direct, "connect")
+    def remember(connection: Any, _: object) -> None:
+        opened.append(connection)
+
+    @event.listens_for(direct, "before_cursor_execute", once=True)
+    def refuse(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("not now"))
+
+    leader = Leader(direct, "house")
+    assert not leader.leads()
+    assert [connection.closed for connection in opened] == [True]
+    assert eventually(leader.leads)
+    leader.resign()
