@@ -116,7 +116,11 @@ def prepare_session(connection: Connection) -> None:
 
 
 def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:
-    """Read at most `limit` messages after the cursor. Nothing is locked, written or left open."""
+    """Read at most `limit` messages after the cursor. Nothing is locked, written or left open.
+
+    No messages means that there is nothing more to read: where a backlog ended with its last part, the
+    difference after it is read at once.
+    """
     values = {
         "snapshot": cursor.snapshot,
         "hash_from": hashes.hash_from,
@@ -129,6 +133,8 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
         until = cursor.batch_snapshot
         rest = values | {"batch_snapshot": until, "position": cursor.position}
         rows = _rows(connection, REST_OF_BATCH, rest)
+        if not rows:
+            return read(connection, Cursor(until), hashes, limit=limit)
 
     if len(rows) < limit:
         return Reading(rows, Cursor(until))

@@ -182,3 +182,23 @@ def test_a_reading_in_parts_goes_on_from_its_cursor_alone(engine: Engine, limit:
 
 def append_numbered(engine: Engine, numbers: range) -> None:
     append(engine, *(a_message(value=str(number).encode()) for number in numbers))
+
+
+def test_no_messages_means_that_nothing_is_left_to_read(engine: Engine) -> None:
+    """Also where a backlog filled its last part: what was committed since comes next."""
+    direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.begin() as connection:
+        outbox.append(connection, [a_message(value=b"1"), a_message(value=b"2")])
+    with direct.connect() as connection:
+        outbox.prepare_session(connection)
+        shard = the_shard(engine)
+        first = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
+        with engine.begin() as writing:
+            outbox.append(writing, [a_message(value=b"3")])
+        second = outbox.read(connection, first.cursor, shard.hashes, limit=2)
+        third = outbox.read(connection, second.cursor, shard.hashes, limit=2)
+    assert [[row[3] for row in part.rows] for part in (first, second, third)] == [
+        [b"1", b"2"],
+        [b"3"],
+        [],
+    ]
