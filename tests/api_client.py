@@ -1,8 +1,7 @@
 """An API on a port of its own, members who call it, and a wire to its database that can be cut."""
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from sqlalchemy import Engine, make_url, text
 from api.auth import sign
 from api.process import Server, listening
 from runtime.settings import Settings
+from tests.waiting import eventually
 
 ME, ANOTHER = 7, 8
 
@@ -77,14 +77,6 @@ def a_stay(**changes: object) -> dict[str, Any]:
 
 def today() -> Any:
     return datetime.now(UTC).date()
-
-
-def eventually(condition: Callable[[], object], within_s: float = 10) -> None:
-    """Wait for a condition, not for time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        Event().wait(0.01)
 
 
 def count(engine: Engine, table: str) -> int:

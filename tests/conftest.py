@@ -6,7 +6,7 @@ The servers are, in this order, those of DATABASE_URL and KAFKA_BOOTSTRAP_SERVER
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
+from consumers.results import ResultsHandler
 from ops import local
 from ops.local import Servers
 from ops.migrate import migrate
 from ops.topics import create_topics, declare
+from outbox import Doorbell
 from runtime.settings import Settings
 
 _numbers = count(1)
@@ -105,6 +107,13 @@ def a_configuration(servers: Servers, database_url: str, **changes: object) -> S
         "log_format": "console",
     }
     return Settings.model_validate(defaults | changes)
+
+
+@pytest.fixture
+def results(engine: Engine) -> Iterator[ResultsHandler]:
+    """The handler of the results, ringing where nobody listens."""
+    with closing(Doorbell(engine, "nobody")) as doorbell:
+        yield ResultsHandler(doorbell)
 
 
 @pytest.fixture

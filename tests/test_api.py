@@ -26,11 +26,11 @@ from tests.api_client import (
     a_stay,
     an_api,
     count,
-    eventually,
     some_settings,
     today,
 )
 from tests.test_trouble import read_only
+from tests.waiting import eventually
 
 RESERVATIONS = "/v1/reservations"
 ALL_OF_A_RESERVATION = ("reservations.reservation", "reservations.transition", "outbox.message")

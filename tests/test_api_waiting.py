@@ -22,7 +22,8 @@ from domain.reservations.model import Reservation, Status, settle
 from domain.reservations.store import SETTLED_CHANNEL
 from domain.stay import Stay
 from outbox import Doorbell
-from tests.api_client import ME, Api, a_stay, an_api, eventually, today
+from tests.api_client import ME, Api, a_stay, an_api, today
+from tests.waiting import eventually
 
 NEVER_S = 3600.0
 

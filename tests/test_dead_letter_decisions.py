@@ -1,8 +1,5 @@
 """Dead letters in a person's hands: listed, retried or discarded, and decided once."""
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 from sqlalchemy import Engine
 
@@ -17,7 +14,6 @@ from domain.messages import (
     ROOMS_GROUP,
     PoisonMessage,
 )
-from outbox import Doorbell
 from runtime.settings import Settings
 from tests.saga import (
     CHRISTMAS,
@@ -31,12 +27,6 @@ from tests.saga import (
 from tests.test_dead_letters import THIRTEEN, Cursed, garbage, open_letters
 
 ROOMS = RoomsHandler()
-
-
-@pytest.fixture
-def results(engine: Engine) -> Iterator[ResultsHandler]:
-    with closing(Doorbell(engine, "nobody")) as doorbell:
-        yield ResultsHandler(doorbell)
 
 
 def test_a_dead_letter_is_applied_by_a_retry(engine: Engine, settings: Settings) -> None:

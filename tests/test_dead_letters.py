@@ -1,7 +1,6 @@
 """Dead letters: poison among good messages, and what a message causes by no visible fault."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,7 +18,6 @@ from domain.messages import (
     ROOM_RESERVE,
     ROOMS_GROUP,
 )
-from outbox import Doorbell
 from runtime.settings import Settings
 from tests.saga import (
     a_consumer,
@@ -94,12 +92,6 @@ def open_letters(engine: Engine, group: str | None = None) -> list[DeadLetter]:
 def execute(engine: Engine, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
-
-
-@pytest.fixture
-def results(engine: Engine) -> Iterator[ResultsHandler]:
-    with closing(Doorbell(engine, "nobody")) as doorbell:
-        yield ResultsHandler(doorbell)
 
 
 def test_poison_is_set_aside_whole_and_all_the_others_are_applied(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from threading import enumerate as threads
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
@@ -113,11 +114,6 @@ def test_a_session_of_the_orm_rings(engine: Engine, listener: Connection) -> Non
 
 def test_an_asynchronous_engine_rings(database_url: str, listener: Connection) -> None:
     """A thread cannot use such an engine's connections, so the bell takes one of its own kind."""
-    pytest.importorskip("greenlet", reason="SQLAlchemy's asynchronous engines need it")
-    from sqlalchemy.ext.asyncio import (  # noqa: PLC0415 - likewise
-        AsyncSession,
-        create_async_engine,
-    )
 
     async def append_twice() -> None:
         engine = create_async_engine(database_url)

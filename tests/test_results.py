@@ -1,6 +1,5 @@
 """The results consumer: what each answer does to a reservation, and who hears of it."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -24,12 +23,6 @@ from tests.saga import (
 )
 
 S, F, C = Answer.SUCCESS, Answer.FAILURE, Answer.CANCEL
-
-
-@pytest.fixture
-def results(engine: Engine) -> Iterator[ResultsHandler]:
-    with closing(Doorbell(engine, "nobody")) as doorbell:
-        yield ResultsHandler(doorbell)
 
 
 CONFIRMED, REJECTED = Status.CONFIRMED, Status.REJECTED

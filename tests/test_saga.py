@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -42,12 +41,6 @@ from tests.saga import (
 from tests.waiting import eventually
 
 ROOMS = RoomsHandler()
-
-
-@pytest.fixture
-def results(engine: Engine) -> Iterator[ResultsHandler]:
-    with closing(Doorbell(engine, "nobody")) as doorbell:
-        yield ResultsHandler(doorbell)
 
 
 @contextmanager

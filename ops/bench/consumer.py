@@ -16,7 +16,8 @@ from consumers.runner import Runner
 from domain import messages
 from domain.rooms.calendar import set_nights
 from domain.stay import Stay
-from ops.bench.measure import Comparison, Report, rate, scratch
+from ops.bench.measure import Comparison, rate, scratch
+from ops.progress import Report
 from ops.topics import create_topics
 from relay.publisher import producer_properties
 from runtime.database import pooled_engine

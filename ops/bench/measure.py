@@ -15,8 +15,6 @@ from sqlalchemy.pool import NullPool
 from ops.migrate import migrate
 from runtime.settings import Settings
 
-Report = Callable[[str, int, int | None], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

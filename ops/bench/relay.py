@@ -16,7 +16,8 @@ import outbox
 from domain import messages
 from domain.messages import ROOM_RESERVE
 from domain.stay import Stay
-from ops.bench.measure import Comparison, Report, rate, scratch
+from ops.bench.measure import Comparison, rate, scratch
+from ops.progress import Report
 from ops.topics import create_topics
 from relay.loop import relay_once
 from relay.publisher import Publisher, producer_properties

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any
@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-# What a long piece of work reports: what it does, how much is done, of how much (None: unknown).
-Report = Callable[[str, int, int | None], None]
+from ops.progress import Report
 
 # Piped output is for other programs' eyes: wide enough to cut nothing off.
 console = Console(width=None if sys.stdout.isatty() else 250)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import quantiles
@@ -18,11 +18,10 @@ from domain.reservations.tables import reservation
 from ops.demo.guests import Guests, Stayed, wishes
 from ops.demo.hotel import Hotel
 from ops.errors import CommandError
+from ops.progress import Report
 from ops.stack import Running
 from ops.verify import Verdict, verify
 from runtime.settings import Settings
-
-Report = Callable[[str, int, int | None], None]
 
 CLIENTS = 16
 SETTLED_WITHIN_S = 60.0

@@ -10,11 +10,12 @@ anybody. I10 (no saga stays open) and I11 (durable answers) need a witness insid
 """
 
 from domain.messages import TOPICS
+from ops.progress import Report
 from ops.verify.databases import read_databases, read_late
 from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
 from ops.verify.inventory import INVENTORY
-from ops.verify.ledger import Ledger, Report
+from ops.verify.ledger import Ledger
 from ops.verify.topics import read_topics
 from ops.verify.verdict import Counts, Finding, Verdict, judge
 from runtime.settings import Settings

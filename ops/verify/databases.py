@@ -16,7 +16,8 @@ from sqlalchemy import Connection, text
 
 import outbox
 from domain.messages import RESERVATIONS_SOURCE, ROOMS_SOURCE
-from ops.verify.ledger import ROWS_PER_INSERT, Ledger, Report, fields
+from ops.progress import Report
+from ops.verify.ledger import ROWS_PER_INSERT, Ledger, fields
 from runtime.database import direct_engine
 from runtime.settings import Context, Settings
 

@@ -9,7 +9,7 @@ serve only to explain what the topics, read later, already contain.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any, Self
 
@@ -19,8 +19,6 @@ from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERV
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 
 # What is being done, how much of it is done, and of how much if that is known.
-Report = Callable[[str, int, int | None], None]
-
 ROWS_PER_INSERT = 5_000
 CACHE_KIB = 65_536
 

@@ -17,7 +17,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
 )
 
 from consumers.records import record_of
-from ops.verify.ledger import Ledger, Report, fields
+from ops.progress import Report
+from ops.verify.ledger import Ledger, fields
 from runtime.settings import Settings
 
 RECORDS_PER_READ = 5_000
