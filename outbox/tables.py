@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -61,10 +62,15 @@ class PgSnapshot(UserDefinedType[str]):
 # writers of one key that take turns under its lock would be published the wrong way round.
 position = Sequence("message_position_seq", metadata=metadata, data_type=BigInteger, cache=1)
 
+# Drawn after the transaction's id, so that an id not yet given will have higher positions only.
+_AFTER_XID = text(
+    "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('outbox.message_position_seq') END"
+)
+
 message = Table(
     "message",
     metadata,
-    Column("position", BigInteger, position, server_default=position.next_value()),
+    Column("position", BigInteger, server_default=_AFTER_XID),
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("message_id", Uuid, nullable=False),
     Column("topic", Text, nullable=False),
@@ -81,24 +87,94 @@ message = Table(
     postgresql_partition_by="RANGE (created_at)",
 )
 
+# Never used again, since cursors elsewhere than in this table are known by the shard's id.
+shard_id = Sequence("shard_id_seq", metadata=metadata, data_type=Integer, start=2)
+
 shard = Table(
     "shard",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, shard_id, primary_key=True, server_default=shard_id.next_value()),
     Column("hash_from", BigInteger, nullable=False),
     Column("hash_to", BigInteger, nullable=False),
     Column("snapshot", PgSnapshot, nullable=False),
     # Both set while a backlog is published in chunks: the snapshot it ends at, and how far it is.
     Column("batch_snapshot", PgSnapshot),
     Column("position", BigInteger),
+    # Every transaction from `next_xid` on has positions above `floor` only; see `outbox.diff`.
+    Column("floor", BigInteger, nullable=False, server_default="0"),
+    Column("next_xid", Xid8, nullable=False),
+    Column("number", BigInteger, nullable=False, server_default="0"),
+    Column(
+        "system_identifier",
+        BigInteger,
+        nullable=False,
+        server_default=text("(pg_control_system()).system_identifier"),
+    ),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("owner", Text),
     Column("leased_until", DateTime(timezone=True)),
+    # Who is to have the shard next, so that its owner hands it over and nobody else claims it.
+    Column("reserved_for", Text),
+    Column("reserved_until", DateTime(timezone=True)),
+    # The first message after a claim, and how many relays died with it in hand.
+    Column("touched", BigInteger),
+    Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("hash_from < hash_to", name="range_not_empty"),
     CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
     CheckConstraint("(owner IS NULL) = (leased_until IS NULL)", name="lease_whole"),
+    CheckConstraint("(reserved_for IS NULL) = (reserved_until IS NULL)", name="reservation_whole"),
     # Every saved cursor rewrites the row: room on the page keeps the rewrites there.
     postgresql_with={"fillfactor": 20},
+)
+
+relay = Table(
+    "relay",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seen_until", DateTime(timezone=True), nullable=False),
+    postgresql_with={"fillfactor": 20},
+)
+
+# A blocked key is a shard of that key alone: its cursor says what of the key is published.
+blocked_key = Table(
+    "blocked_key",
+    metadata,
+    Column("key", Text(collation="C"), primary_key=True),
+    Column("key_hash", Integer, Computed("hashtext(key)", persisted=True), nullable=False),
+    Column("state", Text, nullable=False, server_default="BLOCKED"),
+    Column("message_id", Uuid, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("message_position", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("blocked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("snapshot", PgSnapshot, nullable=False),
+    Column("batch_snapshot", PgSnapshot),
+    Column("position", BigInteger),
+    Column("floor", BigInteger, nullable=False),
+    Column("next_xid", Xid8, nullable=False),
+    CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
+    CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
+)
+
+# A copy, since retention drops the message; and the record of who decided, and why.
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("message_id", Uuid, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("key", Text(collation="C"), nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("blocked_at", DateTime(timezone=True), nullable=False),
+    Column("skipped_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("skipped_by", Text, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
 )
 
 topic = Table(

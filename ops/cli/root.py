@@ -7,7 +7,7 @@ import click
 
 from ops.environment import DEFAULT_DATA
 
-COMMANDS = ("processes", "deploy", "servers", "letters", "outbox", "proof")
+COMMANDS = ("processes", "deploy", "servers", "letters", "outbox.look", "proof")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

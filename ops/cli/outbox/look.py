@@ -1,4 +1,4 @@
-"""`innbox outbox`: the outbox as an operator sees it."""
+"""`innbox outbox shards | partitions`: how things stand."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,14 +9,9 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from ops.cli.deploy import DATABASE
+from ops.cli.outbox import outbox_group
 from ops.cli.output import as_json, print_json, print_table
-from ops.cli.root import cli
 from ops.environment import settings_for
-
-
-@cli.group("outbox")
-def outbox_group() -> None:
-    """Look at the outbox of each database."""
 
 
 @outbox_group.command()
