@@ -1,7 +1,5 @@
 """`innbox outbox`: the outbox as an operator sees it, one file for each group of commands."""
 
-import click
-
 from ops.cli.root import cli
 
 
