@@ -6,20 +6,20 @@ one that waits would hold up every query behind it.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.pool import NullPool
 
 import consumers.tables
 import domain.reservations.tables
 import domain.rooms.tables
-import outbox.tables
+import outbox.schema
 
 METADATA = [
-    outbox.tables.metadata,
+    outbox.metadata,
     domain.reservations.tables.metadata,
     domain.rooms.tables.metadata,
     consumers.tables.metadata,
@@ -27,15 +27,14 @@ METADATA = [
 SCHEMAS = {metadata.schema for metadata in METADATA}
 LOCK_TIMEOUT = "5s"
 
-# Types that SQLAlchemy does not know when it reads a schema back.
-ischema_names |= {"xid8": outbox.tables.Xid8, "pg_snapshot": outbox.tables.PgSnapshot}
+outbox.schema.know_types()
 
 
-def include_name(name: str | None, kind: str, _parents: Any) -> bool:  # noqa: ANN401 - alembic's
-    """Compare our schemas only, and leave out the daily partitions, which come and go at run time."""
+def include_name(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:
+    """Compare our schemas only, and leave out the daily partitions."""
     if kind == "schema":
         return name in SCHEMAS
-    return not (kind == "table" and name and name.startswith("message_"))
+    return outbox.schema.without_partitions(name, kind, parents)
 
 
 def url() -> str:

@@ -18,9 +18,18 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import TOPICS, VALUE_BYTES_MAX
+from relay.cursors import CURSOR_TOPIC
 from runtime.settings import Settings
 
 _TIMEOUT_S = 10.0
+
+# Of each cursor only the last matters; small segments, as what is in the newest one is not compacted.
+_OF_CURSORS = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(8 * 1024 * 1024),
+    "segment.ms": str(3_600_000),
+    "min.cleanable.dirty.ratio": "0.1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +50,11 @@ def create_topics(settings: Settings) -> list[Topic]:
     """
     # The client would tell of each failed connection, several times a second; we tell once.
     admin = AdminClient(settings.kafka | {"log_level": 0})
-    wanted = [settings.kafka_prefix + topic for topic in TOPICS]
-    created = {name for name in wanted if _create(admin, name, settings)}
+    wanted = {
+        **{settings.kafka_prefix + topic: _of_messages(settings) for topic in TOPICS},
+        settings.kafka_prefix + CURSOR_TOPIC: _OF_CURSORS,
+    }
+    created = {name for name, config in wanted.items() if _create(admin, name, settings, config)}
     declare(settings.databases)
     return [_described(admin, name, created=name in created) for name in wanted]
 
@@ -55,17 +67,22 @@ def declare(urls: Iterable[str]) -> None:
             outbox.declare_topics(connection, dict.fromkeys(TOPICS, VALUE_BYTES_MAX))
 
 
-def _create(admin: AdminClient, name: str, settings: Settings) -> bool:
+def _of_messages(settings: Settings) -> dict[str, str]:
+    return {
+        "retention.ms": str(settings.topic_retention_hours * 3_600_000),
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(outbox.record_bytes_max(VALUE_BYTES_MAX)),
+    }
+
+
+def _create(admin: AdminClient, name: str, settings: Settings, config: dict[str, str]) -> bool:
+    of_cursors = config is _OF_CURSORS
     topic = NewTopic(
         name,
-        num_partitions=settings.topic_partitions,
+        num_partitions=1 if of_cursors else settings.topic_partitions,
         replication_factor=settings.topic_replication,
-        config={
-            "retention.ms": str(settings.topic_retention_hours * 3_600_000),
-            "cleanup.policy": "delete",
-            # One replica may be away; with three, losing an acknowledged message takes two.
-            "min.insync.replicas": str(max(1, settings.topic_replication - 1)),
-        },
+        # One replica may be away; with three, losing an acknowledged message takes two.
+        config=config | {"min.insync.replicas": str(max(1, settings.topic_replication - 1))},
     )
     try:
         admin.create_topics([topic], request_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S + 5)

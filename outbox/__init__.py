@@ -1,6 +1,6 @@
 """A transactional outbox on Postgres: what a transaction appends is published if it commits, else never.
 
-Appending needs a SQLAlchemy connection and nothing else:
+Appending needs a SQLAlchemy connection or session, with or without asyncio, and nothing else:
 
     with engine.begin() as connection:
         ...
@@ -11,55 +11,135 @@ delivery guarantees are stated in `outbox.diff` and `outbox.shards`. This packag
 what the messages mean, nor of the broker that carries them.
 """
 
-from outbox.append import Appendable, Message, append
-from outbox.diff import Cursor, HashRange, Reading, decode_headers, prepare_session, read
+from outbox.announce import announce, reread
+from outbox.append import Appendable, Message, append, append_async
+from outbox.backlog import backlogs, count_backlog
+from outbox.blocked import (
+    BlockedKey,
+    block_key,
+    blocked_keys,
+    retry_key,
+    save_key,
+)
+from outbox.diff import (
+    WHOLE,
+    Cursor,
+    HashRange,
+    Reading,
+    batch_until,
+    decode_headers,
+    prepare_session,
+    read,
+    read_batch,
+    read_key,
+)
 from outbox.doorbell import CHANNEL, Doorbell, hear, install_doorbell, listen
 from outbox.errors import (
+    CursorFromElsewhere,
     HeadersTooLarge,
     KeyMissing,
+    KeyNotBlocked,
     LeaseLost,
+    NoSuchShard,
+    NotNeighbours,
     OutboxError,
+    ShardReserved,
+    StillRelayed,
+    TransactionIdsRestarted,
     UnknownTopic,
     ValueTooLarge,
 )
+from outbox.origin import check_origin
+from outbox.rebase import Outlook, foresee, rebase
+from outbox.resharding import merge, reserve, split, withdraw
 from outbox.retention import PartitionChanges, ensure_partitions, partitions, retire_partitions
-from outbox.shards import RELEASES, Shard, claim, release, renew, save, shards
+from outbox.shards import (
+    RELEASES,
+    Shard,
+    claim,
+    find_shard,
+    release,
+    renew,
+    save,
+    shards,
+)
+from outbox.shares import Standing, arrive, beat, leave
+from outbox.skipped import skip_message
 from outbox.tables import metadata
-from outbox.topics import declare_topics, known_topics
+from outbox.topics import declare_topics, known_topics, record_bytes_max
+from outbox.touches import touch, untouch
 
 __all__ = [
     "CHANNEL",
     "RELEASES",
+    "WHOLE",
     "Appendable",
+    "BlockedKey",
     "Cursor",
+    "CursorFromElsewhere",
     "Doorbell",
     "HashRange",
     "HeadersTooLarge",
     "KeyMissing",
+    "KeyNotBlocked",
     "LeaseLost",
     "Message",
+    "NoSuchShard",
+    "NotNeighbours",
     "OutboxError",
+    "Outlook",
     "PartitionChanges",
     "Reading",
     "Shard",
+    "ShardReserved",
+    "Standing",
+    "StillRelayed",
+    "TransactionIdsRestarted",
     "UnknownTopic",
     "ValueTooLarge",
+    "announce",
     "append",
+    "append_async",
+    "arrive",
+    "backlogs",
+    "batch_until",
+    "beat",
+    "block_key",
+    "blocked_keys",
+    "check_origin",
     "claim",
+    "count_backlog",
     "declare_topics",
     "decode_headers",
     "ensure_partitions",
+    "find_shard",
+    "foresee",
     "hear",
     "install_doorbell",
     "known_topics",
+    "leave",
     "listen",
+    "merge",
     "metadata",
     "partitions",
     "prepare_session",
     "read",
+    "read_batch",
+    "read_key",
+    "rebase",
+    "record_bytes_max",
     "release",
     "renew",
+    "reread",
+    "reserve",
     "retire_partitions",
+    "retry_key",
     "save",
+    "save_key",
     "shards",
+    "skip_message",
+    "split",
+    "touch",
+    "untouch",
+    "withdraw",
 ]

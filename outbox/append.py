@@ -1,15 +1,15 @@
 """Appending: the one write an application makes.
 
-`append` borrows the caller's transaction and never begins, commits or rolls back. What it records is
-seen by the relay if, and only if, that transaction commits. Messages of one key are published in
-commit order when their writers hold a common lock (the aggregate's row) from before the append until
-the commit; a writer without such a lock passes `lock_keys=True`.
+`append` borrows the caller's transaction and never commits or rolls back. What it records is seen by
+the relay if, and only if, that transaction commits. Messages of one key are published in commit order
+when their writers hold a common lock (the aggregate's row) from before the append until the commit; a
+writer without such a lock passes `lock_keys=True`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
 import msgspec
@@ -17,14 +17,19 @@ from sqlalchemy import Connection, text
 
 from outbox.doorbell import mark
 from outbox.errors import HeadersTooLarge, KeyMissing, ValueTooLarge
-from outbox.topics import value_bytes_max
+from outbox.topics import HEADERS_BYTES_MAX, value_bytes_max
 
-# Key and headers count in the broker's limit as the value does, and have no declared one.
-HEADERS_BYTES_MAX = 65_536
+if TYPE_CHECKING:
+    # Neither the ORM nor, without greenlet, `sqlalchemy.ext.asyncio` need be there to append.
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session, scoped_session
 
 
 class Appendable(Protocol):
-    """What a message must have; any class of the caller's with these attributes will do."""
+    """What a message must have; any class of the caller's with these attributes will do.
+
+    `value` is sent as it is. `headers` come after those of CloudEvents and may replace them.
+    """
 
     @property
     def message_id(self) -> UUID: ...
@@ -46,7 +51,8 @@ class Appendable(Protocol):
 class Message:
     """A message for callers who have no class of their own.
 
-    `type` and `source` are those of CloudEvents 1.0; `key` orders and places the message.
+    `type` and `source` are those of CloudEvents 1.0. `key` orders: messages of one key keep their order,
+    in one partition. `message_id` tells a consumer that it has the message already.
     """
 
     topic: str
@@ -82,7 +88,7 @@ LOCK_KEYS = text("""
 
 
 def append(
-    connection: Connection,
+    connection: "Connection | Session | scoped_session[Any]",
     messages: Iterable[Appendable],
     *,
     headers: Mapping[str, str] | None = None,
@@ -90,15 +96,18 @@ def append(
 ) -> None:
     """Record messages in the caller's transaction.
 
-    The relay sees them if, and only if, that transaction commits. `headers` (a `traceparent`, say) go
-    with each of them, beside its own. With `lock_keys` the keys are locked until the transaction ends,
-    for writers that share no other lock. Raises `UnknownTopic`, `KeyMissing`, `ValueTooLarge` or
-    `HeadersTooLarge` before anything is written.
+    The relay sees them if, and only if, that transaction commits; in autocommit there is none to share.
+    `headers` (a `traceparent`, say) go with each of them, beside its own. With `lock_keys` the keys are
+    locked until the transaction ends, for writers that share no other lock. A session is flushed first:
+    its rows must be locked before the messages take their places. Raises `UnknownTopic`, `KeyMissing`,
+    `ValueTooLarge` or `HeadersTooLarge` before anything is written, and `TypeError` for a header that is
+    no string.
     """
     given = list(messages)
     if not given:
         return
 
+    connection = _flushed(connection)
     time = datetime.now(UTC).isoformat()
     all_headers = [_cloud_event(message, time, headers or {}) for message in given]
     for message, encoded in zip(given, all_headers, strict=True):
@@ -107,6 +116,24 @@ def append(
         connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
     connection.execute(APPEND, _columns(given, all_headers))
     mark(connection)
+
+
+async def append_async(
+    connection: "AsyncConnection | AsyncSession",
+    messages: Iterable[Appendable],
+    *,
+    headers: Mapping[str, str] | None = None,
+    lock_keys: bool = False,
+) -> None:
+    """Do as `append` does, and by it, for an asynchronous connection or session."""
+    await connection.run_sync(append, messages, headers=headers, lock_keys=lock_keys)
+
+
+def _flushed(connection: "Connection | Session | scoped_session[Any]") -> Connection:
+    if isinstance(connection, Connection):
+        return connection
+    connection.flush()
+    return connection.connection()
 
 
 def _refuse_unpublishable(connection: Connection, message: Appendable, headers: str) -> None:
@@ -135,15 +162,17 @@ def _columns(messages: Sequence[Appendable], headers: Sequence[str]) -> dict[str
 
 def _cloud_event(message: Appendable, time: str, headers: Mapping[str, str]) -> str:
     """Return the CloudEvents 1.0 headers of the Kafka binding's binary mode, as JSON."""
-    return msgspec.json.encode(
-        {
-            "ce_specversion": "1.0",
-            "ce_id": str(message.message_id),
-            "ce_type": message.type,
-            "ce_source": message.source,
-            "ce_time": time,
-            "content-type": "application/json",
-            **headers,
-            **message.headers,
-        }
-    ).decode()
+    every = {
+        "ce_specversion": "1.0",
+        "ce_id": str(message.message_id),
+        "ce_type": message.type,
+        "ce_source": message.source,
+        "ce_time": time,
+        "content-type": "application/json",
+        **headers,
+        **message.headers,
+    }
+    for name, value in every.items():
+        if not isinstance(value, str):  # the relay could not send it, ever
+            raise TypeError(f"header {name!r} of a message for {message.topic!r} is no string")
+    return msgspec.json.encode(every).decode()

@@ -11,15 +11,22 @@ good enough would be: `position > last` (skips late committers), `xid < xmin` (o
 stops all delivery, and the order of transaction ids is not the order of locks), SKIP LOCKED claims
 and the order of a timestamp or UUID.
 
+Floor. A position is drawn after its transaction's id. So if the sequence stood at `floor` before
+`next_xid` was the next id to be given out, whatever has that id or a later one lies above the floor, and
+is found there in the order of positions, as many as are asked for. What is unseen and has an earlier id
+was in flight at the snapshot: few, and found by their ids.
+
 Backlog. A difference larger than the limit is read in parts. The first part fixes the snapshot at which
 the difference ends; what was visible in it stays visible, so later parts need no transaction held open
-and can be resumed by another process: `(snapshot, batch_snapshot, position)` is all there is to know.
+and can be resumed by another process: the cursor is all there is to know.
 """
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import Connection, text
@@ -28,46 +35,81 @@ from sqlalchemy import Connection, text
 decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 _COLUMNS = "position, topic, key, value, headers"
+_OF_SHARD = "key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint"
 
-# `position + 0`: with the bare column and a LIMIT the planner may walk the whole log in position order
-# in search of the few rows that pass. The `xid` conditions are the selective ones, and each is an index
-# condition. The first row carries the snapshot, so that a long one is not sent with every message.
+# Those that the snapshot names, and those that had an id by then which is not below its end. They are
+# listed, not compared, since each scan of each partition costs some microseconds of every reading.
+_IN_FLIGHT = """
+    SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot)
+    UNION ALL
+    SELECT xid::text::xid8 FROM generate_series(%(xmax)s::bigint, %(next_xid)s::bigint - 1) AS xid
+"""
+
+# The first row is where the reading ends: the floor, how far the next transaction id is from the first
+# one, 3, and the snapshot. The sequence is read before the id, as the order of the two matters.
+_END = """
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS position,
+           CASE WHEN last_value IS NOT NULL THEN age('3'::xid)::text END AS topic,
+           NULL AS key, NULL AS value, NULL AS headers, pg_current_snapshot()::text
+    FROM outbox.message_position_seq
+"""
+
+# MATERIALIZED, and visibility as a filter: each half has one selective condition, and no index can take
+# the planner away with another one.
 UNSEEN_SINCE = f"""
-    WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot)
-    SELECT NULL AS position, NULL AS topic, NULL AS key, NULL AS value, NULL AS headers,
-           snapshot::text
-    FROM now
+    WITH late AS MATERIALIZED ( -- in flight at the snapshot, committed since
+        SELECT {_COLUMNS} FROM outbox.message WHERE xid = ANY (ARRAY({_IN_FLIGHT})) AND {_OF_SHARD}
+    )
+    {_END}
     UNION ALL
     (SELECT {_COLUMNS}, NULL FROM (
-        SELECT {_COLUMNS} FROM outbox.message
-        WHERE xid >= pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
-          AND key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint
-        UNION ALL -- late committers: in progress at the snapshot, committed since
-        SELECT {_COLUMNS} FROM outbox.message
-        WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot)))
-          AND key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint
+        (SELECT {_COLUMNS} FROM outbox.message
+         WHERE position > %(floor)s::bigint
+           AND NOT pg_visible_in_snapshot(xid, %(before_next)s::pg_snapshot) AND {_OF_SHARD}
+         ORDER BY position LIMIT %(limit)s)
+        UNION ALL
+        SELECT {_COLUMNS} FROM late
      ) AS unseen
+     ORDER BY position
+     LIMIT %(limit)s)
+"""
+
+# The same, for a difference of moments: few transactions lie between the oldest in flight and the next,
+# so one scan of each partition finds them all, in half of the time. `position + 0`: with the bare column
+# and a LIMIT the planner may walk the whole log in position order in search of the few rows that pass.
+UNSEEN_LATELY = f"""
+    {_END}
+    UNION ALL
+    (SELECT {_COLUMNS}, NULL FROM outbox.message
+     WHERE xid >= pg_snapshot_xmin(%(snapshot)s::pg_snapshot)
+       AND NOT pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot) AND {_OF_SHARD}
      ORDER BY position + 0
      LIMIT %(limit)s)
 """
 
-# Here the position is the selective condition: the parts of a backlog lie side by side. Visibility in a
-# snapshot is a filter, which no index can take the planner away with.
+# The parts of a backlog lie side by side, late committers among them.
 REST_OF_BATCH = f"""
     SELECT {_COLUMNS}, NULL FROM outbox.message
     WHERE position > %(position)s::bigint
       AND NOT pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
       AND pg_visible_in_snapshot(xid, %(batch_snapshot)s::pg_snapshot)
-      AND key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint
+      AND {_OF_SHARD}
     ORDER BY position
     LIMIT %(limit)s
+"""
+REST_OF_KEY = REST_OF_BATCH.replace(_OF_SHARD, f"{_OF_SHARD} AND key = %(key)s::text")
+
+# Where the parts of a difference begin: at the floor, unless something in flight lies lower.
+LOWEST_UNSEEN = f"""
+    SELECT least(%(floor)s::bigint, min(position) - 1) FROM outbox.message
+    WHERE xid = ANY (ARRAY({_IN_FLIGHT}))
 """
 
 # A generic plan spares planning over all partitions at every reading; with it the planner knows none of
 # the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
-# The first reading of a huge backlog looks at all of it, which no limit on ordinary statements must cut
-# short, or it would never end; waiting for locks stays bounded. Cursors need no flush of their own: one
-# that a crash of the server takes back lies behind what is published, never before it.
+# A reading that walks far must not be cut short by a limit on ordinary statements, or it would never
+# end; waiting for locks stays bounded. Cursors need no flush of their own: one that a crash of the
+# server takes back lies behind what is published, never before it.
 _SESSION = text("""
     SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
            set_config('enable_seqscan', 'off', false),
@@ -77,17 +119,36 @@ _SESSION = text("""
            set_config('synchronous_commit', 'off', false)
 """)
 
+# What is looked at again for nothing, at most, where one scan has to do.
+_FEW = 1_000
+_MOMENTS_S = 5.0
+
+_XID_FIRST = 3
+_XID_32 = 2**32
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """What has been published: all that `snapshot` shows and, in a backlog, more.
 
-    While a backlog is published in parts, also what `batch_snapshot` shows up to `position`.
+    While a backlog is published in parts, also what `batch_snapshot` shows up to `position`. `floor` and
+    `next_xid` tell where what comes after the difference begins; those of zero are true of any log. The
+    number grows with every reading, so that of two cursors of a shard the later one is known.
     """
 
     snapshot: str
     batch_snapshot: str | None = None
     position: int | None = None
+    floor: int = 0
+    next_xid: str = "0"
+    number: int = 0
+    # By the reading process' clock; nothing rests on it but speed.
+    read_at: float = field(default=0.0, compare=False)
+
+    @property
+    def ends_at(self) -> str:
+        """The snapshot that the difference in hand ends at."""
+        return self.batch_snapshot or self.snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +157,13 @@ class HashRange:
 
     hash_from: int
     hash_to: int
+
+    @property
+    def middle(self) -> int:
+        return (self.hash_from + self.hash_to) // 2
+
+
+WHOLE = HashRange(-(2**31), 2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +189,68 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
     No messages means that there is nothing more to read: where a backlog ended with its last part, the
     difference after it is read at once.
     """
-    values = {
+    if cursor.batch_snapshot is not None:
+        reading = _read_rest(connection, REST_OF_BATCH, cursor, _range(hashes), limit)
+        if reading.rows:
+            return reading
+        cursor = reading.cursor
+
+    values = _range(hashes) | _beginning(cursor) | {"limit": limit}
+    statement = UNSEEN_LATELY if _is_of_moments(cursor) else UNSEEN_SINCE
+    # Within a transaction the next id may have been looked up long before the floor.
+    is_fresh = _driver(connection).info.transaction_status == TransactionStatus.IDLE
+    read_at = time.monotonic()
+    (last_position, age, _, _, _, until), *rows = _rows(connection, statement, values)
+    end = replace(cursor, snapshot=until, number=cursor.number + 1, read_at=read_at)
+    if is_fresh:
+        end = replace(end, floor=last_position, next_xid=_next_xid(until, int(age)))
+    if len(rows) < limit:
+        return Reading(rows, end)
+    part = replace(end, snapshot=cursor.snapshot, batch_snapshot=until, position=rows[-1][0])
+    return Reading(rows, part)
+
+
+def read_batch(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:
+    """Read messages from a cursor with a batch, to the end of that batch and no further."""
+    return _read_rest(connection, REST_OF_BATCH, cursor, _range(hashes), limit)
+
+
+def read_key(
+    connection: Connection, cursor: Cursor, hashes: HashRange, key: str, *, limit: int
+) -> Reading:
+    """Read messages of one key, from a cursor with a batch to the end of that batch."""
+    return _read_rest(connection, REST_OF_KEY, cursor, _range(hashes) | {"key": key}, limit)
+
+
+def batch_until(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
+    """Return a cursor whose batch goes from one that has no batch to the snapshot of a later one."""
+    assert cursor.batch_snapshot is None, "a batch in progress ends where it ends"
+    ((lowest,),) = _rows(connection, LOWEST_UNSEEN, _beginning(cursor))
+    return Cursor(
+        cursor.snapshot,
+        end.ends_at,
+        lowest,
+        end.floor,
+        end.next_xid,
+        cursor.number,
+    )
+
+
+def _read_rest(
+    connection: Connection, statement: str, cursor: Cursor, values: dict[str, Any], limit: int
+) -> Reading:
+    place = {
         "snapshot": cursor.snapshot,
-        "hash_from": hashes.hash_from,
-        "hash_to": hashes.hash_to,
+        "batch_snapshot": cursor.batch_snapshot,
+        "position": cursor.position,
         "limit": limit,
     }
-    if cursor.batch_snapshot is None:
-        (*_, until), *rows = _rows(connection, UNSEEN_SINCE, values)
-    else:
-        until = cursor.batch_snapshot
-        rest = values | {"batch_snapshot": until, "position": cursor.position}
-        rows = _rows(connection, REST_OF_BATCH, rest)
-        if not rows:
-            return read(connection, Cursor(until), hashes, limit=limit)
-
-    if len(rows) < limit:
-        return Reading(rows, Cursor(until))
-    return Reading(rows, Cursor(cursor.snapshot, until, rows[-1][0]))
+    rows = _rows(connection, statement, values | place)
+    moved = replace(cursor, number=cursor.number + 1)
+    if len(rows) == limit:
+        return Reading(rows, replace(moved, position=rows[-1][0]))
+    end = replace(moved, snapshot=cursor.ends_at, batch_snapshot=None, position=None)
+    return Reading(rows, end)
 
 
 def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[TupleRow]:
@@ -147,6 +259,40 @@ def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> lis
     with _driver(connection).cursor(binary=True) as cursor:
         rows: list[TupleRow] = cursor.execute(statement, values, prepare=True).fetchall()
     return rows
+
+
+def _is_of_moments(cursor: Cursor) -> bool:
+    """Tell a difference that is surely small from one that may be a backlog."""
+    xmin, xmax, _ = cursor.snapshot.split(":")
+    transactions = max(int(cursor.next_xid), int(xmax)) - int(xmin)
+    return transactions < _FEW and time.monotonic() - cursor.read_at < _MOMENTS_S
+
+
+def _beginning(cursor: Cursor) -> dict[str, Any]:
+    """Return where the difference begins, for a cursor without a batch."""
+    xmax = _xmax(cursor.snapshot)
+    next_xid = max(int(cursor.next_xid), xmax)
+    return {
+        "snapshot": cursor.snapshot,
+        "floor": cursor.floor,
+        "xmax": xmax,
+        "next_xid": next_xid,
+        "before_next": f"{next_xid}:{next_xid}:",
+    }
+
+
+def _range(hashes: HashRange) -> dict[str, Any]:
+    return {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
+
+
+def _xmax(snapshot: str) -> int:
+    return int(snapshot.split(":")[1])
+
+
+def _next_xid(snapshot: str, age: int) -> str:
+    """Widen an id of 32 bits, given as its distance from the first, by the snapshot it is not below."""
+    xmax = _xmax(snapshot)
+    return str(xmax + (_XID_FIRST + age - xmax) % _XID_32)
 
 
 def _driver(connection: Connection) -> Any:  # noqa: ANN401 - psycopg's, behind SQLAlchemy's untyped door

@@ -10,11 +10,14 @@ a writer that keeps its connection from one transaction to the next.
 import logging
 from collections.abc import Iterable, Iterator
 from threading import Condition, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # which cannot be imported without greenlet
 
 CHANNEL = "outbox"
 
@@ -31,11 +34,12 @@ def mark(connection: Connection) -> None:
     connection.info[_MARK] = True
 
 
-def install_doorbell(engine: Engine, *, interval_ms: float = 2.0) -> "Doorbell":
+def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 2.0) -> "Doorbell":
     """Ring for every append made through this engine, Core or ORM; close the doorbell at the end.
 
-    Of an asynchronous engine, give its `sync_engine`.
+    It rings when the connection is back in its pool, at most once per interval.
     """
+    engine = engine if isinstance(engine, Engine) else engine.sync_engine
     doorbell = Doorbell(engine, CHANNEL, interval_ms=interval_ms)
 
     # `checkin` fires after the commit; the engine's `commit` event fires before it.
@@ -62,7 +66,7 @@ class Doorbell:
     """Sends coalesced NOTIFYs on one channel from one thread, which starts at the first ring."""
 
     def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 2.0) -> None:
-        self._engine = _synchronous(engine)
+        self._engine = synchronous(engine)
         self._channel = channel
         self._interval_s = interval_ms / 1000
         self._changed = Condition()
@@ -130,7 +134,7 @@ class Doorbell:
             self._changed.wait_for(lambda: self._closed, timeout=seconds)
 
 
-def _synchronous(engine: Engine) -> Engine:
+def synchronous(engine: Engine) -> Engine:
     """The engine, or for an asynchronous one, which a thread cannot use, one to the same database."""
     if not engine.dialect.is_async:
         return engine

@@ -5,10 +5,22 @@ OutboxError
 ├── KeyMissing      │
 ├── ValueTooLarge   ├ refused by `append`: nothing unpublishable may enter
 ├── HeadersTooLarge ┘
-└── LeaseLost         refused by the shard: somebody else relays it now
+├── LeaseLost         refused by the shard: somebody else relays it now
+├── NoSuchShard     ┐
+├── ShardReserved   ├ refused to who shares the work out anew
+├── NotNeighbours   ┘
+├── KeyNotBlocked     there is nothing to decide about it
+├── CursorFromElsewhere        refused to who would relay by it: it is of another cluster
+├── StillRelayed             ┐ refused to who would make it anew
+├── TransactionIdsRestarted  ┘
+├── NoSuchReplay         ┐
+├── ReplayTaken          ├ refused to who would go on with a replay
+├── ReplayOver           │
+└── ReplayFromElsewhere  ┘
 """
 
 from collections.abc import Collection
+from datetime import datetime
 
 
 class OutboxError(Exception):
@@ -78,3 +90,130 @@ class LeaseLost(OutboxError):
         super().__init__(f"shard {shard_id} is no longer ours (we held epoch {epoch})")
         self.shard_id = shard_id
         self.epoch = epoch
+
+
+class NoSuchShard(OutboxError):
+    """There is no shard of this id (any more)."""
+
+    code = "NO_SUCH_SHARD"
+
+    def __init__(self, shard_id: int) -> None:
+        super().__init__(f"there is no shard {shard_id}")
+        self.shard_id = shard_id
+
+
+class ShardReserved(OutboxError):
+    """Somebody else is about to change the shard."""
+
+    code = "SHARD_RESERVED"
+
+    def __init__(self, shard_id: int, reserved_for: str) -> None:
+        super().__init__(f"shard {shard_id} is reserved for {reserved_for}")
+        self.shard_id = shard_id
+        self.reserved_for = reserved_for
+
+
+class NotNeighbours(OutboxError):
+    """Only shards that touch, and stand at the same place, can become one."""
+
+    code = "NOT_NEIGHBOURS"
+
+    def __init__(self, left_id: int, right_id: int) -> None:
+        super().__init__(f"shards {left_id} and {right_id} do not touch at one place of the log")
+        self.left_id = left_id
+        self.right_id = right_id
+
+
+class KeyNotBlocked(OutboxError):
+    """No message of this key is in the way, or it is being tried again already."""
+
+    code = "KEY_NOT_BLOCKED"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key!r} is not blocked")
+        self.key = key
+
+
+class CursorFromElsewhere(OutboxError):
+    """The cursor is of another cluster's transactions: to relay by it would lose messages."""
+
+    code = "CURSOR_FROM_ELSEWHERE"
+
+    def __init__(self, shard_id: int, reason: str) -> None:
+        super().__init__(
+            f"the cursor of shard {shard_id} comes from elsewhere: it {reason}; nothing is relayed "
+            "until `innbox outbox rebase` has been run"
+        )
+        self.shard_id = shard_id
+        self.reason = reason
+
+
+class StillRelayed(OutboxError):
+    """A cursor is made anew only while nobody may write it."""
+
+    code = "STILL_RELAYED"
+
+    def __init__(self, shard_id: int, owner: str, leased_until: datetime) -> None:
+        super().__init__(
+            f"shard {shard_id} is leased to {owner} until {leased_until:%H:%M:%S %Z}; stop that relay, "
+            "or if it is one of the old cluster, wait until then"
+        )
+        self.shard_id = shard_id
+        self.owner = owner
+        self.leased_until = leased_until
+
+
+class TransactionIdsRestarted(OutboxError):
+    """The cursors may not stay as they are: they might hide messages that were written here."""
+
+    code = "TRANSACTION_IDS_RESTARTED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the cursors have seen transaction ids that this cluster gives out anew; they can only be "
+            "kept where the ids go on, as after pg_upgrade: run it without --same-transaction-ids"
+        )
+
+
+class NoSuchReplay(OutboxError):
+    """There is no replay of this id."""
+
+    code = "NO_SUCH_REPLAY"
+
+    def __init__(self, replay_id: int) -> None:
+        super().__init__(f"there is no replay {replay_id}")
+        self.replay_id = replay_id
+
+
+class ReplayTaken(OutboxError):
+    """A replay is run by one process at a time."""
+
+    code = "REPLAY_TAKEN"
+
+    def __init__(self, replay_id: int) -> None:
+        super().__init__(f"replay {replay_id} is run by another process")
+        self.replay_id = replay_id
+
+
+class ReplayOver(OutboxError):
+    """It is done or cancelled, maybe while it ran."""
+
+    code = "REPLAY_OVER"
+
+    def __init__(self, replay_id: int, state: str) -> None:
+        super().__init__(f"replay {replay_id} is {state}")
+        self.replay_id = replay_id
+        self.state = state
+
+
+class ReplayFromElsewhere(OutboxError):
+    """Its messages were chosen by the transaction ids of another cluster."""
+
+    code = "REPLAY_FROM_ELSEWHERE"
+
+    def __init__(self, replay_id: int) -> None:
+        super().__init__(
+            f"replay {replay_id} was begun in another cluster, and cannot tell here what was published "
+            "then; cancel it and begin anew"
+        )
+        self.replay_id = replay_id

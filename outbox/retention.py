@@ -6,6 +6,10 @@ again. Run in READ COMMITTED: what is decided under a lock must see what was com
 
 A message that found no partition of its day is a stray in the default one. It is moved, under its own
 transaction id and position, when the day's partition is made; no reader sees it twice or not at all.
+
+Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default partition, which is
+what keeps an insert from being refused. It would wait, too, for every transaction that uses the log,
+however long, and half detached meanwhile; a DROP gives up in time and leaves nothing behind.
 """
 
 import re
@@ -31,11 +35,19 @@ PARTITIONS = text("""
 """)
 
 # The visibility is asked of the cursor proper: within a backlog, what is published beyond it counts as
-# not yet relayed.
-IS_RELAYED = """
-    SELECT NOT EXISTS (
+# not yet relayed. Without any shard, as in the midst of a restore, nothing is known to be relayed.
+HAS_NONE_UNSEEN = """
+    SELECT EXISTS (SELECT FROM outbox.shard) AND NOT EXISTS (
         SELECT FROM outbox.{partition} AS message
         JOIN outbox.shard ON key_hash >= hash_from AND key_hash < hash_to
+        WHERE xid >= pg_snapshot_xmin(snapshot) AND NOT pg_visible_in_snapshot(xid, snapshot)
+    )
+"""
+# What a blocked key holds back is not relayed either, wherever its shard's cursor is. One statement asks
+# for both, since a key is blocked or freed together with the move of its shard.
+IS_RELAYED = f"""
+    {HAS_NONE_UNSEEN} AND NOT EXISTS (
+        SELECT FROM outbox.{{partition}} AS message JOIN outbox.blocked_key USING (key)
         WHERE xid >= pg_snapshot_xmin(snapshot) AND NOT pg_visible_in_snapshot(xid, snapshot)
     )
 """
@@ -76,21 +88,36 @@ def retire_partitions(
     connection: Connection, now: datetime, *, retention_days: float
 ) -> PartitionChanges:
     """Drop the partitions that ended before the retention and are wholly relayed."""
-    changes = PartitionChanges([], [])
     _bound_waiting(connection)
-    for day, name in partitions(connection).items():
-        if _starts_at(day + timedelta(days=1)) > now - timedelta(days=retention_days):
-            continue
+    ends_before = now - timedelta(days=retention_days)
+    past = [
+        name
+        for day, name in partitions(connection).items()
+        if _starts_at(day + timedelta(days=1)) <= ends_before
+    ]
+    # Without a lock, as it may take long; what is relayed stays so.
+    relayed = [name for name in past if _holds(connection, IS_RELAYED, name)]
+    dropped = _drop_unless_written(connection, relayed) if relayed else []
+    return PartitionChanges(dropped, [name for name in past if name not in dropped])
 
-        # Locked first: a transaction from that day may still be open and about to commit here.
-        connection.execute(text(f"LOCK TABLE outbox.{name} IN ACCESS EXCLUSIVE MODE"))
-        is_relayed = connection.execute(text(IS_RELAYED.format(partition=name))).scalar_one()
-        (changes.dropped if is_relayed else changes.kept_unrelayed).append(name)
-    if changes.dropped:
-        # All at the very end: a drop locks the whole log, and thereby every writer, until the commit.
-        tables = ", ".join(f"outbox.{name}" for name in changes.dropped)
-        connection.execute(text(f"DROP TABLE {tables}"))
-    return changes
+
+def _drop_unless_written(connection: Connection, names: list[str]) -> list[str]:
+    """Drop partitions, but for those that a transaction from their day has just committed into.
+
+    The log is locked before its parts, as readers and writers do it: the other way round, each that came
+    between the two locks would wait for us and we for it, and under load somebody always does.
+    """
+    tables = [f"outbox.{name}" for name in names]
+    locks = f"LOCK TABLE ONLY outbox.message, {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
+    connection.execute(text(locks))
+    dropped = [name for name in names if _holds(connection, HAS_NONE_UNSEEN, name)]
+    if dropped:
+        connection.execute(text(f"DROP TABLE {', '.join(f'outbox.{name}' for name in dropped)}"))
+    return dropped
+
+
+def _holds(connection: Connection, condition: str, partition: str) -> bool:
+    return bool(connection.execute(text(condition.format(partition=partition))).scalar_one())
 
 
 def _make_partition(connection: Connection, day: date, *, has_begun: bool) -> str:

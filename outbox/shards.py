@@ -4,19 +4,22 @@ A shard is a half-open range of key hashes, a cursor and a lease. The lease runs
 clock. Every take-over raises the epoch, and every write of a cursor is conditional on the epoch, so a
 relay that was paused and wakes up cannot move a cursor that is no longer its own.
 
-    free ──claim──► leased ──renew, save──► leased
+    free ──claim──► leased ──beat, save──► leased
       ▲               │ └──lease runs out──► free (in all but the owner's name)
       └────release────┘
+
+How many of them a relay should have is told in `outbox.shares`; how they are made anew in
+`outbox.resharding`. A shard that is reserved is claimed by nobody but whom it is reserved for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, Row, TextClause, text
 
 from outbox.diff import Cursor, HashRange
-from outbox.errors import LeaseLost
+from outbox.errors import LeaseLost, NoSuchShard
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,48 +32,62 @@ class Shard:
     epoch: int
     owner: str | None
     leased_until: datetime | None
+    reserved_for: str | None = None
+    # What the row says, where `cursor` has moved on.
+    saved: Cursor | None = field(default=None, compare=False, repr=False)
 
 
-# Where a release is told to those who wait for a shard.
+# Where it is told that a shard, or a share, may be had.
 RELEASES = "outbox_releases"
 
-_SHARD = """id, hash_from, hash_to, snapshot::text, batch_snapshot::text, position, epoch, owner,
-    leased_until"""
+SHARD = """id, hash_from, hash_to, snapshot::text, batch_snapshot::text, position, floor, next_xid::text,
+    number, epoch, owner, leased_until,
+    CASE WHEN reserved_until > clock_timestamp() THEN reserved_for END AS reserved_for"""
 
-SHARDS = text(f"SELECT {_SHARD} FROM outbox.shard ORDER BY id")
+UNTIL = "clock_timestamp() + make_interval(secs => :lease_s)"
+OURS = "id = :id AND epoch = :epoch AND owner = :owner"
+NOT_RESERVED = (
+    "(reserved_until IS NULL OR reserved_until < clock_timestamp() OR reserved_for = :owner)"
+)
+_CURSOR = """snapshot = CAST(:snapshot AS pg_snapshot),
+    batch_snapshot = CAST(:batch_snapshot AS pg_snapshot), position = :position, floor = :floor,
+    next_xid = CAST(:next_xid AS xid8), number = :number"""
+
+SHARDS = text(f"SELECT {SHARD} FROM outbox.shard ORDER BY hash_from")
 
 # SKIP LOCKED is right here, unlike for messages: shards have no order, and a shard that somebody is
-# claiming at this moment is not worth waiting for. An owner may claim its own shard again: one whose
-# connection broke need not wait for its own lease to run out.
+# claiming at this moment is not worth waiting for. An owner may claim its own shard again, unless it has
+# it in hand: one whose connection broke need not wait for its own lease to run out.
 CLAIM = text(f"""
-    UPDATE outbox.shard
-    SET owner = :owner, epoch = epoch + 1,
-        leased_until = clock_timestamp() + make_interval(secs => :lease_s)
+    UPDATE outbox.shard SET owner = :owner, epoch = epoch + 1, leased_until = {UNTIL}
     WHERE id = (
         SELECT id FROM outbox.shard
-        WHERE leased_until IS NULL OR leased_until < clock_timestamp() OR owner = :owner
+        WHERE (leased_until IS NULL OR leased_until < clock_timestamp() OR owner = :owner)
+          AND {NOT_RESERVED}
+          AND id <> ALL (CAST(:holding AS int[])) AND id = coalesce(CAST(:id AS int), id)
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
     )
-    RETURNING {_SHARD}
+    RETURNING {SHARD}
 """)
 
-SAVE = text("""
+SAVE = text(f"""
+    UPDATE outbox.shard SET {_CURSOR}, leased_until = {UNTIL}, touched = NULL, touches = 0
+    WHERE {OURS}
+""")
+
+# Within a batch: its snapshots, of some bytes for each transaction in flight, stay as they are.
+SAVE_PART = text(f"""
     UPDATE outbox.shard
-    SET snapshot = CAST(:snapshot AS pg_snapshot),
-        batch_snapshot = CAST(:batch_snapshot AS pg_snapshot), position = :position,
-        leased_until = clock_timestamp() + make_interval(secs => :lease_s)
-    WHERE id = :id AND epoch = :epoch AND owner = :owner
+    SET position = :position, number = :number, leased_until = {UNTIL}, touched = NULL, touches = 0
+    WHERE {OURS}
 """)
 
-RENEW = text("""
-    UPDATE outbox.shard SET leased_until = clock_timestamp() + make_interval(secs => :lease_s)
-    WHERE id = :id AND epoch = :epoch AND owner = :owner
-""")
+RENEW = text(f"UPDATE outbox.shard SET leased_until = {UNTIL} WHERE {OURS}")
 
 RELEASE = text(f"""
     WITH released AS (
-        UPDATE outbox.shard SET owner = NULL, leased_until = NULL
-        WHERE id = :id AND epoch = :epoch AND owner = :owner
+        UPDATE outbox.shard SET owner = NULL, leased_until = NULL, touched = NULL, touches = 0
+        WHERE {OURS}
         RETURNING id
     )
     SELECT pg_notify('{RELEASES}', id::text) FROM released
@@ -78,55 +95,98 @@ RELEASE = text(f"""
 
 
 def shards(connection: Connection) -> list[Shard]:
-    """Return every shard, by id."""
-    return [_shard(row) for row in connection.execute(SHARDS)]
+    """Return every shard, in the order of their hashes."""
+    return [shard_of(row) for row in connection.execute(SHARDS)]
 
 
-def claim(connection: Connection, owner: str, *, lease_s: float) -> Shard | None:
-    """Take a shard that is free, or the owner's already; None if there is none.
+def find_shard(connection: Connection, shard_id: int) -> Shard:
+    """Return one shard; raises `NoSuchShard`."""
+    found = [shard for shard in shards(connection) if shard.id == shard_id]
+    if not found:
+        raise NoSuchShard(shard_id)
+    return found[0]
+
+
+def claim(
+    connection: Connection,
+    owner: str,
+    *,
+    lease_s: float,
+    holding: Iterable[int] = (),
+    shard_id: int | None = None,
+) -> Shard | None:
+    """Take a shard that is free, or the owner's already and not in hand; None if there is none.
 
     `owner` names one relay, not one machine: two relays of one name would take from each other.
     """
-    row = connection.execute(CLAIM, {"owner": owner, "lease_s": lease_s}).one_or_none()
-    return _shard(row) if row else None
+    values = {"owner": owner, "lease_s": lease_s, "holding": list(holding), "id": shard_id}
+    row = connection.execute(CLAIM, values).one_or_none()
+    return shard_of(row) if row else None
 
 
 def save(connection: Connection, shard: Shard, cursor: Cursor, *, lease_s: float) -> Shard:
     """Record that all up to the cursor is published, and renew the lease; raises `LeaseLost`."""
-    values = {
-        "snapshot": cursor.snapshot,
-        "batch_snapshot": cursor.batch_snapshot,
-        "position": cursor.position,
-        "lease_s": lease_s,
-    }
-    _conditional(connection, SAVE, shard, values)
-    return replace(shard, cursor=cursor)
+    statement = SAVE_PART if _is_next_part(cursor, shard.saved) else SAVE
+    conditional(connection, statement, shard, {**cursor_values(cursor), "lease_s": lease_s})
+    return replace(shard, cursor=cursor, saved=cursor)
+
+
+def _is_next_part(cursor: Cursor, saved: Cursor | None) -> bool:
+    """Whether a cursor is in the very batch that the row says."""
+    return (
+        saved is not None
+        and cursor.batch_snapshot is not None
+        and (cursor.snapshot, cursor.batch_snapshot) == (saved.snapshot, saved.batch_snapshot)
+    )
 
 
 def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
     """Keep the shard; raises `LeaseLost` if another relay has it."""
-    _conditional(connection, RENEW, shard, {"lease_s": lease_s})
+    conditional(connection, RENEW, shard, {"lease_s": lease_s})
 
 
 def release(connection: Connection, shard: Shard) -> None:
     """Give the shard up at once and tell those who listen to `RELEASES`; raises `LeaseLost`."""
-    _conditional(connection, RELEASE, shard, {})
+    conditional(connection, RELEASE, shard, {})
 
 
-def _conditional(
+def cursor_values(cursor: Cursor) -> dict[str, object]:
+    """Return a cursor as the values of a statement."""
+    return {
+        "snapshot": cursor.snapshot,
+        "batch_snapshot": cursor.batch_snapshot,
+        "position": cursor.position,
+        "floor": cursor.floor,
+        "next_xid": cursor.next_xid,
+        "number": cursor.number,
+    }
+
+
+def owned(shard: Shard) -> dict[str, object]:
+    """Return what a write that only the owner may make is conditional on."""
+    return {"id": shard.id, "epoch": shard.epoch, "owner": shard.owner}
+
+
+def conditional(
     connection: Connection, statement: TextClause, shard: Shard, values: Mapping[str, object]
 ) -> None:
-    owned = {"id": shard.id, "epoch": shard.epoch, "owner": shard.owner}
-    if connection.execute(statement, {**owned, **values}).rowcount == 0:
+    """Run a write that only the owner may make; raises `LeaseLost`."""
+    if connection.execute(statement, {**values, **owned(shard)}).rowcount == 0:
         raise LeaseLost(shard.id, shard.epoch)
 
 
-def _shard(row: Row[tuple[object, ...]]) -> Shard:
+def shard_of(row: Row[tuple[object, ...]]) -> Shard:
+    """Return the shard that a row of `SHARD` is."""
+    cursor = Cursor(
+        row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid, row.number
+    )
     return Shard(
         id=row.id,
         hashes=HashRange(row.hash_from, row.hash_to),
-        cursor=Cursor(row.snapshot, row.batch_snapshot, row.position),
+        cursor=cursor,
         epoch=row.epoch,
         owner=row.owner,
         leased_until=row.leased_until,
+        reserved_for=row.reserved_for,
+        saved=cursor,
     )

@@ -25,7 +25,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.types import UserDefinedType
 
 SCHEMA = "outbox"
@@ -153,6 +153,8 @@ blocked_key = Table(
     Column("position", BigInteger),
     Column("floor", BigInteger, nullable=False),
     Column("next_xid", Xid8, nullable=False),
+    # How many relays died with the key's next message in hand.
+    Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
     CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
 )
@@ -183,4 +185,53 @@ topic = Table(
     Column("name", Text, primary_key=True),
     Column("value_bytes_max", Integer, nullable=False),
     CheckConstraint("value_bytes_max > 0", name="value_bytes_max_positive"),
+)
+
+# Messages published again: which ones, how far, and by whom; see `outbox.replay`.
+replay = Table(
+    "replay",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("state", Text, nullable=False, server_default="RUNNING"),
+    Column("reason", Text),
+    Column("topics", ARRAY(Text), nullable=False),
+    Column("keys", ARRAY(Text), nullable=False),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    Column("since", DateTime(timezone=True)),
+    Column("until", DateTime(timezone=True)),
+    Column("to_topic", Text),
+    Column("per_second", Integer, nullable=False),
+    # What was published when it began, by shard and blocked key: the set of messages never changes.
+    Column("cursors", JSON, nullable=False),
+    # The last one that is done with; the first and the last of all.
+    Column("position", BigInteger, nullable=False),
+    Column("first_position", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    # When the messages were appended, so that only the partitions of those days are read.
+    Column("first_at", DateTime(timezone=True), nullable=False),
+    Column("last_at", DateTime(timezone=True), nullable=False),
+    Column("expected", BigInteger, nullable=False),
+    Column("left_out", BigInteger, nullable=False),
+    Column("sent", BigInteger, nullable=False, server_default="0"),
+    Column("refused", BigInteger, nullable=False, server_default="0"),
+    # Of the cluster whose transaction ids the cursors speak of.
+    Column(
+        "system_identifier",
+        BigInteger,
+        nullable=False,
+        server_default=text("(pg_control_system()).system_identifier"),
+    ),
+    Column("started_by", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint(
+        "state IN ('RUNNING', 'INTERRUPTED', 'REFUSED', 'DONE', 'CANCELLED')", name="state_known"
+    ),
+    CheckConstraint(
+        "cardinality(topics) + cardinality(keys) + cardinality(message_ids) > 0 "
+        "OR since IS NOT NULL OR until IS NOT NULL",
+        name="selection_given",
+    ),
+    CheckConstraint("per_second >= 0", name="rate_not_negative"),
+    postgresql_with={"fillfactor": 50},
 )

@@ -13,11 +13,21 @@ from sqlalchemy.dialects.postgresql import insert
 from outbox.errors import UnknownTopic
 from outbox.tables import topic
 
+# Key and headers of a message together; the headers as JSON, which is never shorter than their record.
+HEADERS_BYTES_MAX = 65_536
+# What surrounds one record on its way: 61 bytes of its batch, and lengths and numbers of varying size.
+_AROUND_BYTES_MAX = 128
+# Kafka's own limit. A client fills batches up to it without asking the topic, so none may take less.
+_BATCH_BYTES_MAX = 1_048_588
+
 _remembered: WeakKeyDictionary[Engine, dict[str, int]] = WeakKeyDictionary()
 
 
 def declare_topics(connection: Connection, value_bytes_max: Mapping[str, int]) -> None:
-    """Record topics, by name, with the largest value in bytes that each takes. Repeatable."""
+    """Record topics, by name, with the largest value in bytes that each takes. Repeatable.
+
+    Create a topic on the brokers first, with a `max.message.bytes` of `record_bytes_max` or more.
+    """
     rows = [{"name": name, "value_bytes_max": most} for name, most in value_bytes_max.items()]
     statement = insert(topic).values(rows)
     connection.execute(
@@ -32,6 +42,14 @@ def known_topics(connection: Connection) -> dict[str, int]:
     """Return the declared topics, by name, each with its largest value in bytes."""
     rows = connection.execute(select(topic.c.name, topic.c.value_bytes_max))
     return {row.name: row.value_bytes_max for row in rows}
+
+
+def record_bytes_max(value_bytes_max: int) -> int:
+    """Return the least `max.message.bytes` with which a topic takes all that `append` lets in.
+
+    The relay's producer needs a `message.max.bytes` as large, where that is above its default.
+    """
+    return max(_BATCH_BYTES_MAX, value_bytes_max + HEADERS_BYTES_MAX + _AROUND_BYTES_MAX)
 
 
 def value_bytes_max(connection: Connection, name: str, *, wanted: int) -> int:

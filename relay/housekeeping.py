@@ -1,7 +1,9 @@
 """Housekeeping: partitions made ahead and dropped in time, by one elected relay.
 
 A run that fails for want of a lock (it waits a moment only, so as never to hold up writers) leaves
-everything as it was, and the next run tries again.
+everything as it was, and the next run tries again. Of an outbox from elsewhere it touches nothing: what
+is published there is not known yet, and a message that is moved could no longer be told from a restored
+one.
 """
 
 from datetime import UTC, timedelta
@@ -10,7 +12,7 @@ import structlog
 from sqlalchemy import Engine, func, select
 
 import outbox
-from relay.metrics import PARTITIONS
+from relay.metrics import BACKLOG, PARTITIONS
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -19,6 +21,13 @@ _log = structlog.get_logger(__name__)
 def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        try:
+            with connection.begin():
+                outbox.check_origin(connection)
+                BACKLOG.set(outbox.count_backlog(connection))
+        except outbox.CursorFromElsewhere as error:
+            _log.warning("no housekeeping", reason=str(error))
+            return outbox.PartitionChanges([], [])
         with connection.begin():
             now = connection.execute(select(func.now())).scalar_one().astimezone(UTC)
             tomorrow, ahead = now.date() + timedelta(days=1), settings.partitions_ahead_days - 1

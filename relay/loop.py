@@ -1,53 +1,65 @@
-"""The relay: claims a shard, publishes what is committed, saves its cursor, and waits for the bell.
+"""The relay's step: publish what is committed, make it final, save the cursor.
 
-    standby ──claim──► owner ──publish, save──► owner ──stop──► released
-       ▲                 └──lease lost, database away, message refused──┐
-       └────────────────────────────────────────────────────────────────┘
+A message is published at least once: a crash before the cursor is saved publishes the reading again; or
+exactly once, if the publisher makes messages and cursor final together (see `relay.exactly_once`).
+First deliveries of a key are in order (see `outbox.diff`).
 
-A message is published at least once: a crash before the cursor is saved publishes the reading again.
-First deliveries of a key are in order (see `outbox.diff`). A second relay of the same database waits as
-a hot standby and takes over when the lease is released or runs out.
-
-A refused message stops its shard until it is accepted. The first reading after a claim is of one message
-and each next one twice as long, so retries close in on the refused one and end up repeating nothing else.
+A refused message is closed in upon: the reading that it was in is read again by halves, each half that is
+accepted is saved, until a reading of this one message is refused. Readings then grow again.
 """
 
-import socket
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from os import getpid
-from threading import Event
 from typing import Any
-from uuid import uuid4
 
-import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 import outbox
-from outbox import LeaseLost, Shard
-from relay.lease import Lease
-from relay.metrics import BATCHES, IS_OWNER, LEASES_LOST, PUBLISHED, TAKEOVERS, in_hand
-from relay.publisher import Abandoned, Publisher, is_kafka_error
-from runtime.database import is_conflict, is_outage
-from runtime.errors import first_line
-from runtime.health import Health
+from outbox import BlockedKey, Cursor, Reading, Shard
+from relay.cursors import Place
+from relay.errors import Refused
+from relay.metrics import BATCHES, PUBLISHED, in_hand
+from relay.publisher import Publisher
 from runtime.settings import Settings
 
-_log = structlog.get_logger(__name__)
+# How long blocked keys may have to wait while there is always something to publish.
+_STEP_S = 0.5
 
-_POLL_S_MIN = 0.05
-_WAIT_STEP_S = 0.5  # how long a stop may go unseen
-_BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.2, 10.0
+# A message in hand at so many deaths of a relay is taken for their cause.
+TOUCHES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reading of which the brokers refused a message, and why; nothing of it was recorded."""
+
+    reading: Reading
+    reason: str
+
+    @property
+    def is_of_one(self) -> bool:
+        """Whether it is known which message it is: the only one, and the last that the cursor covers."""
+        return [row[0] for row in self.reading.rows] == [self.reading.cursor.position]
+
+    @property
+    def half(self) -> int:
+        return max(1, len(self.reading.rows) // 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """One step's result: the shard with its cursor moved, and how many messages were published."""
+    """One step's result: the shard with its cursor moved, and how many messages were published.
+
+    After a refusal the publisher is of no more use. `is_done` if nothing was left to publish.
+    """
 
     shard: Shard
     messages: int
+    refusal: Refusal | None = None
+    is_done: bool = False
 
 
 def relay_once(
@@ -58,138 +70,121 @@ def relay_once(
     keep_waiting: Callable[[], bool],
     *,
     limit: int | None = None,
+    passing_over: Collection[str] = frozenset(),
 ) -> Relayed:
     """Publish what has been committed since the shard's cursor, until nothing is left.
 
-    A crash before the cursor is saved publishes a reading again: at-least-once. The next reading is
-    made while the brokers acknowledge the last, so neither side waits for the other. `limit` is that of
-    the first reading; later ones grow up to the settings' chunk.
+    The next reading is made while the brokers acknowledge the last, so neither side waits for the other.
+    `limit` is that of the first reading; later ones grow up to the settings' chunk. Messages of the
+    keys to pass over are left where they are; the cursor goes on, and the step ends soon, so that who
+    waits for these keys can look after them.
     """
     messages, limit = 0, limit or settings.relay_chunk
+    ends_at = time.monotonic() + (_STEP_S if passing_over else math.inf)
     reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
-    while reading.rows and keep_waiting():
-        in_hand(_age_s(reading.rows[0]))
-        publisher.enqueue(reading.rows, keep_waiting)
-        limit = min(limit * 2, settings.relay_chunk)
-        ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
-        publisher.flush(keep_waiting)
+    while reading.rows and keep_waiting() and time.monotonic() < ends_at:
+        in_hand(shard.id, _age_s(reading.rows[0]))
+        rows, waiting = _published_now(reading, passing_over), keep_waiting
+        try:
+            if limit == 1 and rows:
+                waiting = _touching(connection, shard, rows[0], keep_waiting)
+            publisher.enqueue(rows, waiting)
+            limit = min(limit * 2, settings.relay_chunk)
+            ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
+            publisher.commit(Place(reading.cursor), waiting)
+        except Refused as refused:
+            return Relayed(shard, messages, Refusal(reading, refused.reason))
         shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
-        messages += len(reading.rows)
-        PUBLISHED.inc(len(reading.rows))
+        messages += len(rows)
+        PUBLISHED.inc(len(rows))
         BATCHES.inc()
         reading = ahead
-    if reading.rows:  # asked to stop
+    if reading.rows:  # asked to stop, or to come to an end
         return Relayed(shard, messages)
-    in_hand(None)
+    in_hand(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last reading would not count as relayed.
         shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
-    return Relayed(replace(shard, cursor=reading.cursor), messages)
+    return Relayed(replace(shard, cursor=reading.cursor), messages, is_done=True)
 
 
-class Relay:
-    """The loop around `relay_once`: leases, waiting, and outlasting what goes wrong."""
+def retry_once(
+    connection: Connection,
+    shard: Shard,
+    publisher: Publisher,
+    blocked: BlockedKey,
+    settings: Settings,
+    keep_waiting: Callable[[], bool],
+    *,
+    limit: int,
+) -> Relayed:
+    """Publish the next of a blocked key's messages, up to where its shard is.
 
-    def __init__(self, engine: Engine, settings: Settings, health: Health, stop: Event) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._health = health
-        self._stop = stop
-        # Two relays never share a name, even where every container has the same host and pid.
-        self._owner = f"{socket.gethostname()}:{getpid()}:{uuid4().hex[:8]}"
-
-    def run(self) -> None:
-        """Relay until asked to stop; then finish the reading in hand and release the shard."""
-        backoff_s = _BACKOFF_S_MIN
-        while not self._stop.is_set():
-            started_at = time.monotonic()
-            try:
-                self._serve()
-            except LeaseLost as error:
-                LEASES_LOST.inc()
-                _log.warning("lease lost", shard=error.shard_id, epoch=error.epoch)
-            except Exception as error:  # the loop outlasts what may pass, and says what may not
-                if not _may_pass(error):
-                    raise
-                self._report(error)
-                if time.monotonic() - started_at > _BACKOFF_S_MAX:
-                    backoff_s = _BACKOFF_S_MIN
-                self._stop.wait(backoff_s)
-                backoff_s = min(backoff_s * 2, _BACKOFF_S_MAX)
-            finally:
-                IS_OWNER.set(0)
-
-    def _serve(self) -> None:
-        with self._engine.connect() as connection:
-            outbox.prepare_session(connection)
-            outbox.listen(connection, outbox.RELEASES)
-            while not self._stop.is_set():
-                self._health.beat()
-                shard = outbox.claim(connection, self._owner, lease_s=self._settings.lease_s)
-                self._health.well("database")
-                if shard:
-                    self._own(connection, shard)
-                else:
-                    in_hand(None)  # what was, is another relay's now
-                    self._health.well("kafka")  # a standby asks nothing of the brokers yet
-                    self._wait(connection, self._settings.lease_s / 4, self._keep_waiting)
-
-    def _own(self, connection: Connection, shard: Shard) -> None:
-        TAKEOVERS.inc()
-        IS_OWNER.set(1)
-        _log.info("shard claimed", shard=shard.id, epoch=shard.epoch)
-        outbox.listen(connection)
-        kafka, prefix = self._settings.kafka, self._settings.kafka_prefix
-        with Lease(self._engine, shard, self._health, lease_s=self._settings.lease_s) as lease:
-            try:
-                with Publisher(kafka, self._health, topic_prefix=prefix) as publisher:
-                    self._relay_and_wait(connection, shard, publisher, lease)
-            except Abandoned:
-                _log.info("stopped while kafka is away; nothing is lost")
-        # In order only: after any other end the connection may be broken, or the shard another's.
-        outbox.release(connection, shard)
-        _log.info("shard released", shard=shard.id)
-
-    def _relay_and_wait(
-        self, connection: Connection, shard: Shard, publisher: Publisher, lease: Lease
-    ) -> None:
-        def keep_waiting() -> bool:
-            lease.check()
-            return self._keep_waiting()
-
-        poll_s, limit = _POLL_S_MIN, 1
-        while keep_waiting():
-            relayed = relay_once(
-                connection, shard, publisher, self._settings, keep_waiting, limit=limit
-            )
-            shard, limit = relayed.shard, self._settings.relay_chunk
-            poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._settings.poll_s_max)
-            publisher.look()
-            self._wait(connection, poll_s, keep_waiting)
-
-    def _keep_waiting(self) -> bool:
-        self._health.beat()
-        return not self._stop.is_set()
-
-    def _wait(
-        self, connection: Connection, seconds: float, keep_waiting: Callable[[], bool]
-    ) -> None:
-        """Wait for a ring, for so long at most, in steps in which a stop is seen."""
-        ends_at = time.monotonic() + seconds
-        while keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
-            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
-                return
-
-    def _report(self, error: Exception) -> None:
-        part = "kafka" if is_kafka_error(error) else "database"
-        reason = first_line(error)
-        if self._health.unwell(part, reason):
-            _log.warning("the relay waits", part=part, reason=reason)
+    Done is the key that stands there: if that is no place within a backlog, it is blocked no more.
+    """
+    place = _batch_of(connection, blocked.cursor, shard.cursor)
+    reading = outbox.read_key(connection, place, shard.hashes, blocked.key, limit=limit)
+    cursor = replace(shard.cursor, number=shard.cursor.number + 1)
+    if reading.rows:
+        waiting = keep_waiting
+        try:
+            if limit == 1:
+                row = reading.rows[0]
+                waiting = _touching(connection, shard, row, keep_waiting, key=blocked.key)
+            publisher.enqueue(reading.rows, waiting)
+            publisher.commit(Place(cursor, blocked.key, reading.cursor), waiting)
+        except Refused as refused:
+            return Relayed(shard, 0, Refusal(reading, refused.reason))
+        PUBLISHED.inc(len(reading.rows))
+    moved = replace(blocked, cursor=reading.cursor)
+    shard = outbox.save_key(connection, shard, cursor, moved, lease_s=settings.lease_s)
+    has_arrived = reading.cursor.ends_at == cursor.ends_at
+    is_done = reading.cursor.batch_snapshot is None and has_arrived
+    return Relayed(shard, len(reading.rows), is_done=is_done)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Tell what time or an operator puts right from a broken rule, which must crash."""
-    return is_kafka_error(error) or is_outage(error) or is_conflict(error)
+def block(connection: Connection, shard: Shard, refusal: Refusal) -> None:
+    """Block the key of the one message that was refused."""
+    (row,), cursor = refusal.reading.rows, refusal.reading.cursor
+    outbox.block_key(connection, shard, cursor, row[0], refusal.reason)
+
+
+def _published_now(reading: Reading, passing_over: Collection[str]) -> list[tuple[Any, ...]]:
+    if not passing_over:
+        return reading.rows
+    return [row for row in reading.rows if row[2] not in passing_over]
+
+
+def _touching(
+    connection: Connection,
+    shard: Shard,
+    row: tuple[Any, ...],
+    keep_waiting: Callable[[], bool],
+    *,
+    key: str | None = None,
+) -> Callable[[], bool]:
+    """Mark the message that is about to be published alone, so that it is known if it kills the relay.
+
+    `key` is that of a blocked key which is retried. Returns how to wait for the message: who lives to
+    wait was not killed, and takes the mark away.
+    """
+    touches = outbox.touch(connection, shard, row[0], key=key)
+    if touches > TOUCHES_MAX:
+        died = f"a relay that has it in hand dies; it happened {TOUCHES_MAX} times in a row"
+        raise Refused(row[1], row[2], died)
+
+    def waiting() -> bool:
+        outbox.untouch(connection, shard)
+        return keep_waiting()
+
+    return waiting
+
+
+def _batch_of(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
+    """Return the batch that a key is in, or else the one from there to where its shard is."""
+    if cursor.batch_snapshot is not None:
+        return cursor
+    return outbox.batch_until(connection, cursor, end)
 
 
 def _age_s(row: tuple[Any, ...]) -> float:

@@ -9,15 +9,47 @@ BATCHES = Counter("innbox_relay_batches", "Readings published and recorded.")
 TAKEOVERS = Counter("innbox_relay_claims", "Shards claimed.")
 LEASES_LOST = Counter("innbox_relay_leases_lost", "Cursor writes refused: another relay owns it.")
 OUTAGES = Counter("innbox_relay_kafka_outages", "Times the brokers went away.")
-IS_OWNER = Gauge("innbox_relay_is_owner", "1 while this relay owns a shard, 0 on standby.")
+SHARDS = Gauge("innbox_relay_shards", "Shards that this relay owns; 0 on standby.")
+BLOCKED = Gauge(
+    "innbox_relay_blocked_keys", "Keys that wait for an operator, in this relay's shards."
+)
 LAG = Gauge(
     "innbox_relay_lag_seconds",
     "Age of the oldest message that this relay has read and not yet published; 0 without one.",
 )
+BACKLOG = Gauge(
+    "innbox_outbox_backlog",
+    "Messages committed and not yet published, among the newest 100,000, at the last housekeeping.",
+)
 PARTITIONS = Gauge("innbox_outbox_partitions", "Daily partitions of the outbox.")
 
+_oldest: dict[int, float] = {}
+_blocked: dict[int, int] = {}
 
-def in_hand(age_s: float | None) -> None:
+
+def in_hand(shard_id: int, age_s: float | None) -> None:
     """Say how old the oldest message in hand is, or that there is none; the lag grows by itself."""
-    since = None if age_s is None else time.monotonic() - max(0.0, age_s)
-    LAG.set_function(lambda: 0.0 if since is None else time.monotonic() - since)
+    if age_s is None:
+        _oldest.pop(shard_id, None)
+    else:
+        _oldest[shard_id] = time.monotonic() - max(0.0, age_s)
+
+
+def blocked(shard_id: int, keys: int) -> None:
+    """Say how many keys of a shard are blocked."""
+    _blocked[shard_id] = keys
+    BLOCKED.set(sum(_blocked.values()))
+
+
+def given_up(shard_id: int) -> None:
+    """Forget a shard: what there is to say of it is another relay's to say."""
+    in_hand(shard_id, None)
+    blocked(shard_id, 0)
+
+
+def _lag_s() -> float:
+    oldest = min(_oldest.values(), default=None)
+    return 0.0 if oldest is None else time.monotonic() - oldest
+
+
+LAG.set_function(_lag_s)

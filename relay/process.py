@@ -4,7 +4,7 @@ from contextlib import closing
 from functools import partial
 
 from relay.housekeeping import keep_house_once
-from relay.loop import Relay
+from relay.sharing import Relay
 from runtime.database import direct_engine
 from runtime.health import Health, HealthServer
 from runtime.schedule import scheduled

@@ -1,61 +1,69 @@
 """Publishing: rows of the outbox to Kafka, in their order, each acknowledged by all replicas in sync.
 
 The producer is idempotent, so what it retries is neither doubled nor reordered. An outage of the brokers
-is waited out for as long as the caller wishes; it is no message's fault. What cannot be published as it
-is raises `Refused`; the caller must not save its cursor, and nothing behind it in its partition is sent.
+is waited out for as long as the caller wishes; it is no message's fault. A message that cannot be
+published as it is raises `Refused`; the caller must not save its cursor, and nothing behind it in its
+partition is sent.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from sqlalchemy import Connection
 
-from outbox import decode_headers
+from outbox import Shard, decode_headers
+from relay.cursors import Place
+from relay.errors import Abandoned, Refused, judged, refused
 from relay.metrics import OUTAGES
-from runtime.health import Health
+from runtime.health import Health, HealthOf
 
 _log = structlog.get_logger(__name__)
 _client_log = logging.getLogger("librdkafka")
+# What is fatal to a client, a refusal say, is raised as well, and said once where that ends.
+_client_log.addFilter(lambda record: not record.getMessage().startswith("FATAL"))
 
 # How often a waiting flush lets the caller look for a stop or a lost lease.
 FLUSH_STEP_S = 0.5
 _LOOK_S = 0.5
 # A first publication, or a change of leaders, may take a second.
-_SILENT_S = 2.0
+SILENT_S = 2.0
 
+# What the guarantees rest on, whatever the settings say.
+_FIXED = frozenset(
+    {
+        "acks",
+        "request.required.acks",
+        "enable.idempotence",
+        "enable.gapless.guarantee",
+        "transactional.id",
+    }
+)
 
-class Refused(Exception):
-    """The brokers, or the client on their behalf, will not take a message as it is."""
-
-    def __init__(self, topic: str, key: str, reason: str) -> None:
-        super().__init__(f"a message of key {key!r} for {topic!r} was refused: {reason}")
-        self.topic = topic
-        self.key = key
-        self.reason = reason
-
-
-class Abandoned(Exception):
-    """The caller gave up waiting; what was not acknowledged will be published again."""
+# What a producer, or its transaction, says that is of no more use.
+_FAILED_BEFORE = frozenset({KafkaError._FATAL, KafkaError._STATE})  # noqa: SLF001 - public, too
 
 
 class Publisher:
-    """One producer. `enqueue` hands over, `flush` waits for every acknowledgement.
+    """One producer. `enqueue` hands over, `commit` waits for every acknowledgement.
 
     After any of its exceptions it is of no more use: another one begins anew at the saved cursor.
     """
 
-    def __init__(self, kafka: dict[str, Any], health: Health, *, topic_prefix: str = "") -> None:
+    def __init__(
+        self, kafka: dict[str, Any], health: Health | HealthOf, *, topic_prefix: str = ""
+    ) -> None:
         self._health = health
         self._prefix = topic_prefix
-        self._rows: Sequence[tuple[Any, ...]] = ()
-        self._refused: Refused | None = None
+        self._failures: tuple[tuple[KafkaError, Message], ...] = ()
         self._is_well: bool | None = None  # None: not heard of yet
         self._producer = Producer(
-            producer_properties(kafka) | {"error_cb": self._on_error, "logger": _client_log}
+            self._properties(kafka) | {"error_cb": self._on_error, "logger": _client_log}
         )
 
     def __enter__(self) -> Self:
@@ -75,11 +83,21 @@ class Publisher:
             # As in `_served`; the error that ended the block, if any, is the one that matters.
             _log.debug("a producer ended badly", reason=str(fatal))
 
+    def resume(
+        self,
+        connection: Connection,  # noqa: ARG002 - of use to a publisher that keeps cursors itself
+        shard: Shard,
+        keep_waiting: Callable[[], bool],  # noqa: ARG002
+        *,
+        lease_s: float,  # noqa: ARG002
+    ) -> Shard:
+        """Return the shard with the place to go on from; here it is the one in the database."""
+        return shard
+
     def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""
-        self._rows = rows
         produce, prefix, on_delivery = self._producer.produce, self._prefix, self._on_delivery
-        for _, topic, key, value, encoded, _ in rows:
+        for _, topic, key, value, encoded, *_ in rows:
             while True:
                 try:
                     headers: Any = decode_headers(encoded)
@@ -88,7 +106,12 @@ class Publisher:
                 except BufferError:
                     self._make_room(keep_waiting)
                 except (KafkaException, TypeError, ValueError) as error:
-                    raise Refused(topic, key, str(error)) from error
+                    self._hear_why(error)
+                    raise refused(topic, key, error) from error
+
+    def commit(self, place: Place, keep_waiting: Callable[[], bool]) -> None:  # noqa: ARG002
+        """Make what was enqueued final, as far as the brokers are concerned; as `flush`."""
+        self.flush(keep_waiting)
 
     def flush(self, keep_waiting: Callable[[], bool]) -> None:
         """Wait until all is acknowledged; asks `keep_waiting` about twice a second.
@@ -101,7 +124,7 @@ class Publisher:
                 raise Abandoned
             if still < waiting:
                 waiting, heard_at = still, time.monotonic()
-            elif time.monotonic() - heard_at > _SILENT_S:
+            elif time.monotonic() - heard_at > SILENT_S:
                 self._say_away("the brokers acknowledge nothing")
         self._say_well()
 
@@ -113,37 +136,55 @@ class Publisher:
         try:
             self._producer.list_topics(timeout=_LOOK_S)
         except KafkaException as error:
-            self._say_away(_reason(error))
+            self._say_away(reason_of(error))
         else:
             self._say_well()
+
+    def _properties(self, kafka: dict[str, Any]) -> dict[str, Any]:
+        return producer_properties(kafka)
 
     def _make_room(self, keep_waiting: Callable[[], bool]) -> None:
         if not keep_waiting():
             raise Abandoned
         self._served(self._producer.poll, FLUSH_STEP_S)
 
-    def _served(self, serve: Callable[[float], int], seconds: float) -> int:
-        """Let the client call back; raises `Refused` if it, or a message, is beyond hope."""
+    def _served(self, serve: Callable[[float], int | None], seconds: float) -> int | None:
+        """Let the client call back; raises what that, or a message, has come to."""
         try:
             answer = serve(seconds)
         except (KafkaException, SystemError) as error:
             # The client raises what is fatal to it here, and goes on to call back meanwhile, which
             # Python reports as a SystemError with the true error behind it.
-            raise self._refused or self._beyond_hope(error.__cause__ or error) from error
-        if self._refused:
-            raise self._refused
+            cause = error.__cause__ or error
+            if not self._failures and not isinstance(cause, KafkaException):
+                raise
+            self._hear_rest(cause)
+            raise judged(self._failures) or refused("?", "?", cause) from error
+        if failure := judged(self._failures):
+            raise failure
         return answer
 
-    def _beyond_hope(self, error: BaseException) -> Refused:
-        if len(self._rows) == 1:
-            _, topic, key, *_ = self._rows[0]
-            return Refused(topic, key, str(error))
-        return Refused("*", "*", f"one of {len(self._rows)} messages: {error}")
+    def _hear_why(self, error: Exception) -> None:
+        """Raise what a message before has come to, if that is why the producer takes no more."""
+        if isinstance(error, KafkaException) and error.args[0].code() in _FAILED_BEFORE:
+            self._hear_rest(error)
+            if failure := judged(self._failures):
+                raise failure
+
+    def _hear_rest(self, error: BaseException) -> None:
+        """Let the client tell of the messages; that it failed is known before which ones it failed."""
+        if isinstance(error, KafkaException) and error.args[0].retriable():
+            return
+        with suppress(KafkaException, SystemError):
+            self._producer.flush(FLUSH_STEP_S)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error and self._refused is None:
-            key = (message.key() or b"").decode(errors="replace")
-            self._refused = Refused(message.topic() or "?", key, error.str())
+        """Hear of a failure.
+
+        It may be called while an exception is pending (see `_served`); so it calls nothing itself.
+        """
+        if error is not None:
+            self._failures += ((error, message),)
 
     def _on_error(self, error: KafkaError) -> None:
         """Hear of what concerns no single message: one broker's troubles are the client's own."""
@@ -174,19 +215,25 @@ def producer_properties(kafka: dict[str, Any]) -> dict[str, Any]:
         "partitioner": "murmur2_random",
         "message.timeout.ms": 0,  # an outage is waited out, however long
         "delivery.report.only.error": True,  # a callback for each success would halve the rate
+        "message.max.bytes": 100_000_000,  # what a topic takes is for its brokers to say
         "linger.ms": 0.5,
         "queue.buffering.max.messages": 200_000,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 2_000,
         "log_level": 2,  # below are failed connections, two lines a second through an outage
-        **kafka,
+        **changeable(kafka),
     }
+
+
+def changeable(kafka: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties without those that are not for the settings to change."""
+    return {name: value for name, value in kafka.items() if name not in _FIXED}
 
 
 def is_kafka_error(error: BaseException) -> bool:
     return isinstance(error, KafkaException | Refused)
 
 
-def _reason(error: KafkaException) -> str:
+def reason_of(error: KafkaException) -> str:
     cause: KafkaError = error.args[0]
     return str(cause.str())

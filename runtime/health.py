@@ -7,6 +7,7 @@ A part that waits for an outage to end is alive and not ready.
 import json
 import socket
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
@@ -25,7 +26,7 @@ class Health:
 
     def __init__(self, *, parts: tuple[str, ...] = (), beat_s_max: float = 60.0) -> None:
         self._lock = Lock()
-        self._problems: dict[str, str | None] = dict.fromkeys(parts, "starting")
+        self._problems: dict[tuple[str, str], str | None] = {(part, ""): "starting" for part in parts}
         self._beat_s_max = beat_s_max
         self._beat_at = time.monotonic()
 
@@ -33,13 +34,23 @@ class Health:
         """Say that the main loop has turned."""
         self._beat_at = time.monotonic()
 
-    def well(self, part: str) -> None:
-        """Say that a part can do its work."""
-        self._say(part, None)
+    def well(self, part: str, *, of: str = "") -> None:
+        """Say that a part can do its work; where there are several of a kind, `of` names one."""
+        self._say(part, of, None)
 
-    def unwell(self, part: str, problem: str) -> bool:
+    def unwell(self, part: str, problem: str, *, of: str = "") -> bool:
         """Say why a part cannot; returns whether that is news, so that it is logged once."""
-        return self._say(part, problem)
+        return self._say(part, of, problem)
+
+    def forget(self, of: str) -> None:
+        """Drop what was said of one of several: it is no longer there."""
+        with self._lock:
+            for known in [known for known in self._problems if known[1] == of]:
+                del self._problems[known]
+
+    def about(self, of: str) -> "HealthOf":
+        """Return the health as one of several parts of a kind sees it."""
+        return HealthOf(self, of)
 
     @property
     def is_live(self) -> bool:
@@ -48,14 +59,36 @@ class Health:
     @property
     def problems(self) -> dict[str, str]:
         """The parts that are not well, with their reasons."""
+        found: dict[str, str] = {}
         with self._lock:
-            return {part: problem for part, problem in self._problems.items() if problem}
+            for (part, of), problem in sorted(self._problems.items()):
+                if problem:
+                    said = f"{of}: {problem}" if of else problem
+                    found[part] = f"{found[part]}; {said}" if part in found else said
+        return found
 
-    def _say(self, part: str, problem: str | None) -> bool:
+    def _say(self, part: str, of: str, problem: str | None) -> bool:
         with self._lock:
-            is_news = self._problems.get(part) != problem
-            self._problems[part] = problem
+            is_news = self._problems.get((part, of)) != problem
+            self._problems[part, of] = problem
         return is_news
+
+
+@dataclass(frozen=True, slots=True)
+class HealthOf:
+    """What one of several parts of a kind says; see `Health`."""
+
+    health: Health
+    of: str
+
+    def beat(self) -> None:
+        self.health.beat()
+
+    def well(self, part: str) -> None:
+        self.health.well(part, of=self.of)
+
+    def unwell(self, part: str, problem: str) -> bool:
+        return self.health.unwell(part, problem, of=self.of)
 
 
 class HealthServer:

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 Context = Literal["reservations", "rooms"]
+RelayMode = Literal["at-least-once", "exactly-once"]
 
 
 def _usable(url: str) -> str:
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
 
     # The relay and the outbox.
     relay_context: Context = "reservations"
+    relay_mode: RelayMode = "at-least-once"
     lease_s: float = Field(default=10.0, ge=0.5, description="a standby takes over after this")
     poll_s_max: float = Field(default=2.0, gt=0, description="idle wait when no doorbell rings")
     relay_chunk: int = Field(default=2_000, ge=1, le=100_000, description="messages per reading")

@@ -7,11 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from threading import get_ident
 from typing import Any
+
+from confluent_kafka import KafkaException
 
 import outbox
 from outbox import PartitionChanges
-from relay import process
+from relay import exactly_once, loop, process
+from relay.exactly_once import ExactlyOncePublisher
 from relay.publisher import Publisher
 from runtime.logs import configure_logs
 from runtime.settings import Settings
@@ -21,6 +27,9 @@ SETTINGS = "RELAY_TEST_SETTINGS"
 # and enough are in hand.
 FATAL_READING = 5
 MESSAGES_IN_HAND = 2 ** (FATAL_READING - 1)
+# Of a blocked key, the same.
+FATAL_RETRY = 2
+FATAL_VALUE = b"fatal"
 
 
 def relays() -> None:
@@ -35,10 +44,92 @@ def dies_while_publishing() -> None:
     Publisher.flush = _signalling(signal.SIGKILL, Publisher.flush)  # type: ignore[method-assign]
 
 
+def dies_between_publishing_and_saving_a_retry() -> None:
+    outbox.save_key = _signalling(signal.SIGKILL, outbox.save_key, at=FATAL_RETRY)
+
+
+def dies_of_a_message() -> None:
+    """Of any whose value says so. Once in a row is enough, since restarts take their time."""
+    loop.TOUCHES_MAX = 1
+    enqueue = Publisher.enqueue
+
+    def enqueue_or_die(publisher: Publisher, rows: Sequence[tuple[Any, ...]], *rest: Any) -> None:
+        if any(bytes(value) == FATAL_VALUE for _, _, _, value, *_ in rows):
+            _signal(signal.SIGKILL)
+        enqueue(publisher, rows, *rest)
+
+    Publisher.enqueue = enqueue_or_die  # type: ignore[method-assign,assignment]
+
+
 def pauses_between_publishing_and_saving() -> None:
-    # A pause in the midst of housekeeping would keep its locks, too, and that is another story.
-    process.keep_house_once = lambda *_: PartitionChanges([], [])  # type: ignore[attr-defined]
+    _keep_no_house()
     outbox.save = _signalling(signal.SIGSTOP, outbox.save)
+
+
+# The steps of `relay.exactly_once`, in their order; `init_transactions` is the first that is patient.
+
+
+def dies_before_it_locks_others_out() -> None:
+    _patch("_patiently", _signalling(signal.SIGKILL, ExactlyOncePublisher._patiently, at=1))
+
+
+def dies_before_it_reads_the_cursor() -> None:
+    exactly_once.newest = _signalling(signal.SIGKILL, exactly_once.newest, at=1)  # type: ignore[attr-defined]
+
+
+def dies_with_a_part_of_a_reading_sent() -> None:
+    send = ExactlyOncePublisher._send
+
+    def send_a_part(publisher: ExactlyOncePublisher, rows: Any, keep_waiting: Any) -> None:
+        if len(rows) < MESSAGES_IN_HAND:
+            return send(publisher, rows, keep_waiting)
+        send(publisher, rows[: len(rows) // 2], keep_waiting)
+        publisher._producer.flush()
+        return _signal(signal.SIGKILL)
+
+    _patch("_send", send_a_part)
+
+
+def dies_after_it_announced() -> None:
+    outbox.announce = _signalling(signal.SIGKILL, outbox.announce, after=True)
+
+
+def dies_with_the_cursor_sent() -> None:
+    _patch(
+        "_tell_place",
+        _signalling(signal.SIGKILL, _sent(ExactlyOncePublisher._tell_place), after=True),
+    )
+
+
+def dies_while_the_transaction_ends() -> None:
+    tell_place, calls = ExactlyOncePublisher._tell_place, count(1)
+
+    def tell_place_and_begin_the_end(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
+        tell_place(publisher, *arguments)
+        if next(calls) == FATAL_READING:
+            publisher._producer.flush()
+            with suppress(KafkaException):  # it has hardly ended in so short a time
+                publisher._producer.commit_transaction(0.002)
+            _signal(signal.SIGKILL)
+
+    _patch("_tell_place", tell_place_and_begin_the_end)
+
+
+def dies_after_saving() -> None:
+    outbox.save = _signalling(signal.SIGKILL, outbox.save, after=True)
+
+
+def pauses_before_it_locks_others_out() -> None:
+    _keep_no_house()
+    _patch("_patiently", _signalling(signal.SIGSTOP, ExactlyOncePublisher._patiently, at=1))
+
+
+def pauses_with_the_cursor_sent() -> None:
+    _keep_no_house()
+    _patch(
+        "_tell_place",
+        _signalling(signal.SIGSTOP, _sent(ExactlyOncePublisher._tell_place), after=True),
+    )
 
 
 CHILDREN = {
@@ -47,23 +138,67 @@ CHILDREN = {
         relays,
         dies_between_publishing_and_saving,
         dies_while_publishing,
+        dies_between_publishing_and_saving_a_retry,
+        dies_of_a_message,
         pauses_between_publishing_and_saving,
+        dies_before_it_locks_others_out,
+        dies_before_it_reads_the_cursor,
+        dies_with_a_part_of_a_reading_sent,
+        dies_after_it_announced,
+        dies_with_the_cursor_sent,
+        dies_while_the_transaction_ends,
+        dies_after_saving,
+        pauses_before_it_locks_others_out,
+        pauses_with_the_cursor_sent,
     )
 }
 
 
-def _signalling(number: signal.Signals, step: Callable[..., Any]) -> Callable[..., Any]:
-    """The step, which sends this process a signal before it is taken for the fatal time."""
+def _keep_no_house() -> None:
+    """A pause in the midst of housekeeping would keep its locks, too, and that is another story."""
+    process.keep_house_once = lambda *_: PartitionChanges([], [])  # type: ignore[attr-defined]
+
+
+def _patch(name: str, step: Callable[..., Any]) -> None:
+    setattr(ExactlyOncePublisher, name, step)
+
+
+def _sent(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The publisher's step, after which all that it has in hand is on the brokers."""
+
+    def sent(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
+        step(publisher, *arguments)
+        publisher._producer.flush()
+
+    return sent
+
+
+def _signalling(
+    number: signal.Signals,
+    step: Callable[..., Any],
+    *,
+    at: int = FATAL_READING,
+    after: bool = False,
+) -> Callable[..., Any]:
+    """The step, which sends this process a signal before, or after, it is taken for the fatal time."""
     calls = 0
 
     def signalling(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == FATAL_READING:
-            os.kill(os.getpid(), number)
-        return step(*arguments, **options)
+        if calls == at and not after:
+            _signal(number)
+        answer = step(*arguments, **options)
+        if calls == at and after:
+            _signal(number)
+        return answer
 
     return signalling
+
+
+def _signal(number: signal.Signals) -> None:
+    # To this thread, or it might go on for a while: another one may be given the signal.
+    signal.pthread_kill(get_ident(), number)
 
 
 def main(arguments: Sequence[str]) -> None:

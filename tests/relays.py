@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 import outbox
 from domain.messages import ROOM_RESERVE, TOPICS
 from outbox import Message, Shard
-from relay.loop import Relay
+from relay.sharing import Relay
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Settings

@@ -23,7 +23,7 @@ from domain.reservations import store
 from domain.reservations.model import NewReservation, Reservation, Status, cancel
 from domain.rooms import calendar
 from domain.stay import Stay
-from relay.loop import Relay
+from relay.sharing import Relay
 from relay.publisher import producer_properties
 from runtime.database import direct_engine
 from runtime.health import Health

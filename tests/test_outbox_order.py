@@ -8,7 +8,7 @@ nothing, repeated nothing and swapped nothing.
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -57,6 +57,8 @@ class Reader:
 
     def read_once(self) -> int:
         limit = self.random.choice(LIMITS)
+        if self.random.random() < 0.5:  # as one of long ago is read
+            self.cursor = replace(self.cursor, read_at=0.0)
         reading = outbox.read(self.connection, self.cursor, self.shard.hashes, limit=limit)
         for _, _, key, value, *_ in reading.rows:
             self.delivered[key].append(int(value))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from threading import Event
 
 import pytest
@@ -11,8 +12,9 @@ from sqlalchemy import Engine, create_engine, text
 import outbox
 from domain.messages import ROOM_RESERVE
 from outbox import install_doorbell
-from relay import loop
+from relay import holding
 from relay.publisher import Publisher
+from relay.sharing import Relay
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Settings
@@ -95,7 +97,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
 
     monkeypatch.setattr(Publisher, "flush", stop_in_the_second_reading)
     relay_engine = direct_engine(settings, settings.database_url, "relay")
-    loop.Relay(relay_engine, settings, Health(), stop).run()
+    Relay(relay_engine, settings, Health(), stop).run()
 
     left = the_shard(engine)
     assert left.owner is None
@@ -110,7 +112,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
 def test_an_idle_relay_is_woken_by_the_doorbell_and_not_by_its_poll(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_POLL_S_MIN", 60.0)
+    monkeypatch.setattr(holding, "_POLL_S_MIN", 60.0)
     doorbell = install_doorbell(engine)
     with a_relay(settings.model_copy(update={"poll_s_max": 60.0})):
         for _ in range(3):
@@ -171,10 +173,11 @@ def test_the_lag_is_the_age_of_the_oldest_message_that_is_not_published(
         )
     is_away = Event()
     is_away.set()
+    flushes = count()
     flush = Publisher.flush
 
     def flush_later(publisher: Publisher, keep_waiting: Callable[[], bool]) -> None:
-        if len(publisher._rows) > 1:  # the first reading is of one message, the next of two
+        if next(flushes) > 0:  # the first reading is of one message, the next of two
             eventually(lambda: not is_away.is_set())
         flush(publisher, keep_waiting)
 

@@ -2,15 +2,16 @@
 
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine, text
 
 import outbox
 from outbox import LeaseLost
-from relay import lease, loop
-from runtime.health import Health
+from relay import holding, sharing
 from runtime.settings import Settings
 from tests.relays import (
     a_message,
@@ -29,7 +30,7 @@ def test_a_long_wait_for_the_bell_keeps_the_lease_and_ends_with_a_stop(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll is far longer than the lease and than any shutdown."""
-    monkeypatch.setattr(loop, "_POLL_S_MIN", 60.0)
+    monkeypatch.setattr(holding, "_POLL_S_MIN", 60.0)
     patient = settings.model_copy(update={"poll_s_max": 60.0, "lease_s": 0.5})
     with a_relay(patient) as relay:
         first = eventually(lambda: the_shard(engine).leased_until)
@@ -95,27 +96,47 @@ def test_a_reading_that_takes_longer_than_the_lease_does_not_lose_it(
 
 
 def test_a_relay_that_hangs_loses_its_lease_in_the_end(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    direct = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with direct.connect() as connection:
-        shard = outbox.claim(connection, "it hangs", lease_s=0.5)
-        assert shard is not None
-        monkeypatch.setattr(lease, "_HANGING_S", 0.0)
-        with lease.Lease(direct, shard, Health(), lease_s=0.5) as hanging:
+    """Its shard goes to another; should it wake up, it writes nothing."""
+    message, read, hangs = a_message(), outbox.read, Event()
+    before = lost_leases()
+    append(engine, message)
+
+    def hang(*arguments: Any, **options: Any) -> outbox.Reading:
+        if not hangs.is_set():
+            hangs.set()
+            eventually(lambda: not hangs.is_set())
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(outbox, "read", hang)
+    monkeypatch.setattr(sharing, "_HANGING_S", 0.1)
+    short = settings.model_copy(update={"lease_s": 0.5})
+    with a_relay(short):
+        eventually(hangs.is_set)
+        direct = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with direct.connect() as connection:
             taken = eventually(lambda: outbox.claim(connection, "another", lease_s=60))
-            with pytest.raises(LeaseLost):  # should it wake up
-                hanging.check()
-    assert taken is not None
-    assert taken.epoch == shard.epoch + 1
+        assert taken is not None
+        assert taken.epoch == 2
+        hangs.clear()
+        eventually(lambda: lost_leases() > before)
+    assert the_shard(engine).owner == "another"
 
 
-def test_a_lost_lease_is_noticed_without_a_write_of_the_cursor(engine: Engine) -> None:
+def test_a_lost_lease_is_noticed_without_a_write_of_the_cursor(
+    engine: Engine, settings: Settings
+) -> None:
     """As in a long outage of the brokers."""
-    direct = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with direct.connect() as connection:
-        shard = outbox.claim(connection, "one", lease_s=0.1)
-        assert shard is not None
-        eventually(lambda: outbox.claim(connection, "another", lease_s=60))
-        with lease.Lease(direct, shard, Health(), lease_s=0.1) as lost, pytest.raises(LeaseLost):
-            eventually(lost.check)
+    nowhere = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    before = lost_leases()
+    append(engine, a_message())
+    with a_relay(nowhere):
+        eventually(lambda: the_shard(engine).owner)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE outbox.shard SET owner = 'another', epoch = epoch + 1"))
+        eventually(lambda: lost_leases() > before)
+
+
+def lost_leases() -> float:
+    return REGISTRY.get_sample_value("innbox_relay_leases_lost_total") or 0.0

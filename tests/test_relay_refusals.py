@@ -1,23 +1,38 @@
-"""What cannot be published: it is shown, holds back what is behind it, and is repeated rarely."""
+"""What the brokers refuse blocks its key and nobody else; what is no message's fault blocks nobody."""
 
-from typing import Any
+import signal
+from pathlib import Path
 
 import pytest
-from confluent_kafka import admin
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
-from domain.messages import ROOM_CANCEL, ROOM_RESERVE
-from relay.publisher import Abandoned, Publisher
+from domain.messages import ROOM_RESERVE
+from ops.topics import create_topics
+from relay import sharing
+from relay.errors import Abandoned, Refused
+from relay.loop import TOUCHES_MAX
+from relay.publisher import Publisher
+from relay.sharing import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
 from runtime.health import Health
-from runtime.settings import Settings
-from tests.kafka_reader import ids
+from runtime.settings import RelayMode, Settings
+from tests.children import FATAL_RETRY, FATAL_VALUE
+from tests.refusals import (
+    a_refused,
+    accept_all,
+    blocked,
+    blocked_metric,
+    is_blocked,
+    refuse_above,
+    retry,
+)
 from tests.relays import (
     a_message,
     a_relay,
+    a_relay_process,
     append,
     appended,
     first_deliveries,
-    ids_of,
     is_wholly_relayed,
     messages_of_keys,
     published,
@@ -25,38 +40,43 @@ from tests.relays import (
 )
 from tests.waiting import eventually
 
+LEASE_S = 0.5
+MODES = pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
 
-def test_a_refused_message_stops_what_is_behind_it_and_its_retries_repeat_little(
-    engine: Engine, settings: Settings
+
+@MODES
+def test_a_refused_message_holds_up_its_key_and_nobody_else(
+    engine: Engine, settings: Settings, caplog: pytest.LogCaptureFixture, mode: RelayMode
 ) -> None:
-    """The operator sees which one it is; once it is accepted all is published, in order."""
-    # Batches so small that those behind the refused one would be sent without it.
-    settings = settings.model_copy(update={"kafka_properties": {"batch.num.messages": "3"}})
-    _limit_message_bytes(settings, ROOM_CANCEL, 2_000)
-    before = [a_message(topic=ROOM_CANCEL) for _ in range(40)]
-    refused = a_message(topic=ROOM_CANCEL, value=b"\x00\xff" * 2_000)
-    behind = [a_message(topic=ROOM_CANCEL) for _ in range(40)]
-    append(engine, *before, refused, *behind)
-    with a_relay(settings) as relay:
-        published(settings, before)
-        reason = eventually(lambda: _problem(relay.health, naming="'7'"))
-        assert "refused" in reason
-        assert relay.health.is_live
-
-        # Every recorded message is one before the refused one.
-        eventually(lambda: (the_shard(engine).cursor.position or 0) >= len(before))
-        assert the_shard(engine).cursor.position == len(before)
-        waiting = ids(published(settings, before))
-        assert set(waiting) == set(ids_of(before))
-        assert len(waiting) <= 2 * (len(before) + len(behind))
-
-        _limit_message_bytes(settings, ROOM_CANCEL, 1_000_000)
-        records = published(settings, [refused, *behind])
+    """Those in the same batch and reading flow on, and a blocked key is no outage."""
+    settings = settings.model_copy(update={"relay_mode": mode})
+    refuse_above(settings)
+    before, refused, after = messages_of_keys(30), a_refused("key-1"), messages_of_keys(60)
+    flowing = [*before, *(message for message in after if message.key != "key-1")]
+    with capture_logs() as logs, a_relay(settings) as relay:
         eventually(lambda: not relay.health.problems)
-    assert first_deliveries(records) == appended([*before, refused, *behind])
+        append(engine, *before, refused, *after)
+        published(settings, flowing)
+        eventually(lambda: is_wholly_relayed(engine))
+        later = [a_message("key-1"), a_message("key-2")]
+        append(engine, *later)
+        records = published(settings, later[1:])
+
+        assert blocked_metric() == 1
+        assert the_shard(engine).epoch == 1, "it was never given up"
+        eventually(lambda: not relay.health.problems)
+    assert first_deliveries(records) == appended([*flowing, later[1]])
+    (found,) = blocked(engine)
+    assert (found.key, found.topic, found.state) == ("key-1", ROOM_RESERVE, "BLOCKED")
+    assert found.message_id == refused.message_id
+    assert "too large" in found.reason
+    told = [line["event"] for line in logs if "too large" in str(line)]
+    assert told == ["a key is blocked"]
+    assert not caplog.records, "the client has nothing to add"
+    assert blocked_metric() == 0, "what a relay has given up is not its to count"
 
 
-def test_headers_that_no_client_can_send_are_a_refusal_and_no_crash(
+def test_headers_that_no_client_can_send_block_their_key(
     engine: Engine, settings: Settings
 ) -> None:
     """A writer that is not `append` may insert anything that is JSON."""
@@ -68,8 +88,128 @@ def test_headers_that_no_client_can_send_are_a_refusal_and_no_crash(
             """),
             {"topic": ROOM_RESERVE},
         )
+    other = a_message("8")
+    append(engine, other)
+    with a_relay(settings):
+        published(settings, [other])
+        eventually(lambda: is_blocked(engine))
+
+
+@MODES
+def test_a_relay_that_is_killed_amid_a_retry_leaves_it_to_the_next(
+    engine: Engine, settings: Settings, tmp_path: Path, mode: RelayMode
+) -> None:
+    """Between the brokers' acknowledgement and the key's cursor; exactly once repeats none."""
+    settings = settings.model_copy(update={"relay_mode": mode, "lease_s": LEASE_S})
+    refuse_above(settings)
+    messages = [a_message(), a_refused(), *(a_message() for _ in range(6)), a_message("8")]
+    append(engine, *messages)
+    with a_relay(settings):
+        eventually(lambda: is_blocked(engine))
+        published(settings, messages[-1:])
+
+    accept_all(settings)
+    retry(engine, "7")
+    child = "dies_between_publishing_and_saving_a_retry"
+    with a_relay_process(child, settings, tmp_path / "child.log") as relay:
+        assert relay.wait(timeout=30) == -signal.SIGKILL
+    assert [found.state for found in blocked(engine)] == ["RETRYING"]
+
+    with a_relay(settings):
+        eventually(lambda: not blocked(engine))
+        records = published(settings, messages)
+    assert first_deliveries(records) == appended(messages)
+    repeated = 0 if mode == "exactly-once" else 2 ** (FATAL_RETRY - 1)
+    assert len(records) == len(messages) + repeated
+
+
+def test_a_message_that_kills_the_relay_is_found_over_restarts(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    """It alone is blocked; and should an operator try it again, it is blocked again."""
+    settings = settings.model_copy(update={"lease_s": LEASE_S})
+    innocent = messages_of_keys(6)
+    append(engine, innocent[0], a_message("fatal", FATAL_VALUE), *innocent[1:], a_message("fatal"))
+    for attempts in (1, 2):
+        log = tmp_path / f"{attempts}.log"
+        assert deaths_until_blocked(engine, settings, log, attempts) <= 3
+        (found,) = blocked(engine)
+        assert found.key == "fatal"
+        assert "dies" in found.reason
+        if attempts == 1:
+            retry(engine, "fatal")
+    with a_relay(settings):
+        records = published(settings, innocent)
+    assert first_deliveries(records) == appended(innocent)
+
+
+def test_relays_that_are_killed_while_kafka_is_away_blame_no_message(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"lease_s": LEASE_S})
+    nowhere = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    message = a_message()
+    append(engine, message)
+    with engine.begin() as connection:
+        nearly = "UPDATE outbox.shard SET touches = :touches, touched = message.position"
+        connection.execute(text(f"{nearly} FROM outbox.message"), {"touches": TOUCHES_MAX - 1})
+    with a_relay_process("relays", nowhere, tmp_path / "child.log"):
+        eventually(lambda: touches(engine) == 0)
+    with a_relay(settings):
+        published(settings, [message])
+        eventually(lambda: is_wholly_relayed(engine))
+    assert not blocked(engine)
+
+
+def test_a_topic_that_is_missing_blocks_nobody_and_is_waited_for(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it fails, and however fast."""
+    monkeypatch.setattr(sharing, "_BACKOFF_S_MAX", 0.2)
+    fast = {"topic.metadata.propagation.max.ms": "50"}
+    missing = {"kafka_prefix": f"{settings.kafka_prefix}missing-", "kafka_properties": fast}
+    settings = settings.model_copy(update=missing)
+    messages = messages_of_keys(3)
+    append(engine, *messages)
     with a_relay(settings) as relay:
-        assert "refused" in eventually(lambda: _problem(relay.health, naming="'7'"))
+        eventually(lambda: the_shard(engine).epoch > TOUCHES_MAX + 2)
+        eventually(lambda: "Unknown topic" in relay.health.problems.get("kafka", ""))
+        assert relay.health.is_live
+        assert not blocked(engine)
+
+        create_topics(settings)
+        records = published(settings, messages)
+        eventually(lambda: not relay.health.problems)
+    assert first_deliveries(records) == appended(messages)
+    assert not blocked(engine)
+
+
+def test_relays_that_wait_for_the_same_outage_do_not_ask_in_step() -> None:
+    """The waits double up to a bound, each shortened by up to a half at random."""
+    one, another = ([backoff.next_s() for _ in range(20)] for backoff in (_Backoff(), _Backoff()))
+    assert one != another
+    doubled = [min(_BACKOFF_S_MIN * 2**number, _BACKOFF_S_MAX) for number in range(20)]
+    assert all(full / 2 <= waited <= full for waited, full in zip(one, doubled, strict=True))
+
+
+def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(settings: Settings) -> None:
+    """It may say first that it has failed, and only then of which message, while more are handed over."""
+    refuse_above(settings)
+    too_large = a_refused().value
+    rows: list[tuple[object, ...]] = [
+        (number, ROOM_RESERVE, "7", b"{}", b"{}", None) for number in range(2_000)
+    ]
+    rows[50] = (50, ROOM_RESERVE, "7", too_large, b"{}", None)
+
+    def publish() -> None:
+        prefix = settings.kafka_prefix
+        with Publisher(settings.kafka, Health(), topic_prefix=prefix) as publisher:
+            publisher.enqueue(rows, lambda: True)
+            publisher.flush(lambda: True)
+
+    for _ in range(20):  # which of it is heard first is a matter of luck
+        with pytest.raises(Refused, match="too large"):
+            publish()
 
 
 def test_a_queue_that_is_full_makes_the_relay_wait(engine: Engine, settings: Settings) -> None:
@@ -89,18 +229,16 @@ def test_waiting_for_room_in_a_full_queue_ends_with_a_stop() -> None:
         publisher.enqueue([row, row], lambda: False)
 
 
-def _problem(health: Health, *, naming: str) -> str:
-    problem = health.problems.get("kafka", "")
-    return problem if naming in problem else ""
+def touches(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT touches FROM outbox.shard")).scalar_one())
 
 
-def _limit_message_bytes(settings: Settings, topic: str, limit: int) -> None:
-    client: Any = admin.AdminClient(settings.kafka)
-    kinds: Any = admin  # its types are incomplete
-    entry = kinds.ConfigEntry(
-        "max.message.bytes", str(limit), incremental_operation=kinds.AlterConfigOpType.SET
-    )
-    resource = kinds.ConfigResource(
-        kinds.ConfigResource.Type.TOPIC, settings.kafka_prefix + topic, incremental_configs=[entry]
-    )
-    client.incremental_alter_configs([resource])[resource].result(10)
+def deaths_until_blocked(engine: Engine, settings: Settings, log: Path, attempts: int) -> int:
+    """Start the relay that dies of a message again and again, until its key is blocked."""
+    for deaths in range(10):
+        with a_relay_process("dies_of_a_message", settings, log) as relay:
+            eventually(lambda: relay.poll() is not None or is_blocked(engine, "fatal", attempts))
+            if is_blocked(engine, "fatal", attempts):
+                return deaths
+    pytest.fail(log.read_text())

@@ -1,10 +1,14 @@
 """Partitions come ahead of time and go once nobody needs them, and writers hardly notice."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from threading import Event
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -13,7 +17,7 @@ import outbox
 from outbox import PartitionChanges, Reading, retention
 from relay.housekeeping import keep_house_once
 from runtime.database import direct_engine
-from runtime.schedule import Leader
+from runtime.schedule import Leader, scheduled
 from runtime.settings import Settings
 from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
 from tests.waiting import eventually
@@ -21,6 +25,8 @@ from tests.waiting import eventually
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
 LONG_AGO = NOW - timedelta(days=30)
+
+FAILURES = "innbox_scheduled_failures_total"
 
 APPEND_LONG_AGO = text("""
     INSERT INTO outbox.message (message_id, topic, key, value, headers, created_at)
@@ -148,6 +154,36 @@ def test_within_a_backlog_what_is_published_counts_as_not_yet_relayed(
         assert retire(engine).dropped
 
 
+def test_what_a_blocked_key_holds_back_counts_as_not_yet_relayed(
+    engine: Engine, reading: Connection
+) -> None:
+    """The cursor of its shard has passed it; so it is kept until the key is free."""
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    with engine.begin() as connection:
+        connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+    shard = outbox.claim(reading, "a relay", lease_s=60)
+    assert shard is not None
+    refused = outbox.read(reading, shard.cursor, shard.hashes, limit=1)
+    outbox.block_key(reading, shard, refused.cursor, refused.rows[0][0], "too large")
+    rest = outbox.read(reading, refused.cursor, shard.hashes, limit=1)
+    outbox.save(reading, shard, rest.cursor, lease_s=60)
+    assert is_wholly_relayed(engine)
+    assert retire(engine).kept_unrelayed
+
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox.blocked_key"))
+    assert retire(engine).dropped
+
+
+def test_nothing_counts_as_relayed_while_there_is_no_shard(engine: Engine) -> None:
+    """As in the midst of a restore, which brings the messages first."""
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    with engine.begin() as connection:
+        connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
+        connection.execute(text("DELETE FROM outbox.shard"))
+    assert retire(engine).kept_unrelayed
+
+
 def test_a_writer_that_is_still_open_on_an_old_partition_keeps_it_and_is_not_disturbed(
     engine: Engine,
 ) -> None:
@@ -175,14 +211,95 @@ def test_what_a_late_writer_commits_into_an_old_partition_is_kept(
         assert retiring.result(timeout=10).kept_unrelayed
 
 
+def test_writers_and_readers_go_on_while_partitions_come_and_go(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the housekeeper tries in vain, because somebody else stays: nobody waits behind it.
+
+    A worker that waited for a lock for a second would fail, and with it the test.
+    """
+    monkeypatch.setattr(retention, "_STATEMENT_TIMEOUT_S", 10)  # should it ever wait for longer
+    impatient = create_engine(engine.url, connect_args={"options": "-c lock_timeout=1s"})
+    done, over = Counter[str](), Event()
+
+    def write() -> None:
+        while not over.is_set():
+            append(impatient, *messages_of_keys(2))
+            done["written"] += 1
+
+    def look() -> None:
+        while not over.is_set():
+            rows_in(impatient, "message")
+            done["read"] += 1
+
+    def all_go_on(since: Counter[str]) -> bool:
+        return done["written"] > since["written"] + 5 and done["read"] > since["read"] + 5
+
+    with ThreadPoolExecutor(3) as pool:
+        workers = [pool.submit(work) for work in (write, write, look)]
+        try:
+            for stay in 3 * (stay_and_write, stay_and_read):
+                eventually(lambda: attempt(engine, LONG_AGO.date()))
+                before = done.copy()
+                with engine.connect() as staying:
+                    stay(staying)
+                    for _ in range(3):
+                        with pytest.raises(OperationalError, match="lock timeout"):
+                            retire(engine)
+                    eventually(lambda: all_go_on(before))  # noqa: B023 - called here and now
+                    staying.rollback()
+                eventually(lambda: is_retired(engine))
+        finally:
+            over.set()
+        for worker in workers:
+            worker.result()
+    impatient.dispose()
+
+
+def test_a_lock_that_was_not_had_is_asked_for_at_the_next_run(
+    engine: Engine, settings: Settings
+) -> None:
+    """By the schedule, with nobody's help; what the run had made is kept."""
+    name = f"house {engine.url.database}"
+    ensure(engine, TODAY, days_ahead=1)
+    ensure(engine, LONG_AGO.date(), days_ahead=0)
+    house = direct_engine(settings, settings.database_url, "relay")
+    keep_house = partial(keep_house_once, house, settings)
+    with engine.connect() as writer:
+        outbox.append(writer, messages_of_keys(1))
+        with scheduled(house, name, 0.1, keep_house):
+            eventually(lambda: (REGISTRY.get_sample_value(FAILURES, {"job": name}) or 0) > 1)
+            assert LONG_AGO.date() in days(engine)
+            assert TODAY + timedelta(days=2) in days(engine)
+            writer.rollback()
+            eventually(lambda: LONG_AGO.date() not in days(engine))
+
+
+def test_the_backlog_is_counted_up_to_a_limit(engine: Engine, reading: Connection) -> None:
+    append(engine, *messages_of_keys(20))
+    shard = outbox.claim(reading, "a relay", lease_s=60)
+    assert shard is not None
+    assert outbox.count_backlog(reading) == 20
+    assert outbox.count_backlog(reading, newest=15) == 15
+
+    part = outbox.read(reading, shard.cursor, shard.hashes, limit=8)
+    shard = outbox.save(reading, shard, part.cursor, lease_s=60)
+    append(engine, *messages_of_keys(5))
+    assert outbox.count_backlog(reading) == 17
+
+    rest = outbox.read(reading, shard.cursor, shard.hashes, limit=1_000)
+    shard = outbox.save(reading, shard, rest.cursor, lease_s=60)
+    end = outbox.read(reading, shard.cursor, shard.hashes, limit=1_000)
+    outbox.save(reading, shard, end.cursor, lease_s=60)
+    assert outbox.count_backlog(reading) == 0
+
+
 def test_housekeeping_makes_and_drops(engine: Engine, settings: Settings) -> None:
     ensure(engine, LONG_AGO.date(), days_ahead=2)
     house = direct_engine(settings, settings.database_url, "relay")
     changes = keep_house_once(house, settings)
     assert len(changes.dropped) == 3
-    with engine.connect() as connection:
-        days = outbox.partitions(connection)
-    assert sorted(days) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
+    assert days(engine) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
 
 
 def test_of_two_housekeepers_one_leads_until_it_resigns(direct: Engine) -> None:
@@ -202,13 +319,35 @@ def ensure(engine: Engine, today: date, *, days_ahead: int = 3) -> list[str]:
         return outbox.ensure_partitions(connection, today, days_ahead=days_ahead)
 
 
-def attempt(engine: Engine) -> bool:
-    """Make today's partition as a run of the housekeeper does: if not now, then next time."""
+def attempt(engine: Engine, day: date = TODAY) -> bool:
+    """Make a partition as a run of the housekeeper does: if not now, then next time."""
     try:
-        ensure(engine, TODAY, days_ahead=0)
+        ensure(engine, day, days_ahead=0)
     except OperationalError:
         return False
     return True
+
+
+def is_retired(engine: Engine) -> bool:
+    """Drop as a run of the housekeeper does: if not now, then next time."""
+    try:
+        retire(engine)
+    except OperationalError:
+        return False
+    return LONG_AGO.date() not in days(engine)
+
+
+def stay_and_write(connection: Connection) -> None:
+    outbox.append(connection, messages_of_keys(1))
+
+
+def stay_and_read(connection: Connection) -> None:
+    connection.execute(text("SELECT count(*) FROM outbox.message"))
+
+
+def days(engine: Engine) -> list[date]:
+    with engine.connect() as connection:
+        return sorted(outbox.partitions(connection))
 
 
 def retire(engine: Engine) -> PartitionChanges:

@@ -11,4 +11,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    downgrade_outbox(0)
+    downgrade_outbox(0, since=1)

@@ -10,7 +10,7 @@ from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor
 from runtime.logs import configure_logs
-from runtime.settings import Context, Settings
+from runtime.settings import Context, RelayMode, Settings
 
 
 @cli.command()
@@ -29,15 +29,25 @@ def api(data: Path, port: int | None) -> None:
     type=click.Choice(get_args(Context)),
     help="Whose database to relay. Default: RELAY_CONTEXT, or reservations.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(RelayMode)),
+    help="Default: RELAY_MODE, or at-least-once.",
+)
 @click.pass_obj
-def relay(data: Path, context: str | None) -> None:
+def relay(data: Path, context: str | None, mode: str | None) -> None:
     """Publish the outbox of one database to Kafka.
 
-    A second relay of the same database is a hot standby.
+    Several relays of one database share its shards; those beyond are hot standbys.
+
+    \b
+    innbox relay
+    innbox relay --context rooms --mode exactly-once
     """
     from relay.process import run
 
-    _run(data, "relay", run, **({"relay_context": context} if context else {}))
+    given = {"relay_context": context, "relay_mode": mode}
+    _run(data, "relay", run, **{name: value for name, value in given.items() if value})
 
 
 @cli.command()

@@ -1,23 +1,48 @@
 """The schema of the outbox, by version: plain statements, to be run in order by any migration tool.
 
-A version is never changed once it has been released; a later one changes what it made.
+A version is never changed once it has been released; a later one changes what it made. With Alembic,
+`outbox.schema.operations` runs them as a step of a migration, and the functions named `without_…` tell
+its autogenerate what to leave alone.
 """
 
-from collections.abc import Iterator
+from outbox.schema import v1, v2, v3
+from outbox.schema.autogenerate import know_types, without_outbox, without_partitions
 
-from outbox.schema import v1, v2
+__all__ = [
+    "LATEST",
+    "downgrades",
+    "know_types",
+    "upgrades",
+    "without_outbox",
+    "without_partitions",
+]
 
-VERSIONS = (v1, v2)
+VERSIONS = (v1, v2, v3)
 LATEST = len(VERSIONS)
 
 
-def upgrades(*, since: int = 0, to: int = LATEST) -> Iterator[str]:
-    """Return the statements that bring the schema from a version to a later one; 0 is none at all."""
-    for version in VERSIONS[since:to]:
-        yield from version.UPGRADE
+def upgrades(*, since: int = 0, to: int = LATEST) -> list[str]:
+    """Return the statements that bring the schema from a version to a later one; 0 is none at all.
+
+    To be run in their order, in one transaction. Raises `ValueError` for versions that are not known.
+    """
+    _check(since, to)
+    return [statement for version in VERSIONS[since:to] for statement in version.UPGRADE]
 
 
-def downgrades(*, since: int = LATEST, to: int = 0) -> Iterator[str]:
-    """Return the statements that take versions back, with what is in them."""
-    for version in reversed(VERSIONS[to:since]):
-        yield from version.DOWNGRADE
+def downgrades(*, since: int = LATEST, to: int = 0) -> list[str]:
+    """Return the statements that take versions back, with what is in them.
+
+    To be run in their order, in one transaction. Raises `ValueError` for versions that are not known.
+    """
+    _check(to, since)
+    return [
+        statement for version in reversed(VERSIONS[to:since]) for statement in version.DOWNGRADE
+    ]
+
+
+def _check(earlier: int, later: int) -> None:
+    if not 0 <= earlier <= later <= LATEST:
+        raise ValueError(
+            f"no way between versions {earlier} and {later}: this outbox knows 0 to {LATEST}"
+        )

@@ -53,6 +53,7 @@ UPGRADE = (
         position BIGINT,
         floor BIGINT NOT NULL,
         next_xid xid8 NOT NULL,
+        touches INTEGER DEFAULT '0' NOT NULL,
         CONSTRAINT pk_blocked_key PRIMARY KEY (key),
         CONSTRAINT ck_blocked_key_state_known CHECK (state IN ('BLOCKED', 'RETRYING')),
         CONSTRAINT ck_blocked_key_batch_whole CHECK ((batch_snapshot IS NULL) = (position IS NULL))

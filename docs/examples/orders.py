@@ -1,0 +1,46 @@
+"""Take orders, and tell the world: the outbox in one file, with a loop that prints for a relay."""
+
+import json
+import os
+
+from sqlalchemy import Engine, create_engine, text
+
+import outbox
+import outbox.schema
+
+
+def prepare(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for statement in outbox.schema.upgrades():
+            connection.exec_driver_sql(statement)
+        connection.execute(text("CREATE TABLE orders (id serial PRIMARY KEY, item text)"))
+        outbox.declare_topics(connection, {"orders": 100_000})
+
+
+def place(engine: Engine, item: str) -> None:
+    with engine.begin() as connection:
+        insert = text("INSERT INTO orders (item) VALUES (:item) RETURNING id")
+        order = connection.execute(insert, {"item": item}).scalar_one()
+        value = json.dumps({"order": order, "item": item}).encode()
+        outbox.append(connection, [outbox.Message("orders", str(order), "order.placed", value)])
+
+
+def relay(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        outbox.prepare_session(connection)
+        if (shard := outbox.claim(connection, "printer", lease_s=30)) is None:
+            return
+        while (reading := outbox.read(connection, shard.cursor, shard.hashes, limit=100)).rows:
+            for _, topic, key, value, headers, _ in reading.rows:
+                print(topic, key, outbox.decode_headers(headers)["ce_type"], value.decode())
+            shard = outbox.save(connection, shard, reading.cursor, lease_s=30)
+        outbox.release(connection, shard)
+
+
+if __name__ == "__main__":
+    engine = create_engine(os.environ["DATABASE_URL"])
+    prepare(engine)
+    for item in ("tea", "coffee"):
+        place(engine, item)
+    relay(engine)
+    engine.dispose()

@@ -1,0 +1,36 @@
+"""The backlog: how many messages wait to be published, at a cost that does not grow with it."""
+
+from sqlalchemy import Connection, text
+
+BACKLOG_COUNTED_MAX = 100_000
+
+# From the newest down, since that is where a backlog is, and no further than the cursor furthest
+# behind: so a log that is wholly published costs next to nothing, and one that is not costs no more
+# than the limit.
+BACKLOG = text("""
+    SELECT id, count(*) AS messages FROM (
+        SELECT position, xid, key_hash FROM outbox.message
+        WHERE position > (SELECT min(coalesce(position, floor)) FROM outbox.shard)
+        ORDER BY position DESC LIMIT :newest
+    ) AS message
+    JOIN outbox.shard ON key_hash >= hash_from AND key_hash < hash_to
+    WHERE NOT pg_visible_in_snapshot(xid, snapshot)
+      AND NOT coalesce(message.position <= shard.position
+                       AND pg_visible_in_snapshot(xid, batch_snapshot), false)
+    GROUP BY id
+""")
+
+
+def count_backlog(connection: Connection, *, newest: int = BACKLOG_COUNTED_MAX) -> int:
+    """Count the messages beyond the saved cursors, among so many of the newest.
+
+    An estimate: late committers may lie lower than it looks, and what a blocked key holds back is not
+    counted once its shard has passed it.
+    """
+    return sum(backlogs(connection, newest=newest).values())
+
+
+def backlogs(connection: Connection, *, newest: int = BACKLOG_COUNTED_MAX) -> dict[int, int]:
+    """Return the same by shard id; a shard without a backlog is not in it."""
+    rows = connection.execute(BACKLOG, {"newest": newest})
+    return {row.id: row.messages for row in rows}

@@ -1,0 +1,187 @@
+"""Blocked keys: a message that is refused for good holds up its key, and nobody else.
+
+A blocked key is a shard of that key alone: its cursor says what of the key is published, and while
+there is one, whoever relays the shard passes the key's messages over. So nothing overtakes the refused
+message, and nothing is copied or forgotten: what is held back is still in the log, which retention keeps.
+
+    (refused) ──► BLOCKED ──retry, skip──► RETRYING ──caught up with its shard──► (gone)
+                     ▲                        │
+                     └──────refused again─────┘
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from outbox.diff import WHOLE, Cursor, HashRange
+from outbox.errors import KeyNotBlocked, LeaseLost
+from outbox.shards import SAVE, Shard, cursor_values, owned
+
+REASON_LENGTH_MAX = 1_000
+LOOKED_AT_MAX = 100_000
+# Where retries and skips are told; it is the doorbell's, since the same relays listen.
+CHANGED = text("SELECT pg_notify('outbox', '')")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedKey:
+    """A key whose messages wait, the message that is in the way, and what of the key is published."""
+
+    key: str
+    state: str
+    message_id: UUID
+    topic: str
+    message_position: int
+    reason: str
+    attempts: int
+    blocked_at: datetime
+    cursor: Cursor
+
+
+_BLOCKED = """key, state, message_id, topic, message_position, reason, attempts, blocked_at,
+    snapshot::text, batch_snapshot::text, position, floor, next_xid::text"""
+
+BLOCKED_KEYS = text(f"""
+    SELECT {_BLOCKED} FROM outbox.blocked_key
+    WHERE key_hash >= :hash_from AND key_hash < :hash_to ORDER BY blocked_at, key
+""")
+
+# The shard is locked in the same statement: who has lost it, or is losing it now, blocks nothing.
+BLOCK = text("""
+    WITH ours AS (
+        SELECT FROM outbox.shard WHERE id = :id AND epoch = :epoch AND owner = :owner FOR UPDATE
+    )
+    INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason, snapshot,
+                                    batch_snapshot, position, floor, next_xid)
+    SELECT key, message_id, topic, message.position, :reason, CAST(:snapshot AS pg_snapshot),
+           CAST(:batch_snapshot AS pg_snapshot), message.position - 1, :floor,
+           CAST(:next_xid AS xid8)
+    FROM outbox.message
+    WHERE message.position = :position AND EXISTS (SELECT FROM ours)
+    ON CONFLICT (key) DO UPDATE
+    SET state = 'BLOCKED', reason = excluded.reason, message_id = excluded.message_id,
+        topic = excluded.topic, message_position = excluded.message_position,
+        snapshot = excluded.snapshot, batch_snapshot = excluded.batch_snapshot,
+        position = excluded.position, floor = excluded.floor, next_xid = excluded.next_xid,
+        touches = 0,
+        attempts = CASE WHEN blocked_key.message_position = excluded.message_position
+                        THEN blocked_key.attempts + 1 ELSE 1 END
+""")
+
+_SAVED = f"WITH saved AS ({SAVE} RETURNING id)"
+MOVE_KEY = text(f"""
+    {_SAVED}, moved AS (
+        UPDATE outbox.blocked_key
+        SET snapshot = CAST(:key_snapshot AS pg_snapshot),
+            batch_snapshot = CAST(:key_batch_snapshot AS pg_snapshot), position = :key_position,
+            floor = :key_floor, next_xid = CAST(:key_next_xid AS xid8), touches = 0
+        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+    )
+    SELECT id FROM saved
+""")
+FREE_KEY = text(f"""
+    {_SAVED}, freed AS (
+        DELETE FROM outbox.blocked_key
+        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+    )
+    SELECT id FROM saved
+""")
+
+# What waits for a person is told apart from what is being tried by the state alone.
+RETRY = text("""
+    UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
+    WHERE key = :key AND state = 'BLOCKED'
+""")
+
+# No index knows the keys of messages, so a bounded piece of the log is looked at for each.
+WAITING = text("""
+    SELECT blocked_key.key, behind.waiting, behind.looked_at >= :look_at AS has_more
+    FROM outbox.blocked_key CROSS JOIN LATERAL (
+        SELECT count(*) AS looked_at,
+               count(*) FILTER (
+                   WHERE later.key = blocked_key.key AND NOT pg_visible_in_snapshot(xid, snapshot)
+                     AND NOT coalesce(later.position <= blocked_key.position
+                                      AND pg_visible_in_snapshot(xid, batch_snapshot), false)
+               ) AS waiting
+        FROM (SELECT position, key, xid FROM outbox.message
+              WHERE message.position > message_position
+              ORDER BY message.position LIMIT :look_at) AS later
+    ) AS behind
+""")
+
+
+def blocked_keys(connection: Connection, hashes: HashRange = WHOLE) -> list[BlockedKey]:
+    """Return the blocked keys of a range, or of all, the longest blocked first."""
+    values = {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
+    return [_blocked_key(row) for row in connection.execute(BLOCKED_KEYS, values)]
+
+
+def block_key(
+    connection: Connection, shard: Shard, cursor: Cursor, position: int, reason: str
+) -> None:
+    """Block the key of the message at a position, which is the last that `cursor` covers.
+
+    The cursor is that of a reading of this one message. Raises `LeaseLost`.
+    """
+    assert cursor.position == position, "a reading of one message ends with it"
+    reason = reason.replace("\0", "?")[:REASON_LENGTH_MAX]
+    values = cursor_values(cursor) | {"position": position, "reason": reason}
+    if connection.execute(BLOCK, values | owned(shard)).rowcount == 0:
+        raise LeaseLost(shard.id, shard.epoch)
+
+
+def save_key(
+    connection: Connection, shard: Shard, cursor: Cursor, blocked: BlockedKey, *, lease_s: float
+) -> Shard:
+    """Record how far a key that is retried has come, beside its shard's cursor.
+
+    A key that stands where its shard stands is blocked no more. Raises `LeaseLost`.
+    """
+    place = blocked.cursor
+    has_caught_up = cursor.batch_snapshot is None and place.batch_snapshot is None
+    is_free = has_caught_up and place.snapshot == cursor.snapshot
+    values = cursor_values(cursor) | {"lease_s": lease_s, "key": blocked.key} | owned(shard)
+    for name, value in cursor_values(place).items():
+        values[f"key_{name}"] = value
+    if connection.execute(FREE_KEY if is_free else MOVE_KEY, values).one_or_none() is None:
+        raise LeaseLost(shard.id, shard.epoch)
+    return replace(shard, cursor=cursor, saved=cursor)
+
+
+def retry_key(connection: Connection, key: str) -> None:
+    """Have a blocked key's messages published again, from the refused one on; raises `KeyNotBlocked`."""
+    decide(connection, RETRY, {"key": key})
+
+
+def count_waiting(
+    connection: Connection, *, look_at: int = LOOKED_AT_MAX
+) -> dict[str, tuple[int, bool]]:
+    """Count, for each blocked key, the messages behind the one in the way, and tell if there may be more.
+
+    So many messages of the log are looked at for a key, from the one in the way on.
+    """
+    rows = connection.execute(WAITING, {"look_at": look_at})
+    return {row.key: (row.waiting, row.has_more) for row in rows}
+
+
+def decide(connection: Connection, statement: TextClause, values: dict[str, str]) -> None:
+    """Carry out what a person has decided about a key, and tell the relays; raises `KeyNotBlocked`."""
+    if connection.execute(statement, values).rowcount == 0:
+        raise KeyNotBlocked(values["key"])
+    connection.execute(CHANGED)
+
+
+def _blocked_key(row: Row[tuple[object, ...]]) -> BlockedKey:
+    return BlockedKey(
+        row.key,
+        row.state,
+        row.message_id,
+        row.topic,
+        row.message_position,
+        row.reason,
+        row.attempts,
+        row.blocked_at,
+        Cursor(row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid),
+    )

@@ -1,0 +1,224 @@
+"""Rebase: after a restore into another cluster, cursors are made anew; no message is lost.
+
+A stored message is one of two. A *native* one was written here: by its writer, so its row's `xmin` is
+the lower half of its `xid`, and since the table was made here, so its `xid` is not below that of the
+transaction that made it (`born`). A *restored* one came with the dump. What of those is published, the
+old cursors tell: a blocked key's for the messages of that key, the shard's for all others. A native one
+is unpublished, since nobody relays under a cursor from elsewhere.
+
+Let `ours` be the rebase's own transaction id and `least` the least id of a native message, or else
+`ours`. Every shard's new cursor is the snapshot `least:least:`, which shows what is below `least` and
+nothing else:
+
+- a restored and published message keeps an `xid` below `least`, or gets 2, which is below any: shown;
+- a restored and unpublished message gets `ours`: not shown, as `ours` >= `least`;
+- a native message has at least `least`: not shown; and so has every later one, as its id is above
+  `ours`;
+- all that is not shown is of finished transactions (writers are locked out meanwhile, and `ours` ends
+  with the commit), so the first reading finds it, once, and in the order of positions. A restored
+  message lies below the native ones, since the sequence was restored, too; so each key is in order.
+
+What a blocked key held back is unpublished like all else, so there is nothing left to hold back: it is
+tried again, in its place. `floor` (see `outbox.diff`) is below every position that is not shown, now or
+later.
+
+If all that the cursors have seen, and every restored `xid`, is below `born`, then transaction ids go on
+where the old cluster's ended (as after pg_upgrade) or further on. Then the old cursors hide nothing
+that is native and are right as they are, and the identifier of the cluster is all that changes.
+
+What may be published again: the messages of one old transaction that happens to have had the id of the
+transaction which restored them; they look native. And whatever the relay published after the dump was
+made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from outbox.errors import CursorFromElsewhere, StillRelayed, TransactionIdsRestarted
+from outbox.origin import check_origin
+from outbox.retention import PARTITIONS
+
+LOCK_TIMEOUT_MS = 2_000
+
+Report = Callable[[str, int, int | None], None]
+
+# Writers of the moment end first, and new ones wait; who only reads is not disturbed.
+LOCK = text("LOCK TABLE outbox.message IN SHARE ROW EXCLUSIVE MODE")
+LOCK_SHARDS = text("""
+    SELECT id, owner, leased_until, leased_until > clock_timestamp() AS is_leased
+    FROM outbox.shard ORDER BY id FOR UPDATE
+""")
+
+# When the table was made: by the row of a column that nobody can alter. As all row versions it bears the
+# lower half of an id, which is taken for the latest that it can be.
+IDS = text("""
+    SELECT ours, ours - ((ours - attribute.xmin::text::bigint) & 4294967295) AS born
+    FROM pg_attribute AS attribute, (SELECT pg_current_xact_id()::text::bigint AS ours) AS here
+    WHERE attrelid = 'outbox.message'::regclass AND attname = 'xmin'
+""")
+
+IDS_GO_ON = text("""
+    SELECT NOT EXISTS (
+        SELECT FROM (
+            SELECT snapshot, batch_snapshot, next_xid FROM outbox.shard
+            UNION ALL SELECT snapshot, batch_snapshot, next_xid FROM outbox.blocked_key
+        ) AS cursor
+        WHERE greatest(pg_snapshot_xmax(snapshot), pg_snapshot_xmax(batch_snapshot), next_xid)
+            > CAST(:born AS xid8)
+    ) AND NOT EXISTS (
+        SELECT FROM outbox.message WHERE xid >= CAST(:born AS xid8) AND xmin <> xid::xid
+    )
+""")
+
+_IS_NATIVE = "message.xid >= CAST(:born AS xid8) AND message.xmin = message.xid::xid"
+_IS_COVERED = """
+    pg_visible_in_snapshot(message.xid, {0}.snapshot)
+    OR coalesce(message.position <= {0}.position
+                AND pg_visible_in_snapshot(message.xid, {0}.batch_snapshot), false)
+"""
+_IS_PUBLISHED = f"""
+    NOT ({_IS_NATIVE}) AND coalesce(
+        (SELECT {_IS_COVERED.format("blocked_key")}
+         FROM outbox.blocked_key WHERE blocked_key.key = message.key),
+        (SELECT {_IS_COVERED.format("shard")}
+         FROM outbox.shard WHERE message.key_hash >= hash_from AND message.key_hash < hash_to),
+        false
+    )
+"""
+
+OUTLOOK = text(f"""
+    SELECT topic, count(*) FILTER (WHERE is_published) AS published,
+           count(*) FILTER (WHERE NOT is_published) AS unpublished,
+           min(position) FILTER (WHERE NOT is_published) AS lowest
+    FROM (SELECT topic, position, {_IS_PUBLISHED} AS is_published FROM outbox.message) AS judged
+    GROUP BY topic ORDER BY topic
+""")
+
+LEAST_NATIVE = text(f"""
+    SELECT xid::text::bigint FROM outbox.message AS message WHERE {_IS_NATIVE} ORDER BY xid LIMIT 1
+""")
+
+REWRITE = f"""
+    UPDATE outbox.{{partition}} AS message
+    SET xid = CASE WHEN {_IS_PUBLISHED} THEN '2'::xid8 ELSE CAST(:ours AS xid8) END
+    WHERE NOT ({_IS_NATIVE}) AND NOT (xid < CAST(:least AS xid8) AND {_IS_PUBLISHED})
+"""
+
+LAST_POSITION = text("""
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM outbox.message_position_seq
+""")
+
+_NATURALISED = """
+    UPDATE outbox.shard
+    SET system_identifier = (pg_control_system()).system_identifier, epoch = epoch + 1,
+        owner = NULL, leased_until = NULL, reserved_for = NULL, reserved_until = NULL,
+        touched = NULL, touches = 0
+"""
+KEEP_CURSORS = text(_NATURALISED)
+RENEW_CURSORS = text(f"""
+    {_NATURALISED}, snapshot = CAST(:snapshot AS pg_snapshot), batch_snapshot = NULL, position = NULL,
+        floor = :floor, next_xid = CAST(:least AS xid8), number = number + 1
+""")
+FREE_KEYS = text("DELETE FROM outbox.blocked_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How many messages are published and unpublished, by topic, and whether cursors may stay.
+
+    `lowest` is the position of the first unpublished one.
+    """
+
+    published: dict[str, int]
+    unpublished: dict[str, int]
+    lowest: int | None
+    ids_go_on: bool
+
+
+def _silent(*_: object) -> None:
+    """Report to nobody."""
+
+
+def foresee(connection: Connection) -> Outlook:
+    """Tell what a rebase would find now. Looks at every message and locks nothing."""
+    return _outlook(connection, {"born": str(_ids(connection)["born"])})
+
+
+def rebase(
+    connection: Connection, *, same_transaction_ids: bool = False, report: Report = _silent
+) -> int | None:
+    """Make the cursors this cluster's, in the caller's transaction; returns how many rows it rewrote.
+
+    None if they are so already. Writers wait meanwhile, and a lock that is not had in `LOCK_TIMEOUT_MS`
+    raises. Raises `StillRelayed` while somebody holds a lease; with `same_transaction_ids`, which
+    promises to change neither messages nor cursors, `TransactionIdsRestarted` if that would lose some.
+    """
+    connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+    connection.execute(text("SET LOCAL statement_timeout = 0"))  # a log may be large
+    connection.execute(LOCK)
+    _lock_shards(connection)
+    if not _is_foreign(connection):
+        return None
+
+    ids = _ids(connection)
+    values = {name: str(xid) for name, xid in ids.items()}
+    report("looking at every message", 0, None)
+    outlook = _outlook(connection, values)
+    if outlook.ids_go_on:
+        connection.execute(KEEP_CURSORS)
+        return 0
+    if same_transaction_ids:
+        raise TransactionIdsRestarted
+
+    least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["ours"]
+    values |= {"least": str(least), "snapshot": f"{least}:{least}:"}
+    rewritten = _rewrite(connection, values, report)
+    connection.execute(RENEW_CURSORS, values | {"floor": _floor(connection, outlook)})
+    connection.execute(FREE_KEYS)
+    return rewritten
+
+
+def _lock_shards(connection: Connection) -> None:
+    for shard in connection.execute(LOCK_SHARDS):
+        if shard.is_leased:
+            raise StillRelayed(shard.id, shard.owner, shard.leased_until)
+
+
+def _is_foreign(connection: Connection) -> bool:
+    try:
+        check_origin(connection)
+    except CursorFromElsewhere:
+        return True
+    return False
+
+
+def _ids(connection: Connection) -> dict[str, int]:
+    return dict(connection.execute(IDS).mappings().one())
+
+
+def _outlook(connection: Connection, values: dict[str, str]) -> Outlook:
+    rows = connection.execute(OUTLOOK, values).all()
+    return Outlook(
+        published={row.topic: row.published for row in rows},
+        unpublished={row.topic: row.unpublished for row in rows},
+        lowest=min((row.lowest for row in rows if row.lowest is not None), default=None),
+        ids_go_on=connection.execute(IDS_GO_ON, values).scalar_one(),
+    )
+
+
+def _rewrite(connection: Connection, values: dict[str, Any], report: Report) -> int:
+    names = connection.execute(PARTITIONS).scalars().all()
+    rewritten = 0
+    for number, name in enumerate(names):
+        report("rewriting partitions", number, len(names))
+        rewritten += connection.execute(text(REWRITE.format(partition=name)), values).rowcount
+    report("rewriting partitions", len(names), len(names))
+    return rewritten
+
+
+def _floor(connection: Connection, outlook: Outlook) -> int:
+    last: int = connection.execute(LAST_POSITION).scalar_one()
+    return last if outlook.lowest is None else min(last, outlook.lowest - 1)

@@ -1,0 +1,230 @@
+"""Replays: messages that the log still has, to be published again; which ones, and how far it is.
+
+    (create) ──► RUNNING ──all done──► DONE
+                  │   ▲  └───cancel──► CANCELLED ◄─┐
+                  ▼   └─take──┐                    │
+                 INTERRUPTED, REFUSED ───cancel────┘
+
+Progress is saved after every acknowledged part, so a crash repeats that part at most. A replay is run by
+who holds its advisory lock, and saved on the very session that holds it. The lock ends with the session:
+who was killed holds up nobody, and who has lost the lock has lost the means to save. A lease would make
+a person wait for it to run out. Needs a direct connection, in autocommit (`outbox.prepare_session`).
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import NoReturn
+
+from sqlalchemy import Connection, Row, text
+
+from outbox.errors import (
+    NoSuchReplay,
+    ReplayFromElsewhere,
+    ReplayOver,
+    ReplayTaken,
+    UnknownTopic,
+    ValueTooLarge,
+)
+from outbox.selection import Extent, Part, Selection, Survey, read_part
+from outbox.topics import known_topics
+
+RUNNING, INTERRUPTED, REFUSED = "RUNNING", "INTERRUPTED", "REFUSED"
+DONE, CANCELLED = "DONE", "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replay as it was last read or written.
+
+    `expected` were there at the start; at the end those that are neither sent nor refused are gone with
+    the retention.
+    """
+
+    id: int
+    state: str
+    reason: str | None
+    extent: Extent
+    to_topic: str | None
+    per_second: int
+    position: int
+    expected: int
+    left_out: int
+    sent: int
+    refused: int
+    started_by: str
+    started_at: datetime
+    updated_at: datetime
+
+    @property
+    def done(self) -> int:
+        return self.sent + self.refused
+
+
+# Two halves of an advisory lock's key; with two, pg_locks shows the second as `objid`.
+_KIND = "hashtext('outbox.replay')"
+
+# A runner that died without a word left RUNNING behind; what is not locked does not run.
+_STATE = f"""CASE WHEN state = 'RUNNING' AND NOT EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND classid = {_KIND}::oid AND objid = replay.id::oid
+    ) THEN 'INTERRUPTED' ELSE state END"""
+
+_REPLAY = f"""id, {_STATE} AS state, reason, topics, keys, message_ids, since, until, to_topic,
+    per_second, cursors::text, position, first_position, last_position, first_at, last_at, expected,
+    left_out, sent, refused, started_by, started_at, updated_at"""
+
+CREATE = text("""
+    INSERT INTO outbox.replay (
+        topics, keys, message_ids, since, until, to_topic, per_second, cursors, position,
+        first_position, last_position, first_at, last_at, expected, left_out, started_by
+    )
+    VALUES (
+        :topics, :keys, CAST(:message_ids AS uuid[]), :since, :until, :to_topic, :per_second,
+        CAST(:cursors AS json), :first_position - 1, :first_position, :last_position, :first_at,
+        :last_at, :expected, :left_out, :started_by
+    )
+    RETURNING id
+""")
+
+LOCK = text(f"SELECT pg_try_advisory_lock({_KIND}, :id)")
+
+TAKE = text(f"""
+    UPDATE outbox.replay
+    SET state = 'RUNNING', reason = NULL, updated_at = clock_timestamp(),
+        per_second = coalesce(CAST(:per_second AS integer), per_second)
+    WHERE id = :id AND state IN ('RUNNING', 'INTERRUPTED', 'REFUSED')
+      AND system_identifier = (pg_control_system()).system_identifier
+    RETURNING {_REPLAY}
+""")
+
+# Done with its last part, in the same write: no replay that has sent everything can be taken again.
+SAVE = text(f"""
+    UPDATE outbox.replay
+    SET position = :position, sent = sent + :sent, refused = refused + :refused,
+        state = CASE WHEN :position >= last_position THEN 'DONE' ELSE state END,
+        updated_at = clock_timestamp()
+    WHERE id = :id AND state = 'RUNNING'
+    RETURNING {_REPLAY}
+""")
+
+STOP = text(f"""
+    UPDATE outbox.replay SET state = :state, reason = :reason, updated_at = clock_timestamp()
+    WHERE id = :id AND state IN ('RUNNING', 'INTERRUPTED', 'REFUSED')
+    RETURNING {_REPLAY}
+""")
+
+NOW = text("SELECT now()")
+FIND = text(f"SELECT {_REPLAY} FROM outbox.replay WHERE id = :id")
+NEWEST = text(f"SELECT {_REPLAY} FROM outbox.replay ORDER BY id DESC LIMIT :limit")
+
+
+def now(connection: Connection) -> datetime:
+    """Return the time of the clock that messages are stamped by."""
+    instant: datetime = connection.execute(NOW).scalar_one()
+    return instant
+
+
+def refuse_target(connection: Connection, to_topic: str, survey: Survey | None = None) -> None:
+    """Raise `UnknownTopic`, or `ValueTooLarge` if not all that was found fits into the topic."""
+    known = known_topics(connection)
+    if to_topic not in known:
+        raise UnknownTopic(to_topic, known)
+    if survey and survey.value_bytes_max > known[to_topic]:
+        raise ValueTooLarge(to_topic, survey.value_bytes_max, known[to_topic])
+
+
+def create(
+    connection: Connection,
+    survey: Survey,
+    *,
+    to_topic: str | None,
+    per_second: int,
+    started_by: str,
+) -> Replay:
+    """Record a replay of what a survey has found, which must be something, and take it."""
+    assert survey.extent, "there is something to publish again"
+    selection = asdict(survey.extent.selection)
+    lists = {name: list(selection[name]) for name in ("topics", "keys", "message_ids")}
+    values = asdict(survey.extent) | selection | lists
+    values |= {"expected": survey.expected, "left_out": survey.left_out}
+    values |= {"to_topic": to_topic, "per_second": per_second, "started_by": started_by}
+    return take(connection, connection.execute(CREATE, values).scalar_one())
+
+
+def take(connection: Connection, replay_id: int, *, per_second: int | None = None) -> Replay:
+    """Become the one who runs it, for as long as the session lasts; maybe at another rate.
+
+    Raises `NoSuchReplay`, `ReplayTaken`, `ReplayOver` or `ReplayFromElsewhere`.
+    """
+    if not connection.execute(LOCK, {"id": replay_id}).scalar_one():
+        raise ReplayTaken(replay_id)
+
+    row = connection.execute(TAKE, {"id": replay_id, "per_second": per_second}).one_or_none()
+    return _replay(row) if row else _refuse(connection, replay_id)
+
+
+def read(connection: Connection, replay: Replay, *, limit: int) -> Part:
+    """Read the next messages; an empty part says nothing of what is behind its position."""
+    return read_part(
+        connection, replay.extent, replay.position, to_topic=replay.to_topic, limit=limit
+    )
+
+
+def save(
+    connection: Connection, replay: Replay, position: int, *, sent: int = 0, refused: int = 0
+) -> Replay:
+    """Record that all up to a position is done with; raises `ReplayOver` if it was cancelled."""
+    values = {"id": replay.id, "position": position, "sent": sent, "refused": refused}
+    row = connection.execute(SAVE, values).one_or_none()
+    return _replay(row) if row else _refuse(connection, replay.id)
+
+
+def stop(connection: Connection, replay_id: int, state: str, reason: str | None = None) -> Replay:
+    """Leave a replay, INTERRUPTED or REFUSED, or end it, CANCELLED, whoever runs it.
+
+    Who runs a cancelled one learns of it when it saves. Raises `NoSuchReplay` or `ReplayOver`.
+    """
+    values = {"id": replay_id, "state": state, "reason": reason}
+    row = connection.execute(STOP, values).one_or_none()
+    return _replay(row) if row else _refuse(connection, replay_id)
+
+
+def replays(connection: Connection, *, limit: int = 100) -> list[Replay]:
+    """Return the newest replays first; one that runs no more and does not say so is INTERRUPTED."""
+    return [_replay(row) for row in connection.execute(NEWEST, {"limit": limit})]
+
+
+def _refuse(connection: Connection, replay_id: int) -> NoReturn:
+    row = connection.execute(FIND, {"id": replay_id}).one_or_none()
+    if row is None:
+        raise NoSuchReplay(replay_id)
+    if row.state in {DONE, CANCELLED}:
+        raise ReplayOver(replay_id, row.state)
+    raise ReplayFromElsewhere(replay_id)
+
+
+def _replay(row: Row[tuple[object, ...]]) -> Replay:
+    selection = Selection(
+        tuple(row.topics), tuple(row.keys), tuple(row.message_ids), row.since, row.until
+    )
+    extent = Extent(
+        selection, row.first_position, row.last_position, row.first_at, row.last_at, row.cursors
+    )
+    return Replay(
+        id=row.id,
+        state=row.state,
+        reason=row.reason,
+        extent=extent,
+        to_topic=row.to_topic,
+        per_second=row.per_second,
+        position=row.position,
+        expected=row.expected,
+        left_out=row.left_out,
+        sent=row.sent,
+        refused=row.refused,
+        started_by=row.started_by,
+        started_at=row.started_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,116 @@
+"""Resharding: one shard made several, or two neighbours one; nothing is read again or left out.
+
+Who changes a shard owns it at that moment: it has it reserved, so that its owner hands it over and
+nobody else claims it, and then claims it.
+
+A shard never changes its range. What has another range has another id, and an id is never used again:
+so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is never taken for
+that of a narrower or a wider one, not even where a failover has taken the change back.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from sqlalchemy import Connection, text
+
+from outbox.diff import Cursor, HashRange
+from outbox.errors import NotNeighbours, ShardReserved
+from outbox.shards import (
+    NOT_RESERVED,
+    OURS,
+    RELEASES,
+    SHARD,
+    Shard,
+    conditional,
+    cursor_values,
+    find_shard,
+    shard_of,
+)
+
+RESERVE = text(f"""
+    WITH reserved AS (
+        UPDATE outbox.shard
+        SET reserved_for = :owner, reserved_until = clock_timestamp() + make_interval(secs => :for_s)
+        WHERE id = :id AND {NOT_RESERVED}
+        RETURNING id
+    )
+    SELECT pg_notify('{RELEASES}', id::text) FROM reserved
+""")
+WITHDRAW = text(f"""
+    WITH free AS (
+        UPDATE outbox.shard SET reserved_for = NULL, reserved_until = NULL
+        WHERE id = :id AND reserved_for = :owner RETURNING id
+    )
+    SELECT pg_notify('{RELEASES}', id::text) FROM free
+""")
+
+DROP = text(f"DELETE FROM outbox.shard WHERE {OURS}")
+MAKE = text(f"""
+    INSERT INTO outbox.shard (hash_from, hash_to, snapshot, batch_snapshot, position, floor, next_xid,
+                              number)
+    SELECT range_from, range_to, CAST(:snapshot AS pg_snapshot), CAST(:batch_snapshot AS pg_snapshot),
+           CAST(:position AS bigint), CAST(:floor AS bigint), CAST(:next_xid AS xid8),
+           CAST(:number AS bigint)
+    FROM unnest(CAST(:froms AS bigint[]), CAST(:tos AS bigint[])) AS range (range_from, range_to)
+    ORDER BY range_from
+    RETURNING {SHARD}
+""")
+TELL = text(f"SELECT pg_notify('{RELEASES}', '')")
+
+
+def reserve(connection: Connection, shard_id: int, owner: str, *, for_s: float) -> None:
+    """Have a shard handed over: its owner releases it, and only `owner` may claim it for so long.
+
+    Can be repeated to prolong it. Raises `NoSuchShard`, or `ShardReserved` if somebody else was first.
+    """
+    values = {"id": shard_id, "owner": owner, "for_s": for_s}
+    if connection.execute(RESERVE, values).rowcount == 0:
+        other = find_shard(connection, shard_id).reserved_for
+        raise ShardReserved(shard_id, other or "somebody else")
+
+
+def withdraw(connection: Connection, shard_id: int, owner: str) -> None:
+    """Take a reservation back; whoever listens to `RELEASES` may claim the shard again."""
+    connection.execute(WITHDRAW, {"id": shard_id, "owner": owner})
+
+
+def split(connection: Connection, shard: Shard, into: int = 2) -> list[Shard]:
+    """Replace a shard that the caller owns by several of equal ranges, in the caller's transaction.
+
+    All stand where the one stood, and are free once that commits. Raises `LeaseLost`, and `ValueError`
+    if the range has not so many hashes.
+    """
+    low, high = shard.hashes.hash_from, shard.hashes.hash_to
+    if not 1 < into <= high - low:
+        raise ValueError(f"shard {shard.id} cannot be split into {into}")
+    cuts = [low + (high - low) * part // into for part in range(into + 1)]
+    ranges = [HashRange(*ends) for ends in pairwise(cuts)]
+    return _replace(connection, [shard], ranges, shard.cursor)
+
+
+def merge(connection: Connection, left: Shard, right: Shard) -> Shard:
+    """Replace two neighbours that the caller owns by one, in the caller's transaction.
+
+    It is free once that commits. Raises `LeaseLost`, and `NotNeighbours` if the two do not touch, or do
+    not stand at one snapshot, to which the caller has to relay both before.
+    """
+    is_whole = left.cursor.batch_snapshot is None and right.cursor.batch_snapshot is None
+    has_met = is_whole and left.cursor.snapshot == right.cursor.snapshot
+    if left.hashes.hash_to != right.hashes.hash_from or not has_met:
+        raise NotNeighbours(left.id, right.id)
+    whole = HashRange(left.hashes.hash_from, right.hashes.hash_to)
+    (merged,) = _replace(connection, [left, right], [whole], left.cursor)
+    return merged
+
+
+def _replace(
+    connection: Connection, gone: Sequence[Shard], ranges: Sequence[HashRange], cursor: Cursor
+) -> list[Shard]:
+    for shard in sorted(gone, key=lambda shard: shard.id):  # in the order in which all lock them
+        conditional(connection, DROP, shard, {})
+    froms = [each.hash_from for each in ranges]
+    tos = [each.hash_to for each in ranges]
+    values = cursor_values(cursor) | {"froms": froms, "tos": tos}
+    made = [shard_of(row) for row in connection.execute(MAKE, values)]
+    connection.execute(TELL)
+    return made

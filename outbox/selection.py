@@ -1,0 +1,238 @@
+"""Which messages a replay is of: counted once, and then read in the order of their positions.
+
+Only what the relay has published is selected; to publish anything else would be its first delivery, out
+of its order. What was published is fixed by the cursors of all shards and blocked keys, taken together
+when the messages are counted: so the set never grows, and only retention makes it smaller.
+
+The log has no index on topics, keys or times. It is walked by position, a stretch at a time, in the
+partitions of the days in question: no statement sorts, holds or locks more than a stretch of it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import TupleRow
+from sqlalchemy import Connection, text
+
+from outbox.origin import check_origin
+
+# Positions to a statement: some 50 ms where all of them are there and none is selected.
+STRETCH = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Messages that satisfy every kind of condition that is given; times are [since, until)."""
+
+    topics: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    message_ids: tuple[UUID, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return any(_values(self).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A selection made fast: where its messages are, and what of them was published, as JSON."""
+
+    selection: Selection
+    first_position: int
+    last_position: int
+    first_at: datetime
+    last_at: datetime
+    cursors: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a selection has found: how many of each topic, and how many bytes the largest value has.
+
+    `left_out` are selected, and not published yet or skipped by an operator. Without an extent there is
+    nothing to publish again.
+    """
+
+    topics: dict[str, int]
+    left_out: int
+    value_bytes_max: int = 0
+    extent: Extent | None = None
+
+    @property
+    def expected(self) -> int:
+        return sum(self.topics.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Messages, and the position up to which there are no others.
+
+    A row is (position, topic, key, value, headers, message id), with headers as `outbox.read` has them.
+    """
+
+    rows: list[tuple[Any, ...]] = field(repr=False)
+    position: int
+
+
+CURSORS = text("""
+    SELECT coalesce(json_agg(place), '[]')::text FROM (
+        SELECT hash_from, hash_to, NULL AS key, snapshot, batch_snapshot, position FROM outbox.shard
+        UNION ALL
+        SELECT key_hash, key_hash::bigint + 1, key, snapshot, batch_snapshot, position
+        FROM outbox.blocked_key
+    ) AS place
+""")
+
+_CONDITIONS = {
+    "topics": "topic = ANY (%(topics)s::text[])",
+    "keys": "key = ANY (%(keys)s::text[])",
+    "message_ids": "message_id = ANY (%(message_ids)s::uuid[])",
+    "since": "created_at >= %(since)s::timestamptz",
+    "until": "created_at < %(until)s::timestamptz",
+}
+
+_PLACES = """
+    WITH place AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(%(cursors)s::json) AS given (
+            hash_from bigint, hash_to bigint, key text,
+            snapshot pg_snapshot, batch_snapshot pg_snapshot, position bigint
+        )
+    )
+"""
+
+# Whatever covers a message must have passed it: its shard's cursor, and its key's if that was blocked.
+# Nearly all are older than any shard's snapshot, which is quickly told. NOT IN, here alone: it is a
+# hashed look-up for each row, where NOT EXISTS would be a join, which keeps no order.
+_IS_PUBLISHED = """(
+    position NOT IN (SELECT position FROM outbox.dead_letter)
+    AND (
+        (xid < (SELECT min(pg_snapshot_xmin(snapshot)) FROM place WHERE key IS NULL)
+         AND key NOT IN (SELECT key FROM place WHERE key IS NOT NULL))
+        OR coalesce((
+            SELECT bool_and(coalesce(
+                pg_visible_in_snapshot(message.xid, place.snapshot)
+                OR (message.position <= place.position
+                    AND pg_visible_in_snapshot(message.xid, place.batch_snapshot)), false))
+            FROM place
+            WHERE message.key_hash >= hash_from AND message.key_hash < hash_to
+              AND (place.key IS NULL OR place.key = message.key)), false)
+    )
+)"""
+
+BOUNDS = "SELECT min(position), max(position) FROM outbox.message WHERE {when}"
+
+COUNT = f"""
+    {_PLACES}
+    SELECT topic, is_published, count(*), min(position), max(position), min(created_at),
+           max(created_at), max(octet_length(value))
+    FROM (
+        SELECT *, {_IS_PUBLISHED} AS is_published FROM outbox.message
+        WHERE position > %(position)s::bigint AND position <= %(to)s::bigint AND {{selected}}
+    ) AS selected
+    GROUP BY topic, is_published
+"""
+
+ROWS = f"""
+    {_PLACES}
+    SELECT position, coalesce(%(to_topic)s::text, topic), key, value, headers, message_id
+    FROM outbox.message
+    WHERE position > %(position)s::bigint AND position <= %(to)s::bigint
+      AND created_at >= %(first_at)s::timestamptz AND created_at <= %(last_at)s::timestamptz
+      AND {{selected}} AND {_IS_PUBLISHED}
+    ORDER BY position
+    LIMIT %(limit)s
+"""
+
+
+def survey(
+    connection: Connection, selection: Selection, report: Callable[[int, int], object]
+) -> Survey:
+    """Count what is selected, on a connection prepared as for `read`; nothing is locked or written.
+
+    `report` hears how many positions have been looked at, and of how many. Raises `CursorFromElsewhere`
+    where nobody can tell what is published.
+    """
+    check_origin(connection)
+    cursors: str = connection.execute(CURSORS).scalar_one()
+    groups: list[TupleRow] = []
+    for position, to, share in _stretches(connection, selection):
+        values = _values(selection) | {"cursors": cursors, "position": position, "to": to}
+        groups += _rows(connection, COUNT.format(selected=_selected(selection)), values)
+        report(*share)
+    return _survey(selection, cursors, groups)
+
+
+def read_part(
+    connection: Connection, extent: Extent, position: int, *, to_topic: str | None, limit: int
+) -> Part:
+    """Read the next messages after a position, of one stretch: there may be none, and more after."""
+    to = min(position + STRETCH, extent.last_position)
+    values = _values(extent.selection) | {
+        "cursors": extent.cursors,
+        "first_at": extent.first_at,
+        "last_at": extent.last_at,
+        "position": position,
+        "to": to,
+        "to_topic": to_topic,
+        "limit": limit,
+    }
+    rows = _rows(connection, ROWS.format(selected=_selected(extent.selection)), values)
+    return Part(rows, rows[-1][0] if len(rows) == limit else to)
+
+
+def _stretches(
+    connection: Connection, selection: Selection
+) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Return (after, up to, (done, in all)) of each stretch of the log that may have some."""
+    when = _selected(Selection(since=selection.since, until=selection.until))
+    ((first, last),) = _rows(connection, BOUNDS.format(when=when), _values(selection))
+    if first is None:
+        return
+    total = last - first + 1
+    for position in range(first - 1, last, STRETCH):
+        to = min(position + STRETCH, last)
+        yield position, to, (to - first + 1, total)
+
+
+def _survey(selection: Selection, cursors: str, groups: list[TupleRow]) -> Survey:
+    topics: dict[str, int] = defaultdict(int)
+    published = [group for group in groups if group[1]]
+    for topic, _, messages, *_ in published:
+        topics[topic] += messages
+    left_out = sum(group[2] for group in groups if not group[1])
+    if not published:
+        return Survey({}, left_out)
+
+    _, _, _, firsts, lasts, firsts_at, lasts_at, sizes = zip(*published, strict=True)
+    extent = Extent(
+        selection, min(firsts), max(lasts), min(firsts_at), max(lasts_at), cursors=cursors
+    )
+    return Survey(dict(sorted(topics.items())), left_out, max(sizes), extent)
+
+
+def _values(selection: Selection) -> dict[str, Any]:
+    return {
+        "topics": list(selection.topics),
+        "keys": list(selection.keys),
+        "message_ids": list(selection.message_ids),
+        "since": selection.since,
+        "until": selection.until,
+    }
+
+
+def _selected(selection: Selection) -> str:
+    given = [_CONDITIONS[name] for name, value in _values(selection).items() if value]
+    return " AND ".join(given) or "true"
+
+
+def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[TupleRow]:
+    # The driver itself, in binary, for the reason that `outbox.diff` has.
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        rows: list[TupleRow] = cursor.execute(statement, values, prepare=True).fetchall()
+    return rows

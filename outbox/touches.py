@@ -1,0 +1,52 @@
+"""Marks: which message a relay had in hand when it died.
+
+The first message after a claim, and the first of a blocked key that is retried, are published alone, and
+marked before: in the row of the shard, or in that of the key, since the two take turns. Whatever records
+that the message is published takes the mark away, and so does a relay that lives to wait. So a mark that
+is found again is that of a relay which died with this message in hand.
+"""
+
+from sqlalchemy import Connection, text
+
+from outbox.errors import LeaseLost
+from outbox.shards import Shard, owned
+
+_OURS = "id = :id AND epoch = :epoch AND owner = :owner"
+
+TOUCH = text(f"""
+    UPDATE outbox.shard
+    SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
+    WHERE {_OURS}
+    RETURNING touches
+""")
+TOUCH_KEY = text(f"""
+    UPDATE outbox.blocked_key SET touches = touches + 1
+    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {_OURS})
+    RETURNING touches
+""")
+
+UNTOUCH = text(f"""
+    WITH shard AS (
+        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {_OURS} RETURNING hash_from, hash_to
+    )
+    UPDATE outbox.blocked_key SET touches = 0 FROM shard
+    WHERE key_hash >= hash_from AND key_hash < hash_to AND touches > 0
+""")
+
+
+def touch(connection: Connection, shard: Shard, position: int, *, key: str | None = None) -> int:
+    """Mark the shard's next message, or that of a key that is retried; returns how often in a row.
+
+    Raises `LeaseLost`.
+    """
+    values = {"position": position} if key is None else {"key": key}
+    marked = connection.execute(TOUCH if key is None else TOUCH_KEY, values | owned(shard))
+    touches = marked.scalar_one_or_none()
+    if touches is None:
+        raise LeaseLost(shard.id, shard.epoch)
+    return int(touches)
+
+
+def untouch(connection: Connection, shard: Shard) -> None:
+    """Take the marks away: whatever happens from now on, it was not the message."""
+    connection.execute(UNTOUCH, owned(shard))

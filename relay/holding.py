@@ -1,0 +1,205 @@
+"""A shard in hand: one thread that relays it until it is told to stop, loses it, or fails.
+
+claimed ──resume──► relaying ──publish, save, wait for the bell──► relaying
+                       ├──stop: finish the reading in hand──► released
+                       └──lease lost, outage, broken rule────► given up, with the error
+"""
+
+import time
+from contextlib import suppress
+from threading import Event, Thread
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+import outbox
+from outbox import BlockedKey, LeaseLost, Shard
+from relay import metrics
+from relay.errors import Abandoned
+from relay.loop import Relayed, block, relay_once, retry_once
+from relay.publisher import Publisher
+from relay.publishers import publisher_for
+from runtime.health import Health
+from runtime.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_POLL_S_MIN = 0.05
+_WAIT_STEP_S = 0.5  # how long a stop may go unseen
+
+
+class Holding:
+    """One shard and the thread that relays it."""
+
+    def __init__(
+        self, engine: Engine, shard: Shard, settings: Settings, health: Health, stop_all: Event
+    ) -> None:
+        self.shard = shard
+        self.error: Exception | None = None
+        self.turned_at = time.monotonic()
+        self._engine = engine
+        self._settings = settings
+        self._part = f"shard {shard.id}"
+        self._health = health
+        self._stop = Event()
+        self._stop_all = stop_all
+        self._is_lost = False
+        self._limit = 1
+        self._blocked: list[BlockedKey] = []
+        self._thread = Thread(target=self._run, name=self._part)
+        health.unwell("kafka", "starting", of=self._part)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the reading in hand finished and the shard released."""
+        self._stop.set()
+
+    def lose(self) -> None:
+        """Say that the lease is not kept any more: nothing further is to be written."""
+        self._is_lost = True
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set() or self._stop_all.is_set()
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for the end; what there was to say of the shard is forgotten."""
+        self._thread.join()
+        self._health.forget(self._part)
+        metrics.given_up(self.shard.id)
+
+    def say(self, part: str, problem: str) -> bool:
+        """Say why the shard is not relayed; returns whether that is news."""
+        return self._health.unwell(part, problem, of=self._part)
+
+    def _run(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                outbox.prepare_session(connection)
+                outbox.listen(connection)
+                self._relay(connection)
+                # In order only: after any other end the shard may be another's.
+                outbox.release(connection, self.shard)
+                _log.info("shard released", shard=self.shard.id)
+        except Exception as error:  # noqa: BLE001 - told to who holds us, who tells them apart
+            self.error = error
+            self._survive()
+
+    def _survive(self) -> None:
+        """Take the mark off the message in hand: whatever befell us, we did not die of it."""
+        with suppress(SQLAlchemyError), self._engine.connect() as connection:
+            outbox.untouch(connection, self.shard)
+
+    def _relay(self, connection: Connection) -> None:
+        """Relay with one publisher after the other, since a refusal ends one, until the stop."""
+        while self._keep_waiting():
+            try:
+                with publisher_for(
+                    connection, self.shard, self._settings, self._health.about(self._part)
+                ) as publisher:
+                    lease_s = self._settings.lease_s
+                    self.shard = publisher.resume(
+                        connection, self.shard, self._keep_waiting, lease_s=lease_s
+                    )
+                    self._know_blocked(connection)
+                    self._relay_and_wait(connection, publisher)
+            except Abandoned:
+                _log.info("stopped while kafka is away; nothing is lost", shard=self.shard.id)
+
+    def _relay_and_wait(self, connection: Connection, publisher: Publisher) -> None:
+        """Return at a stop, or once the publisher has met a refusal."""
+        poll_s = _POLL_S_MIN
+        while self._keep_waiting():
+            relayed = self._relay_once(connection, publisher)
+            if not relayed.refusal and self._blocked:
+                relayed = self._retry(connection, publisher, relayed)
+            if relayed.refusal:
+                return
+            poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._settings.poll_s_max)
+            publisher.look()
+            if relayed.is_done:
+                self._wait(connection, poll_s)
+
+    def _relay_once(self, connection: Connection, publisher: Publisher) -> Relayed:
+        relayed = relay_once(
+            connection,
+            self.shard,
+            publisher,
+            self._settings,
+            self._keep_waiting,
+            limit=self._limit,
+            passing_over={blocked.key for blocked in self._blocked},
+        )
+        self.shard, self._limit = relayed.shard, self._settings.relay_chunk
+        self._close_in(connection, relayed)
+        return relayed
+
+    def _retry(self, connection: Connection, publisher: Publisher, last: Relayed) -> Relayed:
+        """Go on with the keys that an operator has decided about, one after the other."""
+        self._know_blocked(connection)
+        retrying = [blocked for blocked in self._blocked if blocked.state == "RETRYING"]
+        for blocked in retrying:
+            relayed = self._retry_key(connection, publisher, blocked)
+            self._know_blocked(connection)
+            if relayed.refusal:
+                return relayed
+        return last
+
+    def _retry_key(
+        self, connection: Connection, publisher: Publisher, blocked: BlockedKey
+    ) -> Relayed:
+        """Publish a key's messages, one at first, up to where its shard is or to a refusal."""
+        limit = 1
+        while True:
+            relayed = retry_once(
+                connection,
+                self.shard,
+                publisher,
+                blocked,
+                self._settings,
+                self._keep_waiting,
+                limit=limit,
+            )
+            self.shard = relayed.shard
+            self._close_in(connection, relayed)
+            if relayed.refusal or relayed.is_done or not self._keep_waiting():
+                return relayed
+            self._know_blocked(connection)
+            blocked = next(known for known in self._blocked if known.key == blocked.key)
+            limit = min(limit * 2, self._settings.relay_chunk)
+
+    def _close_in(self, connection: Connection, relayed: Relayed) -> None:
+        """After a refusal, block the key if it is known which one it is; else read less."""
+        if not (refusal := relayed.refusal):
+            return
+        if not refusal.is_of_one:
+            self._limit = refusal.half
+            return
+        block(connection, self.shard, refusal)
+        self._limit = 1
+        (_, topic, key, *_), *_ = refusal.reading.rows
+        _log.error("a key is blocked", key=key, topic=topic, reason=refusal.reason)
+
+    def _know_blocked(self, connection: Connection) -> None:
+        self._blocked = outbox.blocked_keys(connection, self.shard.hashes)
+        metrics.blocked(self.shard.id, len(self._blocked))
+
+    def _keep_waiting(self) -> bool:
+        self.turned_at = time.monotonic()
+        if self._is_lost:
+            raise LeaseLost(self.shard.id, self.shard.epoch)
+        return not self.is_stopping
+
+    def _wait(self, connection: Connection, seconds: float) -> None:
+        """Wait for a ring, for so long at most, in steps in which a stop is seen."""
+        ends_at = time.monotonic() + seconds
+        while self._keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
+            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+                return

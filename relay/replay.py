@@ -1,0 +1,126 @@
+"""Publishing again what the outbox still has: same ids, headers, keys and values, in order of position.
+
+A replay publishes at least once, whatever the relay's mode is: a crash before its progress is saved
+repeats the part in hand. Each message carries one header more, so that a consumer can tell. An outage of
+the brokers is waited out. A message that they refuse ends the run, or is passed over if one wishes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaException
+from sqlalchemy import Connection
+
+from outbox import decode_headers
+from outbox import replay as store
+from outbox.replay import INTERRUPTED, REFUSED, RUNNING, Replay
+from relay.errors import Abandoned, Refused
+from relay.publisher import Publisher
+from runtime.health import Health
+from runtime.settings import Settings
+
+# The id of the replay, in the form of the CloudEvents extensions beside it.
+REPLAY_HEADER = "ce_replayid"
+
+
+class MessageRefused(Exception):
+    """The message that is refused, known by itself because it was sent alone."""
+
+    def __init__(self, row: tuple[Any, ...], cause: Refused) -> None:
+        self.position, topic, key, _, _, self.message_id = row
+        super().__init__(
+            f"message {self.message_id} (topic {topic!r}, key {key!r}, position {self.position}) "
+            f"was refused: {cause.reason}"
+        )
+
+
+def run_replay(
+    connection: Connection,
+    replay: Replay,
+    settings: Settings,
+    stop: Event,
+    report: Callable[[Replay], object],
+    *,
+    skip_refused: bool = False,
+) -> Replay:
+    """Publish what is left of a replay that this session has taken; a stop ends it after a part.
+
+    Returns it DONE, INTERRUPTED or REFUSED. Raises `ReplayOver` if it was cancelled meanwhile, and
+    `KafkaException` for what the brokers hold against no message; it can be taken again.
+    """
+    while replay.state == RUNNING and not stop.is_set():
+        try:
+            for step in _steps(connection, replay, settings, stop):
+                replay = step
+                report(replay)
+        except Abandoned:
+            break
+        except Refused:
+            # One of several: from the saved position again, where parts begin with a single message.
+            continue
+        except MessageRefused as error:
+            if not skip_refused:
+                return store.stop(connection, replay.id, REFUSED, str(error))
+            replay = store.save(connection, replay, error.position, refused=1)
+        except KafkaException as error:
+            # No message's fault, and nothing that waiting would mend: a missing topic or right, say.
+            store.stop(connection, replay.id, INTERRUPTED, str(error.args[0].str()))
+            raise
+    return replay if replay.state != RUNNING else store.stop(connection, replay.id, INTERRUPTED)
+
+
+def replay_once(
+    connection: Connection,
+    replay: Replay,
+    publisher: Publisher,
+    keep_waiting: Callable[[], bool],
+    *,
+    limit: int,
+) -> Replay:
+    """Publish the next part and record it. Raises `MessageRefused` if it was one message alone."""
+    part = store.read(connection, replay, limit=limit)
+    try:
+        publisher.enqueue([_marked(row, replay.id) for row in part.rows], keep_waiting)
+        publisher.flush(keep_waiting)
+    except Refused as error:
+        if len(part.rows) == 1:
+            raise MessageRefused(part.rows[0], error) from error
+        raise
+    return store.save(connection, replay, part.position, sent=len(part.rows))
+
+
+def next_turn(turn_at: float, now: float, messages: int, per_second: int) -> float:
+    """Return when the next part may be sent; 0 a second is no limit.
+
+    What an outage or a pause has held up is not made up for by going faster after it.
+    """
+    return max(turn_at, now) + messages / per_second if per_second else now
+
+
+def _steps(
+    connection: Connection, replay: Replay, settings: Settings, stop: Event
+) -> Iterator[Replay]:
+    """Return the replay after each part; parts grow from one message to at most a second's worth."""
+    most = min(settings.relay_chunk, replay.per_second or settings.relay_chunk)
+    limit, turn_at = 1, time.monotonic()
+    with Publisher(settings.kafka, Health(), topic_prefix=settings.kafka_prefix) as publisher:
+        while replay.state == RUNNING and not stop.wait(max(0.0, turn_at - time.monotonic())):
+            before, now = replay.sent, time.monotonic()
+            replay = replay_once(
+                connection, replay, publisher, lambda: not stop.is_set(), limit=limit
+            )
+            yield replay
+            turn_at = next_turn(turn_at, now, replay.sent - before, replay.per_second)
+            limit = min(limit * 2, most)
+
+
+def _marked(row: tuple[Any, ...], replay_id: int) -> tuple[Any, ...]:
+    position, topic, key, value, encoded, _ = row
+    try:
+        headers = decode_headers(encoded) | {REPLAY_HEADER: str(replay_id)}
+    except ValueError as error:  # JSON, and no headers: a writer that is not `append`
+        raise Refused(topic, key, str(error)) from error
+    return position, topic, key, value, msgspec.json.encode(headers), None

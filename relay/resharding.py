@@ -1,0 +1,172 @@
+"""Resharding: a shard split, or two neighbours merged, while writers write and relays relay.
+
+Who changes a shard owns it meanwhile, and begins as a relay does:
+
+    claimed ──► resumed ──merge: relayed to one snapshot──► replaced, in one transaction
+       └──────────┴──────refused, lost, stopped──────┴──► given back, whole
+
+To resume a shard is to lock out a former owner that may still be alive, and to know how far it was, in
+Kafka too: what replaces the shard has another id, under which nothing is kept there. Two shards are
+merged where they meet, so each is first relayed up to one snapshot. Until the last transaction nothing
+has changed but how far the shards are, so this may die anywhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from threading import Event
+
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Connection, Engine
+
+import outbox
+from outbox import Cursor, NotNeighbours, Shard
+from relay.cursors import CURSOR_TOPIC, Place
+from relay.errors import Abandoned
+from relay.owning import Hand, owning
+from relay.publisher import Publisher
+from relay.publishers import publisher_for
+from runtime.health import Health
+from runtime.settings import Settings
+
+_CONTACT_S = 10.0
+
+# What is being done, and how far it is, in positions of the log.
+Report = Callable[[str, int, int | None], None]
+
+
+def split_shard(
+    engine: Engine, settings: Settings, stop: Event, shard_id: int, *, into: int, wait_s: float
+) -> list[Shard]:
+    """Replace a shard by several of equal ranges; returns them in the order of their hashes.
+
+    Raises what `owning` and `outbox.split` do, and `KafkaException`. Whatever is raised, the shard is
+    as it was.
+    """
+    lease_s = settings.lease_s
+    with (
+        owning(engine, [shard_id], stop, lease_s=lease_s, wait_s=wait_s) as hand,
+        _resumed(engine, settings, hand) as (work,),
+        _transaction(engine) as connection,
+    ):
+        return outbox.split(connection, work.shard, into)
+
+
+def merge_shards(
+    engine: Engine,
+    settings: Settings,
+    stop: Event,
+    shard_ids: Sequence[int],
+    report: Report,
+    *,
+    wait_s: float,
+) -> Shard:
+    """Replace two neighbours, in either order, by one; publishes what lies between their cursors.
+
+    As `split_shard`, and raises `NotNeighbours`, and `Refused` if the brokers refuse a message.
+    """
+    ids, lease_s = _neighbours(engine, shard_ids), settings.lease_s
+    with (
+        owning(engine, ids, stop, lease_s=lease_s, wait_s=wait_s) as hand,
+        _resumed(engine, settings, hand) as (left, right),
+    ):
+        for work in (left, right):
+            work.relay_batch(report)
+        end = left.now()
+        for work in (left, right):
+            work.relay_until(end, report)
+        with _transaction(engine) as connection:
+            return outbox.merge(connection, left.shard, right.shard)
+
+
+@dataclass
+class _Work:
+    """A shard in hand, and what it is relayed with."""
+
+    connection: Connection
+    settings: Settings
+    hand: Hand
+    shard: Shard
+    publisher: Publisher
+
+    def now(self) -> Cursor:
+        """Return a cursor of this moment; the shard's must have no batch."""
+        cursor, hashes = self.shard.cursor, self.shard.hashes
+        return outbox.read(self.connection, cursor, hashes, limit=1).cursor
+
+    def relay_until(self, end: Cursor, report: Report) -> None:
+        """Publish what lies between the shard's cursor, which has no batch, and a later one."""
+        batch = outbox.batch_until(self.connection, self.shard.cursor, end)
+        self.shard = replace(self.shard, cursor=batch)
+        self.relay_batch(report)
+
+    def relay_batch(self, report: Report) -> None:
+        """Publish the rest of the batch that the shard's cursor is in, if it is in one."""
+        begin = self.shard.cursor.position
+        # While the shard is ours, nobody else blocks a key of it or frees one.
+        blocked = {each.key for each in outbox.blocked_keys(self.connection, self.shard.hashes)}
+        while begin is not None and (position := self.shard.cursor.position) is not None:
+            length = max(1, self.shard.cursor.floor - begin)
+            report(f"relaying shard {self.shard.id}", min(position - begin, length), length)
+            self._relay_part(blocked)
+
+    def _relay_part(self, passing_over: set[str]) -> None:
+        waiting, limit = self.hand.keep_waiting, self.settings.relay_chunk
+        if not waiting():
+            raise Abandoned
+        shard = self.shard
+        reading = outbox.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
+        rows = [row for row in reading.rows if row[2] not in passing_over]
+        self.publisher.enqueue(rows, waiting)
+        self.publisher.commit(Place(reading.cursor), waiting)
+        lease_s = self.settings.lease_s
+        self.shard = outbox.save(self.connection, shard, reading.cursor, lease_s=lease_s)
+
+
+@contextmanager
+def _resumed(engine: Engine, settings: Settings, hand: Hand) -> Iterator[list[_Work]]:
+    """Do what a relay does after a claim; no former owner can publish before the block has ended."""
+    with engine.connect() as connection, ExitStack() as publishers:
+        outbox.prepare_session(connection)
+        found = []
+        for claimed in hand.shards:
+            publisher = publishers.enter_context(_publisher(connection, claimed, settings))
+            shard = publisher.resume(
+                connection, claimed, hand.keep_waiting, lease_s=settings.lease_s
+            )
+            found.append(_Work(connection, settings, hand, shard, publisher))
+        yield found
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """Begin a transaction that is on the disk when it ends.
+
+    A session that is prepared for reading does not wait for the disk. For a cursor that is right; but a
+    replacement that a crash of the server took back would be published from the place where it was made.
+    """
+    committed = engine.connect().execution_options(isolation_level="READ COMMITTED")
+    with committed as connection, connection.begin():
+        yield connection
+
+
+def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
+    """Return the ids of two shards in the order of their hashes."""
+    with engine.connect() as connection:
+        found = [outbox.find_shard(connection, shard_id) for shard_id in shard_ids]
+    left, right = sorted(found, key=lambda shard: shard.hashes.hash_from)
+    if left.hashes.hash_to != right.hashes.hash_from:
+        raise NotNeighbours(left.id, right.id)
+    return [left.id, right.id]
+
+
+def _publisher(connection: Connection, shard: Shard, settings: Settings) -> Publisher:
+    """Make a publisher that looks at the cursor in Kafka wherever there may be one.
+
+    The mode is the relays' and not ours: who types a command may have another environment. To look in
+    vain costs a moment; not to look would let a former owner end its transaction after the change.
+    """
+    topics = AdminClient(settings.kafka | {"log_level": 0}).list_topics(timeout=_CONTACT_S).topics
+    if settings.kafka_prefix + CURSOR_TOPIC in topics:
+        settings = settings.model_copy(update={"relay_mode": "exactly-once"})
+    return publisher_for(connection, shard, settings, Health())

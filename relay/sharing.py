@@ -1,0 +1,208 @@
+"""The relay as a whole: it is alive, keeps its leases, and holds its share of the shards.
+
+One thread beats: each beat renews the leases of the shards in hand, for as long as their threads turn,
+and tells how many shards are this relay's share. Too few in hand: it claims free ones. Too many, or one
+is reserved for somebody else: it hands one over, finished and released. A relay that is killed misses
+its beats, and after `lease_s` its shards are free; one that is paused finds its leases lost.
+"""
+
+import socket
+import time
+from contextlib import suppress
+from os import getpid
+from random import uniform
+from threading import Event
+from uuid import uuid4
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+import outbox
+from outbox import CursorFromElsewhere, LeaseLost, Standing
+from relay.holding import Holding
+from relay.metrics import LEASES_LOST, SHARDS, TAKEOVERS
+from relay.publisher import is_kafka_error
+from runtime.database import is_conflict, is_outage
+from runtime.errors import first_line
+from runtime.health import Health
+from runtime.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_WAIT_STEP_S = 0.5  # how long a stop may go unseen
+_BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.2, 10.0
+# A thread turns about twice a second, but while it walks through a very long log in vain.
+_HANGING_S = 600.0
+
+
+class Relay:
+    """One relay of one database's outbox; `run` is its life."""
+
+    def __init__(self, engine: Engine, settings: Settings, health: Health, stop: Event) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._health = health
+        self._stop = stop
+        # Two relays never share a name, even where every container has the same host and pid.
+        self._name = f"{socket.gethostname()}:{getpid()}:{uuid4().hex[:8]}"
+        self._held: dict[int, Holding] = {}
+        self._failed: dict[int, Holding] = {}
+        self._backoff = _Backoff()
+
+    def run(self) -> None:
+        """Relay until asked to stop; then finish the readings in hand and release the shards."""
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._serve()
+                except Exception as error:  # the loop outlasts what may pass, and says what may not
+                    if not _may_pass(error):
+                        raise
+                    self._report(error)
+                    # No longer than a beat: the shards in hand may be well, and want their leases.
+                    self._stop.wait(min(self._backoff.next_s(), self._settings.lease_s / 4))
+        finally:
+            self._finish()
+
+    def _serve(self) -> None:
+        with self._engine.connect() as connection:
+            outbox.listen(connection, outbox.RELEASES)
+            self._beat(connection)
+            outbox.arrive(connection, self._name)
+            while not self._stop.is_set():
+                self._health.well("database")
+                self._health.well("kafka")  # each shard in hand has its own to say
+                self._wait(connection)
+                if not self._stop.is_set():
+                    self._beat(connection)
+
+    def _beat(self, connection: Connection) -> None:
+        """Renew what is in hand, then take or hand over until it is the share."""
+        self._health.beat()
+        self._part_with_ended()
+        epochs = {held.shard.id: held.shard.epoch for held in self._turning()}
+        # Who could not take what is its share leaves it to the others.
+        is_able = len(epochs) == len(self._held) and not self._backoff.is_on
+        standing = outbox.beat(
+            connection, self._name, epochs, lease_s=self._settings.lease_s, is_able=is_able
+        )
+        for id_ in self._held.keys() - standing.kept:
+            self._held[id_].lose()
+        self._hand_over(standing)
+        if not self._backoff.is_on:
+            self._claim(connection, standing)
+        SHARDS.set(len(self._held))
+
+    def _turning(self) -> list[Holding]:
+        """Return what is in hand and turns; what hangs loses its lease, and another relay takes it."""
+        latest = time.monotonic() - _HANGING_S
+        for held in self._held.values():
+            if held.turned_at < latest and held.say("database", "the thread hangs"):
+                _log.error("a shard hangs", shard=held.shard.id)
+        return [held for held in self._held.values() if held.turned_at >= latest]
+
+    def _hand_over(self, standing: Standing) -> None:
+        for id_ in standing.wanted:
+            self._held[id_].stop()
+        staying = [id_ for id_ in standing.kept if not self._held[id_].is_stopping]
+        for id_ in staying[standing.share :]:
+            self._held[id_].stop()
+
+    def _claim(self, connection: Connection, standing: Standing) -> None:
+        for failed in self._failed.values():
+            failed.join()  # it is tried again now, here or elsewhere
+        self._failed.clear()
+        if not standing.free or len(self._held) >= standing.share:
+            return
+        outbox.check_origin(connection)
+        while len(self._held) < standing.share:
+            lease_s, holding = self._settings.lease_s, self._held.keys()
+            shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
+            if shard is None:
+                return
+            TAKEOVERS.inc()
+            _log.info("shard claimed", shard=shard.id, epoch=shard.epoch)
+            held = Holding(self._engine, shard, self._settings, self._health, self._stop)
+            self._held[shard.id] = held
+            held.start()
+
+    def _part_with_ended(self) -> None:
+        """Let go of what has ended; raises what ended it and may not pass."""
+        for held in [held for held in self._held.values() if held.has_ended]:
+            del self._held[held.shard.id]
+            held.join()
+            match held.error:
+                case None:
+                    self._backoff.reset()
+                case LeaseLost() as lost:
+                    LEASES_LOST.inc()
+                    _log.warning("lease lost", shard=lost.shard_id, epoch=lost.epoch)
+                case error:
+                    if not _may_pass(error):
+                        raise error
+                    self._report(error, held)
+                    self._failed[held.shard.id] = held
+                    self._backoff.begin()
+
+    def _wait(self, connection: Connection) -> None:
+        """Wait until a shard may be had, one in hand has ended or failed, or the next beat is due."""
+        ends_at = time.monotonic() + self._settings.lease_s / 4
+        while not self._stop.is_set() and (left_s := ends_at - time.monotonic()) > 0:
+            self._health.beat()
+            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+                return
+            has_ended = any(held.has_ended for held in self._held.values())
+            if (has_ended or self._failed) and not self._backoff.is_on:
+                return
+
+    def _finish(self) -> None:
+        self._stop.set()  # also where a broken rule ends us
+        for held in self._held.values():
+            held.join()
+        self._held.clear()
+        SHARDS.set(0)
+        with suppress(SQLAlchemyError), self._engine.connect() as connection:
+            outbox.leave(connection, self._name)
+
+    def _report(self, error: Exception, held: Holding | None = None) -> None:
+        part = "kafka" if is_kafka_error(error) else "database"
+        reason = first_line(error)
+        is_news = held.say(part, reason) if held else self._health.unwell(part, reason)
+        if is_news:
+            _log.warning("the relay waits", part=part, reason=reason)
+
+
+class _Backoff:
+    """Waiting that doubles while things go wrong in quick succession; relays do so out of step."""
+
+    def __init__(self) -> None:
+        self._seconds = _BACKOFF_S_MIN
+        self._ends_at = 0.0
+        self._waited_until = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        return time.monotonic() < self._ends_at
+
+    def begin(self) -> None:
+        self._ends_at = time.monotonic() + self.next_s()
+
+    def next_s(self) -> float:
+        now = time.monotonic()
+        if now - self._waited_until > _BACKOFF_S_MAX:
+            self.reset()
+        seconds = self._seconds * uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._seconds = min(self._seconds * 2, _BACKOFF_S_MAX)
+        self._waited_until = now + seconds
+        return seconds
+
+    def reset(self) -> None:
+        self._seconds = _BACKOFF_S_MIN
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell what time or an operator puts right from a broken rule, which must crash."""
+    if isinstance(error, CursorFromElsewhere):
+        return True
+    return is_kafka_error(error) or is_outage(error) or is_conflict(error)

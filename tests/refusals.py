@@ -1,0 +1,101 @@
+"""What brokers refuse, and keys that are blocked by it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+from confluent_kafka import admin
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine
+
+import outbox
+from domain.messages import ROOM_RESERVE
+from outbox import BlockedKey, Message
+from outbox.skipped import Skipped, skipped_messages
+from runtime.settings import Settings
+from tests.relays import a_message, append
+from tests.waiting import eventually
+
+BYTES_MAX = 20_000
+
+
+def refuse_above(settings: Settings, bytes_max: int = BYTES_MAX, topic: str = ROOM_RESERVE) -> None:
+    """Have the brokers refuse records, or batches of them, that are larger."""
+    client: Any = admin.AdminClient(settings.kafka)
+    kinds: Any = admin  # its types are incomplete
+    entry = kinds.ConfigEntry(
+        "max.message.bytes", str(bytes_max), incremental_operation=kinds.AlterConfigOpType.SET
+    )
+    name = settings.kafka_prefix + topic
+    resource = kinds.ConfigResource(kinds.ConfigResource.Type.TOPIC, name)
+    change = kinds.ConfigResource(
+        kinds.ConfigResource.Type.TOPIC, name, incremental_configs=[entry]
+    )
+    client.incremental_alter_configs([change])[change].result(10)
+
+    def is_known() -> bool:
+        found = client.describe_configs([resource])[resource].result(10)
+        return bool(found["max.message.bytes"].value == str(bytes_max))
+
+    eventually(is_known)
+
+
+def accept_all(settings: Settings) -> None:
+    refuse_above(settings, 1_000_000)
+
+
+def a_refused(key: str = "7", value_bytes: int = BYTES_MAX + 10_000) -> Message:
+    return a_message(key, b"\x00\xff" * (value_bytes // 2))
+
+
+def blocked(engine: Engine) -> list[BlockedKey]:
+    with engine.connect() as connection:
+        return outbox.blocked_keys(connection)
+
+
+def is_blocked(engine: Engine, key: str = "7", attempts: int = 1) -> bool:
+    return any(
+        (found.key, found.state, found.attempts) == (key, "BLOCKED", attempts)
+        for found in blocked(engine)
+    )
+
+
+def retry(engine: Engine, *keys: str) -> None:
+    with engine.begin() as connection:
+        for key in keys:
+            outbox.retry_key(connection, key)
+
+
+def skip(engine: Engine, key: str = "7") -> None:
+    with engine.begin() as connection:
+        outbox.skip_message(connection, key, skipped_by="ann@office", note="a test")
+
+
+def skipped(engine: Engine) -> list[Skipped]:
+    with engine.connect() as connection:
+        return skipped_messages(connection)
+
+
+def blocked_metric() -> float:
+    return REGISTRY.get_sample_value("innbox_relay_blocked_keys") or 0.0
+
+
+@contextmanager
+def traffic(engine: Engine, keys: int = 5, at_once: int = 200) -> Iterator[list[Message]]:
+    """Somebody who appends without end; the messages, when the block ends."""
+    done, written = Event(), list[Message]()
+
+    def write() -> None:
+        while not done.is_set():
+            messages = [a_message(f"traffic-{number % keys}") for number in range(at_once)]
+            append(engine, *messages)
+            written.extend(messages)
+
+    thread = Thread(target=write)
+    thread.start()
+    try:
+        yield written
+    finally:
+        done.set()
+        thread.join()
