@@ -2,21 +2,22 @@
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
 reading makes that safe, and it is: the reservations' database, the rooms' database, the topics, and
-then what was committed meanwhile (see `databases` and `topics`). Everything goes into a scratch ledger,
-where each invariant is a query for what breaks it (`history`, `delivery`, `inventory`).
+then what was committed meanwhile (see `databases` and `ops.ledger`). Everything goes into a scratch
+ledger, where each invariant is a query for what breaks it (`history`, `delivery`, `inventory`).
 
 What retention has dropped cannot be checked any more; it is counted in the notes, not held against
 anybody. I10 (no saga stays open) and I11 (durable answers) need a witness inside and are left to tests.
 """
 
 from domain.messages import TOPICS
+from ops.ledger import Ledger
+from ops.ledger.topics import read_topics
 from ops.progress import Report
 from ops.verify.databases import read_databases, read_late
 from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
 from ops.verify.inventory import INVENTORY
-from ops.verify.ledger import Ledger
-from ops.verify.topics import read_topics
+from ops.verify.ledger import SCHEMA, close_entry, record_row
 from ops.verify.verdict import Counts, Finding, Verdict, judge
 from runtime.settings import Settings
 
@@ -37,9 +38,9 @@ def verify(settings: Settings, *, report: Report = silent) -> Verdict:
     `report` is told what is being read, how many rows so far, and of how many if that is known.
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
     """
-    with Ledger() as ledger:
+    with Ledger(SCHEMA) as ledger:
         snapshots = read_databases(ledger, settings, report)
-        read_topics(ledger, settings, snapshots.topics | set(TOPICS), report)
+        read_topics(ledger, settings, snapshots.topics | set(TOPICS), report, record_row)
         read_late(ledger, settings, snapshots, report)
-        ledger.close_entry()
+        close_entry(ledger)
         return judge(ledger, INVARIANTS)

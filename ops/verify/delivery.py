@@ -3,7 +3,7 @@
 Every query returns one sentence for each breach.
 """
 
-from ops.verify.ledger import CLOCKS_DIFFER_S
+from ops.ledger import CLOCKS_DIFFER_S
 from ops.verify.verdict import Check, Invariant, Remark
 
 MISSING_IN_KAFKA = """

@@ -4,7 +4,7 @@ Every query returns one sentence for each breach.
 """
 
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
-from ops.verify.ledger import CLOCKS_DIFFER_S
+from ops.ledger import CLOCKS_DIFFER_S
 from ops.verify.verdict import Check, Invariant, Remark
 
 SENT_WITHOUT_MESSAGE = """

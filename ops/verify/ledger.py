@@ -1,33 +1,22 @@
-"""The ledger: all that the databases and the topics say, side by side in one scratch SQLite file.
+"""The tables of verifying: both contexts and every topic side by side (see `ops.ledger`).
 
-Both contexts and every topic end up in one place, so an invariant is one query that returns what breaks
-it. Rows stream into a file and memory stays bounded, however much there is to check. Instants
-are seconds since 1970, dates and ids are as they are written.
+An invariant is one query that returns what breaks it. Dates and ids are as they are written.
 
 `message` is the outbox as its database's snapshot showed it; `late` rows were committed after it, and
 serve only to explain what the topics, read later, already contain.
 """
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import msgspec
 
+from consumers.records import Record
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
-
-# What is being done, how much of it is done, and of how much if that is known.
-ROWS_PER_INSERT = 5_000
-CACHE_KIB = 65_536
-
-# How far the clocks of writers, databases and brokers may differ where only a clock can tell
-# whether a row is missing or was dropped by retention; also longer than any transaction may take.
-CLOCKS_DIFFER_S = 3_600
+from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE reservation (
     id INTEGER PRIMARY KEY, room_id INTEGER, check_in, check_out, status, reason, version, created_at
 );
@@ -51,7 +40,7 @@ CREATE TABLE record (
     topic, partition, offset, key, message_id, source, ce_time, value,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
-CREATE TABLE partition (topic, partition, low, high, first_at);
+{topics.SCHEMA}
 -- From when on the outbox of a context is complete; 0 if retention has dropped nothing of it.
 CREATE TABLE context (source, complete_from);
 CREATE TABLE calendar (night PRIMARY KEY);
@@ -149,48 +138,26 @@ WITH RECURSIVE day (night) AS (
 """
 
 
-class Ledger:
-    """The scratch file. Fill it with `insert`, `close_entry` once, then ask; it ends with its block."""
+def close_entry(ledger: Ledger) -> None:
+    """Index what was entered, and derive what the invariants are asked of."""
+    ends = {"begins_on": str(CALENDAR_BEGINS_ON), "ends_on": str(CALENDAR_ENDS_ON)}
+    ledger.execute(CALENDAR, ends)
+    ledger.run(INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE")
 
-    def __init__(self) -> None:
-        # Without a name it is a file that has no name either: whatever ends us, it is gone.
-        self._sqlite = sqlite3.connect("", isolation_level=None)
-        # Hence nothing of it must survive a crash.
-        self._sqlite.executescript(
-            f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KIB}"
-        )
-        self._sqlite.executescript(SCHEMA)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sqlite.close()
-
-    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> int:
-        """Write whole rows, in the order of the table's columns; returns how many."""
-        stream, count = iter(rows), 0
-        while chunk := list(islice(stream, ROWS_PER_INSERT)):
-            places = ", ".join("?" * len(chunk[0]))
-            self._sqlite.execute("BEGIN")
-            self._sqlite.executemany(f"INSERT INTO {table} VALUES ({places})", chunk)
-            self._sqlite.execute("COMMIT")
-            count += len(chunk)
-        return count
-
-    def close_entry(self) -> None:
-        """Index what was entered, and derive what the invariants are asked of."""
-        ends = {"begins_on": str(CALENDAR_BEGINS_ON), "ends_on": str(CALENDAR_ENDS_ON)}
-        self._sqlite.execute(CALENDAR, ends)
-        for script in (INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE"):
-            self._sqlite.executescript(script)
-
-    def number(self, query: str) -> int:
-        return int(self._sqlite.execute(query).fetchone()[0])
-
-    def column(self, query: str) -> Iterator[Any]:
-        """The first column of every row, one at a time."""
-        return (row[0] for row in self._sqlite.execute(query))
+def record_row(record: Record, _published_at: float) -> tuple[object, ...]:
+    """Return a row of the table `record`."""
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key.decode(errors="replace") if record.key is not None else None,
+        str(record.message_id),  # the id that our consumers take for the message's
+        record.headers.get("ce_source"),
+        seconds(record.headers.get("ce_time")),
+        record.value,
+        *fields(record.value),
+    )
 
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

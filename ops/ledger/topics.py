@@ -2,12 +2,12 @@
 
 Partitions are assigned, not subscribed to, and no offset is committed, so no consumer group notices. The
 end of each partition is asked for when reading begins, which must be after the databases' snapshots:
-whatever a snapshot shows as relayed was acknowledged earlier, and so lies before that end.
+whatever a snapshot shows as relayed was acknowledged earlier, and so lies before that end. It is the very
+end, and not that of what is committed: what lies behind somebody's open transaction is waited for.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
@@ -16,9 +16,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
     OffsetSpec,
 )
 
-from consumers.records import record_of
+from consumers.records import Record, record_of
+from ops.ledger.scratch import Ledger
 from ops.progress import Report
-from ops.verify.ledger import Ledger, fields
 from runtime.settings import Settings
 
 RECORDS_PER_READ = 5_000
@@ -29,6 +29,11 @@ CONTACT_S_MAX = 10.0
 
 # A partition of a topic, by its full name.
 Place = tuple[str, int]
+# A row of the table `record`, from a record and when it was published.
+RowOf = Callable[[Record, float], Sequence[object]]
+
+# `begun` is where reading began, `low` where the partition began when it ended.
+SCHEMA = "CREATE TABLE partition (topic, partition INTEGER, begun, low, high, first_at);"
 
 _BEGIN: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _END: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -38,30 +43,43 @@ _END: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 class _Reading:
     """How far the topics are read, and when the first record of each partition was published."""
 
-    begins: dict[Place, int]
+    starts: dict[Place, int]
     ends: dict[Place, int]
     first_at: dict[Place, float] = field(default_factory=dict)
     done: int = 0
 
     @property
     def total(self) -> int:
-        return sum(self.ends[place] - self.begins[place] for place in self.ends)
+        return sum(self.ends[place] - self.starts[place] for place in self.ends)
 
 
-def read_topics(ledger: Ledger, settings: Settings, topics: Iterable[str], report: Report) -> None:
-    """Enter every record up to the present ends. A topic that does not exist has no record."""
+def read_topics(
+    ledger: Ledger,
+    settings: Settings,
+    topics: Iterable[str],
+    report: Report,
+    row_of: RowOf,
+    *,
+    since: float | None = None,
+) -> None:
+    """Enter every record up to the present ends. A topic that does not exist has no record.
+
+    With `since`, from the first that was published then; earlier ones may be left out. Fills the tables
+    `record`, whose rows `row_of` makes, and `partition`.
+    """
     admin = AdminClient(settings.kafka | {"log_level": 0})  # failures are raised, and said once
-    places = _places(admin, {settings.kafka_prefix + topic for topic in topics})
-    reading = _Reading(_offsets(admin, places, _BEGIN), _offsets(admin, places, _END))
     prefix = settings.kafka_prefix
+    places = _places(admin, {prefix + topic for topic in topics})
+    ends = _offsets(admin, places, _END)
+    reading = _Reading(_starts(admin, places, ends, since), ends)
     consumer = Consumer(_properties(settings))
     try:
-        ledger.insert("record", _records(consumer, reading, prefix, report))
+        ledger.insert("record", _records(consumer, reading, prefix, report, row_of))
     finally:
         consumer.close()
     # Asked again: what was trimmed during the reading is trimmed.
-    begins = _offsets(admin, places, _BEGIN)
-    ledger.insert("partition", _partitions(reading, begins, prefix))
+    lows = _offsets(admin, places, _BEGIN)
+    ledger.insert("partition", _partitions(reading, lows, prefix))
 
 
 def _properties(settings: Settings) -> dict[str, Any]:
@@ -69,7 +87,7 @@ def _properties(settings: Settings) -> dict[str, Any]:
         **settings.kafka,
         "log_level": 0,
         # The client demands a name; nothing ever joins this group.
-        "group.id": f"{settings.kafka_prefix}innbox-verify",
+        "group.id": f"{settings.kafka_prefix}innbox-ledger",
         "isolation.level": "read_committed",
         # Retention may overtake the reading: then the oldest record there is is the next one.
         "auto.offset.reset": "earliest",
@@ -94,26 +112,39 @@ def _offsets(admin: AdminClient, places: Iterable[Place], which: OffsetSpec) -> 
     """One question for all partitions: the consumer's own takes a quarter of a second for each."""
     asked = admin.list_offsets(
         {TopicPartition(*place): which for place in places},
-        isolation_level=IsolationLevel.READ_COMMITTED,
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
         request_timeout=SILENCE_S_MAX,
     )
     return {(one.topic, one.partition): answer.result().offset for one, answer in asked.items()}
 
 
+def _starts(
+    admin: AdminClient, places: Iterable[Place], ends: dict[Place, int], since: float | None
+) -> dict[Place, int]:
+    if since is None:
+        return _offsets(admin, places, _BEGIN)
+
+    at: OffsetSpec = OffsetSpec.for_timestamp(max(0, int(since * 1000)))
+    found = _offsets(admin, places, at)
+    return {place: offset if offset >= 0 else ends[place] for place, offset in found.items()}
+
+
 def _records(
-    consumer: Consumer, reading: _Reading, prefix: str, report: Report
-) -> Iterator[tuple[Any, ...]]:
-    unfinished = {place for place, end in reading.ends.items() if end > reading.begins[place]}
-    consumer.assign([TopicPartition(*place, reading.begins[place]) for place in unfinished])
+    consumer: Consumer, reading: _Reading, prefix: str, report: Report, row_of: RowOf
+) -> Iterator[Sequence[object]]:
+    unfinished = {place for place, end in reading.ends.items() if end > reading.starts[place]}
+    consumer.assign([TopicPartition(*place, reading.starts[place]) for place in unfinished])
+    report("records", 0, reading.total)
     while unfinished:
         for message in _next(consumer):
             place = (message.topic(), message.partition())
             if _is_last(message, reading.ends):
                 unfinished.discard(place)
             if message.error() is None and message.offset() < reading.ends[place]:
-                reading.first_at.setdefault(place, message.timestamp()[1] / 1000)
+                published_at = message.timestamp()[1] / 1000
+                reading.first_at.setdefault(place, published_at)
                 reading.done += 1
-                yield _record(message, prefix)
+                yield row_of(record_of(message, prefix), published_at)
         report("records", reading.done, reading.total)
 
 
@@ -128,44 +159,17 @@ def _next(consumer: Consumer) -> list[Any]:
 
 def _is_last(message: Any, ends: dict[Place, int]) -> bool:  # noqa: ANN401 - maybe an event
     """Whether the partition is now read up to its end; raises what went wrong."""
-    error = message.error()
+    error, end = message.error(), ends[message.topic(), message.partition()]
     if error is None:
-        return bool(message.offset() >= ends[message.topic(), message.partition()] - 1)
+        return bool(message.offset() >= end - 1)
     if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-        return True
+        return bool(message.offset() >= end)  # before it: at an open transaction
     raise KafkaException(error)
 
 
-def _record(message: Any, prefix: str) -> tuple[Any, ...]:  # noqa: ANN401 - as above
-    record = record_of(message, prefix)
-    return (
-        record.topic,
-        record.partition,
-        record.offset,
-        _text(record.key),
-        str(record.message_id),  # the id that our consumers take for the message's
-        record.headers.get("ce_source"),
-        _seconds(record.headers.get("ce_time")),
-        record.value,
-        *fields(record.value),
-    )
-
-
 def _partitions(
-    reading: _Reading, begins: dict[Place, int], prefix: str
-) -> Iterator[tuple[Any, ...]]:
+    reading: _Reading, lows: dict[Place, int], prefix: str
+) -> Iterator[tuple[object, ...]]:
     for place, end in reading.ends.items():
-        name, number = place
-        yield name.removeprefix(prefix), number, begins[place], end, reading.first_at.get(place)
-
-
-def _text(value: bytes | None) -> str | None:
-    return value.decode(errors="replace") if value is not None else None
-
-
-def _seconds(instant: str | None) -> float | None:
-    """An instant of the headers; None for whatever is not one."""
-    try:
-        return datetime.fromisoformat(instant).timestamp() if instant else None
-    except ValueError:
-        return None
+        topic, start = place[0].removeprefix(prefix), reading.starts[place]
+        yield topic, place[1], start, lows[place], end, reading.first_at.get(place)

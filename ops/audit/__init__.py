@@ -1,0 +1,118 @@
+"""Auditing any use of the outbox from the outside: what was committed is published, once, in order.
+
+Nothing of the running system is asked, locked or written; it may be as busy as it likes. Everything goes
+into a ledger, read in an order that raises no false alarm (see `ops.ledger`). A message that is committed
+and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped (`tables`).
+
+The window says which messages are judged. Topics are read from a little before its beginning up to their
+ends, since messages are published after they are created. A record of ours is unknown if its own time,
+`ce_time`, lies in the window and no database has a message of its id, of whatever time. Which sources are
+ours is learnt from the messages themselves, for nothing is known here of what they mean.
+"""
+
+from collections.abc import Collection
+
+from consumers.records import Record
+from ops.audit.databases import Home, declared_topics, look_up, read_late, read_window
+from ops.audit.order import find_inversions
+from ops.audit.outcome import Audit, TopicAudit, conclude
+from ops.audit.partitioner import partition_of
+from ops.audit.tables import (
+    EXPLAINED,
+    INDEXES,
+    JUDGED,
+    SCHEMA,
+    STRANGE_IDS,
+    STRANGERS,
+    TRIMMED,
+    TRIMMED_ANYWHERE,
+)
+from ops.audit.window import Window
+from ops.errors import CommandError
+from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds
+from ops.ledger.topics import read_topics
+from ops.progress import Report
+from runtime.settings import Context, Settings
+
+__all__ = ["Audit", "TopicAudit", "Window", "audit"]
+
+_EVER = 1e18
+# What the relay's producer uses unless KAFKA_PROPERTIES names another.
+_MURMUR2 = {"murmur2", "murmur2_random"}
+
+
+def audit(
+    settings: Settings,
+    window: Window,
+    report: Report,
+    *,
+    topics: Collection[str] = (),
+    context: Context | None = None,
+    exactly_once: bool = False,
+    named_max: int | None = None,
+) -> Audit:
+    """Audit the outboxes of these settings, or of one context's database, and their topics or some.
+
+    `report` is told what is being read, how many rows so far, and of how many if that is known. Raises
+    `CommandError` for what cannot be audited, what Postgres or Kafka raise, and TimeoutError.
+    """
+    homes = _homes(settings, context)
+    declared = declared_topics(settings, [home.url for home in homes])
+    if undeclared := set(topics) - declared:
+        raise CommandError(
+            f"No outbox declares {', '.join(sorted(undeclared))}; there are: "
+            f"{', '.join(sorted(declared)) or 'none'}."
+        )
+    with Ledger(SCHEMA) as ledger:
+        ledger.know("partition_of", 2, partition_of)
+        snapshots = _enter_messages(ledger, settings, homes, window, topics, report)
+        read = set(topics) or declared | set(ledger.column("SELECT DISTINCT topic FROM message"))
+        begins_at = window.since.timestamp() - CLOCKS_DIFFER_S if window.since else None
+        read_topics(ledger, settings, read, report, _record_row, since=begins_at)
+        for home in homes:
+            read_late(ledger, settings, home, snapshots[home])
+        _judge(ledger, settings, report)
+        return conclude(ledger, read, window, exactly_once=exactly_once, named_max=named_max)
+
+
+def _homes(settings: Settings, context: Context | None) -> list[Home]:
+    return [
+        Home(number, url, " and ".join(contexts))
+        for number, (url, contexts) in enumerate(settings.databases.items())
+        if context is None or context in contexts
+    ]
+
+
+def _enter_messages(
+    ledger: Ledger,
+    settings: Settings,
+    homes: list[Home],
+    window: Window,
+    topics: Collection[str],
+    report: Report,
+) -> dict[Home, str]:
+    since = window.since.timestamp() if window.since else -_EVER
+    until = window.until.timestamp() if window.until else _EVER
+    ledger.insert("bounds", [(since, until)])
+    return {home: read_window(ledger, settings, home, window, topics, report) for home in homes}
+
+
+def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key.decode(errors="replace") if record.key is not None else None,
+        record.headers.get("ce_id"),
+        record.headers.get("ce_source"),
+        seconds(record.headers.get("ce_time")),
+        published_at,
+    )
+
+
+def _judge(ledger: Ledger, settings: Settings, report: Report) -> None:
+    is_murmur2 = settings.kafka.get("partitioner", "murmur2") in _MURMUR2
+    ledger.run(INDEXES, TRIMMED if is_murmur2 else TRIMMED_ANYWHERE, JUDGED, STRANGERS, EXPLAINED)
+    look_up(ledger, settings, ledger.column(STRANGE_IDS), report)
+    ledger.run(EXPLAINED)
+    find_inversions(ledger)

@@ -1,0 +1,155 @@
+"""Reading the outboxes: the window's messages as of one instant, and what else may explain a record."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+import outbox
+from ops.audit.window import Window
+from ops.errors import CommandError
+from ops.ledger import Ledger, seconds
+from ops.ledger.databases import (
+    COMMITTED_SINCE,
+    MESSAGES_WITH_CURSORS,
+    RELAYED,
+    as_of_now,
+    complete_from,
+    reported,
+    snapshot,
+    stream,
+)
+from ops.progress import Report
+from runtime.settings import Settings
+
+IDS_PER_LOOK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A database whose outbox is audited, and what it is called."""
+
+    id: int
+    url: str
+    name: str
+
+
+HAS_COMMIT_TIMES = text("SELECT current_setting('track_commit_timestamp')::boolean")
+_COMMITTED_AT = "extract(epoch FROM pg_xact_commit_timestamp(message.xid::xid))::float8"
+
+# Both bounds always: the planner leaves out the partitions of other days.
+_OF_THE_WINDOW = """message.created_at >= CAST(:since AS timestamptz)
+    AND message.created_at < CAST(:until AS timestamptz)
+    AND (CAST(:topics AS text[]) IS NULL OR message.topic = ANY (CAST(:topics AS text[])))"""
+
+MESSAGES = f"""
+    SELECT :home, message.position, message.message_id::text, message.headers->>'ce_id', message.topic,
+           message.key, message.headers->>'ce_source', message.xid::text::bigint,
+           extract(epoch FROM message.created_at)::float8, message.headers->>'ce_time',
+           {{committed_at}}, {RELAYED}, blocked_key.key IS NOT NULL,
+           message.position IN (SELECT position FROM outbox.dead_letter)
+    FROM {MESSAGES_WITH_CURSORS} WHERE {_OF_THE_WINDOW}
+"""
+
+RECENT_SOURCES = """
+    SELECT DISTINCT :home, headers->>'ce_source'
+    FROM (SELECT headers FROM outbox.message ORDER BY position DESC LIMIT 10000) AS newest
+"""
+LATE = f"SELECT headers->>'ce_id' FROM outbox.message WHERE {COMMITTED_SINCE}"
+# From the array as a table: it is hashed whatever the plan, and looked up once for each message.
+NAMED = """
+    SELECT headers->>'ce_id' FROM outbox.message
+    WHERE headers->>'ce_id' IN (SELECT unnest(CAST(:ids AS text[])))
+"""
+
+
+def declared_topics(settings: Settings, urls: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for url in urls:
+        with as_of_now(settings, url, "audit") as connection:
+            found |= outbox.known_topics(connection).keys()
+    return found
+
+
+def read_window(
+    ledger: Ledger,
+    settings: Settings,
+    home: Home,
+    window: Window,
+    topics: Collection[str],
+    report: Report,
+) -> str:
+    """Enter the window's messages of one database, of these topics or, if none are named, of all.
+
+    Returns the snapshot that they were read in.
+    """
+    with as_of_now(settings, home.url, "audit") as connection:
+        _enter(ledger, connection, home, window, topics, report)
+        return snapshot(connection)
+
+
+def _enter(
+    ledger: Ledger,
+    connection: Connection,
+    home: Home,
+    window: Window,
+    topics: Collection[str],
+    report: Report,
+) -> None:
+    try:
+        outbox.check_origin(connection)
+    except outbox.CursorFromElsewhere as error:
+        raise CommandError(f"{home.name}: {error}") from error
+    has_commit_times = connection.execute(HAS_COMMIT_TIMES).scalar_one()
+    ledger.insert("home", [(home.id, home.name, complete_from(connection), has_commit_times)])
+    values = {
+        "home": home.id,
+        "since": window.since.isoformat() if window.since else "-infinity",
+        "until": window.until.isoformat() if window.until else "infinity",
+        "topics": sorted(topics) or None,
+    }
+    query = MESSAGES.format(committed_at=_COMMITTED_AT if has_commit_times else "NULL::float8")
+    rows = map(_message, stream(connection, query, values))
+    ledger.insert("message", reported(f"messages of {home.name}", rows, report))
+    ledger.insert("recent", stream(connection, RECENT_SOURCES, {"home": home.id}))
+
+
+def read_late(ledger: Ledger, settings: Settings, home: Home, since: str) -> None:
+    """Enter the ids of what was committed since a snapshot; call this after reading the topics."""
+    with as_of_now(settings, home.url, "audit") as connection:
+        ledger.insert("known", stream(connection, LATE, {"snapshot": since}))
+
+
+def look_up(ledger: Ledger, settings: Settings, event_ids: Iterable[str], report: Report) -> None:
+    """Enter those of the ids that any database has a message for, of any time.
+
+    Each look goes through a whole outbox; at the edges of a window there are few to look for.
+    """
+    ids, done = iter(event_ids), 0
+    while chunk := list(islice(ids, IDS_PER_LOOK)):
+        for url in settings.databases:
+            with as_of_now(settings, url, "audit") as connection:
+                ledger.insert("known", stream(connection, NAMED, {"ids": chunk}))
+        done += len(chunk)
+        report("records without a message in the window", done, None)
+
+
+def _message(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    *identity, created_at, ce_time, committed_at, relayed, blocked, skipped = row
+    if committed_at is not None and committed_at < created_at:
+        committed_at = None  # another transaction's of the same id, as after a restore
+    appended_at = _appended_at(created_at, seconds(ce_time), committed_at)
+    return (*identity, created_at, appended_at, committed_at, relayed, blocked, skipped)
+
+
+def _appended_at(created_at: float, written_at: float | None, committed_at: float | None) -> float:
+    """When the message was appended.
+
+    The writer's clock is believed where it agrees with the database's, which knows when the transaction
+    began and when it was committed. Else the beginning is meant, which is certainly not too late.
+    """
+    if written_at is None or written_at < created_at or written_at > (committed_at or 1e18):
+        return created_at
+    return written_at
