@@ -27,9 +27,11 @@ check: $(READY)  ## Format, lint, types, import contracts and the tests that nee
 	$(RUN)/lint-imports
 	$(RUN)/pytest -m unit -q
 
-bench: $(READY)  ## Measure the relay and the consumer beside their baselines
-	@$(RUN)/innbox bench relay
-	@$(RUN)/innbox bench consumer
+BENCHES := relay "relay --mode exactly-once" latency "latency --mode exactly-once" writers contention consumer cost \
+	end-to-end growth
+
+bench: $(READY)  ## Measure everything beside its baseline, in some twenty minutes (one: innbox bench --help)
+	@for bench in $(BENCHES); do $(RUN)/innbox bench $$bench || exit 1; done
 
 format: $(READY)  ## Format and mend what can be mended
 	$(RUN)/ruff format

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,17 @@ def suggestions(brokers: int) -> dict[str, Any]:
 
 
 @contextmanager
-def servers(data: Path, say: Say, *, brokers: int) -> Iterator[None]:
-    """Have servers for the length of a block: the environment's, else embedded ones."""
+def servers(
+    data: Path,
+    say: Say,
+    *,
+    brokers: int,
+    postgres_settings: Mapping[str, object] | None = None,
+) -> Iterator[None]:
+    """Have servers for the length of a block: the environment's, else embedded ones.
+
+    `postgres_settings` are for an embedded Postgres alone.
+    """
     parts: list[str] = []
     if not os.environ.get("DATABASE_URL"):
         parts.append("postgres")
@@ -126,7 +135,13 @@ def servers(data: Path, say: Say, *, brokers: int) -> Iterator[None]:
 
     from ops import local  # noqa: PLC0415 - an extra, needed only without servers of one's own
 
-    with local.running(data, brokers=brokers, parts=parts, report=say):  # type: ignore[arg-type]
+    with local.running(
+        data,
+        brokers=brokers,
+        parts=parts,  # type: ignore[arg-type]
+        postgres_settings=postgres_settings,
+        report=say,
+    ):
         yield
 
 

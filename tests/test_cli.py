@@ -146,20 +146,6 @@ def test_topic_creation_can_be_repeated(settings: Settings) -> None:
     assert not any(topic.created for topic in create_topics(settings))
 
 
-def test_benchmarks_print_one_object_with_a_ratio(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    for command in (
-        ["relay", "--backlog", "2000", "--rounds", "1"],
-        ["consumer", "--messages", "1000", "--one-by-one", "100", "--rounds", "1"],
-    ):
-        measured = innbox("bench", *command, "--json", data=tmp_path, environment=environment)
-        assert measured.returncode == 0, measured.stderr
-        found = json.loads(measured.stdout)
-        assert found["ratio"] > 0
-        assert len(found["ours_per_s"]) == len(found["baseline_per_s"]) == 1
-
-
 def test_dead_letters_are_listed_shown_retried_and_discarded(
     tmp_path: Path, engine: Engine, environment: dict[str, str]
 ) -> None:

@@ -1,11 +1,29 @@
-"""Benchmarks: each compares ours with a baseline in the same run, because machines differ and drift.
+"""Benchmarks: what the promises cost, measured beside a baseline of the same run where there is one.
 
-A ratio is the median of ours over the median of the baseline, the two measured in turn. Everything is
-bounded in messages, and so in time.
+Machines differ and drift: a ratio is the median of ours over that of the baseline, the two taken in
+turn, and the first round warms up. Everything is bounded in messages or seconds, and so in time.
 """
 
 from ops.bench.consumer import bench_consumer
-from ops.bench.measure import Comparison
+from ops.bench.contention import bench_contention
+from ops.bench.cost import bench_cost
+from ops.bench.end_to_end import bench_end_to_end
+from ops.bench.growth import bench_growth
+from ops.bench.latency import bench_latency
+from ops.bench.measure import Comparison, Measured, Times
 from ops.bench.relay import bench_relay
+from ops.bench.writers import bench_writers
 
-__all__ = ["Comparison", "bench_consumer", "bench_relay"]
+__all__ = [
+    "Comparison",
+    "Measured",
+    "Times",
+    "bench_consumer",
+    "bench_contention",
+    "bench_cost",
+    "bench_end_to_end",
+    "bench_growth",
+    "bench_latency",
+    "bench_relay",
+    "bench_writers",
+]

@@ -16,7 +16,8 @@ from consumers.runner import Runner
 from domain import messages
 from domain.rooms.calendar import set_nights
 from domain.stay import Stay
-from ops.bench.measure import Comparison, rate, scratch
+from ops.bench.ground import scratch
+from ops.bench.measure import Comparison, Measured, rate
 from ops.progress import Report
 from ops.topics import create_topics
 from relay.publisher import producer_properties
@@ -31,7 +32,7 @@ STAY_NIGHTS = 3
 
 def bench_consumer(
     settings: Settings, opens_on: date, report: Report, *, total: int, one_by_one: int, rounds: int
-) -> Comparison:
+) -> Measured:
     """Apply `total` requests in batches, in turn with `one_by_one` requests one by one."""
     with scratch(settings) as ours:
         _open_rooms(ours.rooms_database_url, opens_on)
@@ -44,7 +45,12 @@ def bench_consumer(
             batched.append(_round(ours, opens_on, first + one_by_one, total))
         report("one by one, then in batches", rounds + 1, rounds + 1)
     # The first round warms everything up and does not count.
-    return Comparison("consumer", "one transaction per message", total, batched[1:], single[1:])
+    applied = Comparison(
+        "in batches", "one transaction per message", "per_s", batched[1:], single[1:]
+    )
+    return Measured(
+        "consumer", {"applied": applied}, figures={"messages": total, "one_by_one": one_by_one}
+    )
 
 
 def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:

@@ -1,43 +1,103 @@
-"""Measuring: rates of two contenders taken in turn, and what to say about them."""
+"""Measuring: two contenders taken in turn, times of many events, and what to say about either.
+
+In every comparison a ratio above one means that ours is the better one, whatever the unit.
+"""
 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.pool import NullPool
-
-from ops.migrate import migrate
-from runtime.settings import Settings
+Unit = Literal["per_s", "p50_ms", "bytes"]
+_TITLES: dict[Unit, str] = {"per_s": "messages/s", "p50_ms": "p50, ms", "bytes": "bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rates of ours and of the baseline, each in messages per second, one per round."""
+    """Ours and the baseline in one unit, one value for each round; rates are the better the higher."""
 
-    name: str
+    ours: str
     baseline: str
-    messages: int
-    ours_per_s: list[float]
-    baseline_per_s: list[float]
-    notes: dict[str, Any] = field(default_factory=dict)
+    unit: Unit
+    of_ours: Sequence[float]
+    of_baseline: Sequence[float]
 
     @property
     def ratio(self) -> float:
-        return median(self.ours_per_s) / median(self.baseline_per_s)
+        ours, baseline = median(self.of_ours), median(self.of_baseline)
+        return ours / baseline if self.unit == "per_s" else baseline / ours
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
+        return {
+            "ours": self.ours,
+            "baseline": self.baseline,
             "ratio": round(self.ratio, 3),
-            "ours_per_s_median": round(median(self.ours_per_s)),
-            "baseline_per_s_median": round(median(self.baseline_per_s)),
-            "machine": machine(),
+            f"ours_{self.unit}": rounded(list(self.of_ours)),
+            f"baseline_{self.unit}": rounded(list(self.of_baseline)),
+            f"ours_{self.unit}_median": rounded(median(self.of_ours)),
+            f"baseline_{self.unit}_median": rounded(median(self.of_baseline)),
         }
+
+    def rows(self) -> Sequence[tuple[str, ...]]:
+        """Return cells for a table: who, in which unit, the median, the rounds."""
+        contenders = ((self.ours, self.of_ours), (self.baseline, self.of_baseline))
+        return [
+            (name, _TITLES[self.unit], _shown(median(values)), " · ".join(map(_shown, values)))
+            for name, values in contenders
+        ] + [("ratio", "", f"{self.ratio:.3f}", "")]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a benchmark found.
+
+    `comparisons` are by name, and the least of their ratios is the benchmark's; `contrasts` show what
+    others would cost and count for nothing; `figures` stand for themselves.
+    """
+
+    bench: str
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    contrasts: dict[str, Comparison] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        return min(comparison.ratio for comparison in self.comparisons.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"bench": self.bench}
+        if len(self.comparisons) == 1:
+            found |= next(iter(self.comparisons.values())).as_dict()
+        elif self.comparisons:
+            found |= {"ratio": round(self.ratio, 3), "comparisons": _as_dicts(self.comparisons)}
+        if self.contrasts:
+            found["contrasts"] = _as_dicts(self.contrasts)
+        found |= rounded(self.figures)
+        return found | {"machine": machine()}
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a few of many times were, in milliseconds."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Times":
+        """Take them from the sorted times themselves (the nearest rank), without interpolation."""
+        times_ms = sorted(each * 1000 for each in seconds)
+
+        def rank(share: float) -> float:
+            return times_ms[min(len(times_ms) - 1, int(share * len(times_ms)))]
+
+        return cls(len(times_ms), rank(0.5), rank(0.99), rank(0.999), times_ms[-1])
 
 
 def rate(messages: int, work: Callable[[], object]) -> float:
@@ -55,28 +115,21 @@ def machine() -> dict[str, Any]:
     }
 
 
-@contextmanager
-def scratch(settings: Settings) -> Iterator[Settings]:
-    """The same settings, but for a migrated database of the benchmark's own, gone at the end."""
-    with _scratch_database(settings.database_url) as url:
-        migrate(url)
-        yield settings.model_copy(
-            update={
-                "database_url": url,
-                "reservations_database_url": url,
-                "rooms_database_url": url,
-            }
-        )
+def rounded(found: Any) -> Any:  # noqa: ANN401 - JSON
+    """Round every figure to what means anything."""
+    match found:
+        case dict():
+            return {name: rounded(value) for name, value in found.items()}
+        case list():
+            return [rounded(value) for value in found]
+        case float():
+            return round(found) if abs(found) >= 1_000 else round(found, 3)  # noqa: PLR2004
+    return found
 
 
-@contextmanager
-def _scratch_database(url: str) -> Iterator[str]:
-    name = f"innbox_bench_{os.getpid()}"
-    admin = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    try:
-        yield make_url(url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+def _as_dicts(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    return {name: comparison.as_dict() for name, comparison in comparisons.items()}
+
+
+def _shown(value: float) -> str:
+    return f"{rounded(float(value)):,}"

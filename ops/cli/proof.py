@@ -1,10 +1,6 @@
-"""`innbox demo | verify | bench`: what shows that the promises are kept, and how fast."""
+"""`innbox demo | verify`: what shows that the promises are kept."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +8,8 @@ import click
 
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.cli.root import cli
+from ops.cli.temporary import temporary
 from ops.environment import settings_for
-from runtime.logs import configure_logs
-from runtime.settings import Settings
 
 VIOLATED = 1
 
@@ -55,7 +50,7 @@ def demo(
 
     chosen = load_hotel(hotel)
     with ExitStack() as exits:
-        data = exits.enter_context(_temporary("innbox-demo-"))
+        data = exits.enter_context(temporary("innbox-demo-"))
         stack = exits.enter_context(running_stack(data, say, brokers=int(brokers)))
         with progress() as report:
             outcome = run_demo(stack, chosen, reservations, seed, report)
@@ -105,97 +100,6 @@ def verify(data: Path, as_json: bool) -> int:
         _print_violations(verdict.as_dict())
         say("at rest" if verdict.at_rest else "not at rest: what is in flight was exempt")
     return 0 if verdict.holds else VIOLATED
-
-
-@cli.group()
-def bench() -> None:
-    """Measure ours beside a baseline in the same run.
-
-    Uses the servers of the environment, else embedded ones in a temporary directory.
-    """
-
-
-@bench.command("relay")
-@click.option("--backlog", type=click.IntRange(min=1_000), default=200_000, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1, max=20), default=3, show_default=True)
-@as_json
-def bench_relay_command(backlog: int, rounds: int, as_json: bool) -> None:
-    """Drain a backlog, beside the bare producer loop with the same headers."""
-    from ops.bench import bench_relay
-    from ops.bench.relay import a_stay
-
-    with _bench_settings() as settings, progress() as report:
-        found = bench_relay(settings, a_stay(_today()), report, backlog=backlog, rounds=rounds)
-    _print_comparison(found.as_dict(), as_json=as_json)
-
-
-@bench.command("consumer")
-@click.option("--messages", type=click.IntRange(min=1_000), default=20_000, show_default=True)
-@click.option("--one-by-one", type=click.IntRange(min=100), default=1_000, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1, max=20), default=3, show_default=True)
-@as_json
-def bench_consumer_command(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
-    """Apply requests in batches, beside one transaction per message."""
-    from ops.bench import bench_consumer
-
-    with _bench_settings() as settings, progress() as report:
-        found = bench_consumer(
-            settings, _today(), report, total=messages, one_by_one=one_by_one, rounds=rounds
-        )
-    _print_comparison(found.as_dict(), as_json=as_json)
-
-
-@contextmanager
-def _bench_settings() -> Iterator[Settings]:
-    from ops.stack import servers
-
-    with _temporary("innbox-bench-") as data, servers(data, say, brokers=1):
-        prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
-        settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
-        configure_logs(settings, "bench")
-        yield settings
-
-
-@contextmanager
-def _temporary(prefix: str) -> Iterator[Path]:
-    """A directory for the length of a block; kept, with the logs in it, if the block fails."""
-    directory = Path(tempfile.mkdtemp(prefix=prefix))
-    try:
-        yield directory
-    except Exception:
-        say(f"The logs are kept in {directory}.")
-        raise
-    except BaseException:  # interrupted: nobody will look
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _today() -> Any:  # noqa: ANN401 - a date
-    return datetime.now(UTC).date() + timedelta(days=1)
-
-
-def _print_comparison(found: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        f"{found['name']}: {found['messages']:,} messages a round",
-        ("", "messages/s (median)", "rounds"),
-        [
-            ("ours", f"{found['ours_per_s_median']:,}", _rounds(found["ours_per_s"])),
-            (
-                found["baseline"],
-                f"{found['baseline_per_s_median']:,}",
-                _rounds(found["baseline_per_s"]),
-            ),
-            ("ratio", found["ratio"], ""),
-        ],
-    )
-
-
-def _rounds(rates: list[float]) -> str:
-    return ", ".join(f"{rate:,.0f}" for rate in rates)
 
 
 def _print_demo(outcome: dict[str, Any], hotel: str) -> None:

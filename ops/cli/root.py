@@ -7,7 +7,20 @@ import click
 
 from ops.environment import DEFAULT_DATA
 
-COMMANDS = ("processes", "deploy", "servers", "letters", "outbox.look", "proof")
+COMMANDS = (
+    "processes",
+    "deploy",
+    "servers",
+    "letters",
+    "outbox.look",
+    "outbox.blocked",
+    "outbox.reshard",
+    "outbox.audit",
+    "outbox.rebase",
+    "outbox.replay",
+    "proof",
+    "bench",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

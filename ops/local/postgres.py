@@ -8,6 +8,7 @@ Anybody on this machine may connect: it listens on loopback alone and asks for n
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %a '
 synchronous_commit = on
+track_commit_timestamp = on
 fsync = {durable}
 full_page_writes = {durable}
 """
@@ -91,15 +93,25 @@ def clear_leftovers(server: Postgres) -> None:
         (server.data / "postmaster.pid").unlink(missing_ok=True)
 
 
-def start(server: Postgres, port: int, *, durable: bool, report: Report) -> None:
-    """Bring the server up, with its database; a server that runs is kept as it is."""
+def start(
+    server: Postgres,
+    port: int,
+    *,
+    durable: bool,
+    report: Report,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Bring the server up, with its database; a server that runs is kept as it is.
+
+    `settings` come after those of every embedded server, and hold for this start.
+    """
     if server.process() is None:
         account = choose(server.data, report)
         _prepare_log(server, account)
         if not server.data.exists():
             report("Creating the Postgres data directory.")
             _initialise(server, account, durable=durable)
-        _configure(server, account, port, durable=durable)
+        _configure(server, account, SETTINGS.format(port=port, durable=durable), settings or {})
         _launch(server, account)
     _create_database(server, port)
     report(f"Postgres is ready on port {port}.")
@@ -143,10 +155,13 @@ def _initialise(server: Postgres, account: Account, *, durable: bool) -> None:
     unfinished.rename(server.data)
 
 
-def _configure(server: Postgres, account: Account, port: int, *, durable: bool) -> None:
-    settings = server.data / "innbox.conf"
-    replace_file(settings, SETTINGS.format(port=port, durable=durable).encode())
-    account.own(settings)
+def _configure(
+    server: Postgres, account: Account, always: str, settings: Mapping[str, object]
+) -> None:
+    file = server.data / "innbox.conf"
+    extra = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+    replace_file(file, (always + extra).encode())
+    account.own(file)
 
 
 def _launch(server: Postgres, account: Account) -> None:

@@ -4,10 +4,11 @@ Every change of a data directory is made under its lock, by one process at a tim
 All of it is idempotent, and a call that was cut short is finished by the next one.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ops import signals
@@ -39,13 +40,14 @@ def start(
     brokers: int = 1,
     durable: bool = True,
     parts: Collection[Part] = ALL_PARTS,
+    postgres_settings: Mapping[str, object] | None = None,
     report: Report = silent,
 ) -> Servers:
     """Bring the servers up and leave them running, also after this process has ended.
 
     Servers that run are kept; so are the data and, while they are free, the ports of earlier
-    starts. `durable=False` lets a crash of the machine (not of a process) lose commits. `report`
-    is called from several threads.
+    starts. `durable=False` lets a crash of the machine (not of a process) lose commits.
+    `postgres_settings` are lines of postgresql.conf. `report` is called from several threads.
     """
     data = data.resolve()
     refuse_foreign(data)
@@ -54,7 +56,10 @@ def start(
         postgres.clear_leftovers(Postgres.within(data))
         state = decide(data, adopt(data), brokers, parts)
         save(data, state)
-        _bring_up(data, state, parts, durable=durable, report=report)
+        start_postgres = partial(
+            postgres.start, durable=durable, report=report, settings=postgres_settings
+        )
+        _bring_up(data, state, parts, start_postgres, report)
     return Servers(
         postgres.url(state.postgres_port) if "postgres" in parts else "",
         bootstrap_servers(state.brokers) if "kafka" in parts else "",
@@ -87,6 +92,7 @@ def running(
     brokers: int = 1,
     durable: bool = True,
     parts: Collection[Part] = ALL_PARTS,
+    postgres_settings: Mapping[str, object] | None = None,
     report: Report = silent,
 ) -> Iterator[Servers]:
     """Servers for the length of a block; they end with it, also on Ctrl-C, SIGTERM or hang-up.
@@ -96,7 +102,14 @@ def running(
     before = {row.name for row in status(data) if row.state == "running"}
     with signals.raising():
         try:
-            yield start(data, brokers=brokers, durable=durable, parts=parts, report=report)
+            yield start(
+                data,
+                brokers=brokers,
+                durable=durable,
+                parts=parts,
+                postgres_settings=postgres_settings,
+                report=report,
+            )
         finally:
             with signals.waiting():
                 _stop_unless_kept(data.resolve(), before, report)
@@ -133,14 +146,15 @@ def _node(data: Path, node: int) -> Node:
 
 
 def _bring_up(
-    data: Path, state: State, parts: Collection[Part], *, durable: bool, report: Report
+    data: Path,
+    state: State,
+    parts: Collection[Part],
+    start_postgres: Callable[[Postgres, int], None],
+    report: Report,
 ) -> None:
-    def start_database() -> None:
-        server = Postgres.within(data)
-        postgres.start(server, state.postgres_port, durable=durable, report=report)
-
     with ThreadPoolExecutor(max_workers=1) as aside:
-        database = aside.submit(start_database) if POSTGRES in parts else None
+        server, port = Postgres.within(data), state.postgres_port
+        database = aside.submit(start_postgres, server, port) if POSTGRES in parts else None
         # Kafka here, in the caller's thread: its fetching is what Ctrl-C would cut short.
         if "kafka" in parts:
             kafka.start(nodes(data, state), state, jars.class_path(report), report)

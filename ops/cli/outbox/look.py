@@ -18,12 +18,17 @@ from ops.environment import settings_for
 @as_json
 @click.pass_obj
 def shards(data: Path, as_json: bool) -> None:
-    """List the shards: who relays which keys, and how far they are."""
+    """List the shards: who relays which keys, how far they are, and what waits (an estimate)."""
     found = []
     for url, contexts in settings_for(data, DATABASE).databases.items():
         with create_engine(url, poolclass=NullPool).connect() as connection:
+            waiting = outbox.backlogs(connection)
             found += [
-                {"database": " and ".join(contexts), **asdict(shard)}
+                {
+                    "database": " and ".join(contexts),
+                    **asdict(shard),
+                    "backlog": waiting.get(shard.id, 0),
+                }
                 for shard in outbox.shards(connection)
             ]
     if as_json:
@@ -31,15 +36,28 @@ def shards(data: Path, as_json: bool) -> None:
         return
     print_table(
         "Shards",
-        ("database", "shard", "owner", "epoch", "leased until", "cursor"),
+        (
+            "database",
+            "shard",
+            "key hashes",
+            "owner",
+            "leased until",
+            "epoch",
+            "backlog",
+            "reserved for",
+            "cursor",
+        ),
         [
             (
                 shard["database"],
                 shard["id"],
+                f"{shard['hashes']['hash_from']} to {shard['hashes']['hash_to'] - 1}",
                 shard["owner"] or "nobody",
-                shard["epoch"],
                 shard["leased_until"],
-                shard["cursor"]["snapshot"],
+                shard["epoch"],
+                f"{shard['backlog']:,}",
+                shard["reserved_for"],
+                _shortened(shard["cursor"]["snapshot"]),
             )
             for shard in found
         ],
@@ -61,3 +79,8 @@ def partitions(data: Path, as_json: bool) -> None:
         return
     rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
     print_table("Partitions", ("database", "day (UTC)", "table"), rows)
+
+
+def _shortened(snapshot: str) -> str:
+    """Leave the transactions in flight out, of which there may be a thousand."""
+    return ":".join(snapshot.split(":")[:2])

@@ -1,0 +1,152 @@
+"""What the outbox costs its database: write-ahead log for each event, dead rows, queries while idle.
+
+The baseline of the log is a plain table of the same messages with a primary key and nothing else: what
+any outbox must write, before it has marked or deleted a single row as sent.
+"""
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, make_url, text
+
+import outbox
+from domain import messages
+from ops.bench.backlog import KEYS
+from ops.bench.ground import a_relay, a_stay, scratch, session
+from ops.bench.measure import Comparison, Measured
+from ops.errors import CommandError
+from ops.progress import Report
+from ops.topics import create_topics
+from runtime.database import pooled_engine
+from runtime.settings import Settings
+
+PER_BATCH = 100
+WITHIN_S = 60.0
+# A session's counts reach the statistics within 10 seconds of idling, and a relay has slowed down by
+# then.
+SETTLED_S = 12.0
+
+_BARE = text("""
+    CREATE TABLE bench_bare (
+        position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, message_id uuid NOT NULL,
+        topic text NOT NULL, key text NOT NULL, value bytea NOT NULL, headers json NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now()
+    )
+""")
+_COPY = text("""
+    INSERT INTO bench_bare (message_id, topic, key, value, headers)
+    SELECT message_id, topic, key, value, headers FROM outbox.message
+    WHERE position >= :first AND position < :end
+""")
+_WAL = text("SELECT CAST(pg_current_wal_insert_lsn() - '0/0' AS bigint)")
+_UNRELAYED = text("""
+    SELECT count(*) FROM outbox.message, outbox.shard WHERE NOT pg_visible_in_snapshot(xid, snapshot)
+""")
+_ROWS = text("""
+    SELECT CAST(sum(n_tup_ins) AS bigint) AS inserted, CAST(sum(n_dead_tup) AS bigint) AS dead,
+           CAST(sum(n_tup_upd + n_tup_del) AS bigint) AS touched
+    FROM pg_stat_all_tables
+    WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'outbox.message'::regclass)
+""")
+_TRANSACTIONS = text("""
+    SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = :database
+""")
+
+
+def bench_cost(
+    settings: Settings, logs: Path, report: Report, *, count: int, idle_s: float, rounds: int
+) -> Measured:
+    """Append one by one and in batches, then beside a relay, and then leave the relay alone."""
+    single, batched = [], []
+    with scratch(settings) as ours:
+        create_topics(ours)
+        with session(ours) as connection:
+            connection.execute(_BARE)
+            for number in range(rounds + 1):
+                report("writing, one by one and in batches", number, rounds + 1)
+                single.append(_bytes_per_event(connection, ours, count, 1))
+                batched.append(_bytes_per_event(connection, ours, count, PER_BATCH))
+            report("writing, one by one and in batches", rounds + 1, rounds + 1)
+            with a_relay(ours, logs):
+                figures = _relayed(connection, ours, count)
+                appended = (2 * rounds + 3) * count
+                figures |= _rows(connection, appended)
+                figures["idle_queries_per_s"] = _idle(settings, ours, idle_s, report)
+    # The first round meets empty tables, and does not count.
+    one, many = (
+        Comparison("outbox.message", "bare table", "bytes", *zip(*found[1:], strict=True))
+        for found in (single, batched)
+    )
+    figures |= {"messages": count, "per_batch": PER_BATCH, "idle_s": idle_s}
+    return Measured("cost", {"wal_one_by_one": one, "wal_in_batches": many}, figures=figures)
+
+
+def _bytes_per_event(
+    connection: Connection, settings: Settings, count: int, at_once: int
+) -> tuple[float, float]:
+    """Return what appending takes, and then copying the same messages to the bare table likewise."""
+    first = connection.execute(
+        text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message")
+    ).scalar_one()
+    began_at = connection.execute(_WAL).scalar_one()
+    engine = pooled_engine(settings, settings.database_url, "bench-writer")
+    _append(engine, count, at_once)
+    engine.dispose()
+    appended_at = connection.execute(_WAL).scalar_one()
+    for start in range(first, first + count, at_once):
+        connection.execute(_COPY, {"first": start, "end": start + at_once})
+    copied_at = connection.execute(_WAL).scalar_one()
+    return (appended_at - began_at) / count, (copied_at - appended_at) / count
+
+
+def _append(engine: Engine, count: int, at_once: int) -> None:
+    for start in range(0, count, at_once):
+        numbers = range(start, start + at_once)
+        with engine.begin() as connection:
+            batch = [messages.room_reserve(n + 1, n % KEYS + 1, a_stay()) for n in numbers]
+            outbox.append(connection, batch)
+
+
+def _relayed(connection: Connection, settings: Settings, count: int) -> dict[str, Any]:
+    """Append one by one while the relay publishes and saves its cursors."""
+    _wait_until_relayed(connection)
+    began_at = connection.execute(_WAL).scalar_one()
+    engine = pooled_engine(settings, settings.database_url, "bench-writer")
+    with closing(outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)):
+        _append(engine, count, 1)
+    engine.dispose()
+    _wait_until_relayed(connection)
+    wal = connection.execute(_WAL).scalar_one() - began_at
+    return {"wal_bytes_per_relayed_event": wal / count}
+
+
+def _wait_until_relayed(connection: Connection) -> None:
+    ends_at = time.monotonic() + WITHIN_S
+    while unrelayed := connection.execute(_UNRELAYED).scalar_one():
+        if time.monotonic() > ends_at:
+            raise CommandError(f"{unrelayed} messages were not relayed within {WITHIN_S:.0f} s")
+        time.sleep(0.05)  # between two looks
+
+
+def _rows(connection: Connection, appended: int) -> dict[str, Any]:
+    """Return what became of the log's rows, once the statistics know of all of them."""
+    ends_at = time.monotonic() + WITHIN_S
+    while (found := connection.execute(_ROWS).one()).inserted < appended:
+        if time.monotonic() > ends_at:
+            raise CommandError(f"the statistics know of {found.inserted} of {appended} messages")
+        time.sleep(0.2)  # between two looks
+    return {"messages_appended": appended, "rows_touched": found.touched, "dead_rows": found.dead}
+
+
+def _idle(settings: Settings, ours: Settings, idle_s: float, report: Report) -> float:
+    """Count the transactions of the database, each of one query, that nobody but the relay uses."""
+    values = {"database": make_url(ours.database_url).database}
+    with session(settings) as elsewhere:
+        report("leaving the relay alone", 0, None)
+        time.sleep(min(SETTLED_S, idle_s))
+        before, began_at = elsewhere.execute(_TRANSACTIONS, values).scalar_one(), time.monotonic()
+        time.sleep(idle_s)  # the time itself is what is measured
+        after, ended_at = elsewhere.execute(_TRANSACTIONS, values).scalar_one(), time.monotonic()
+    return float(after - before) / (ended_at - began_at)

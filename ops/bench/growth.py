@@ -1,0 +1,99 @@
+"""The relay on a log with a long history, beside the relay on an empty one.
+
+The history lies in daily partitions, all of it relayed. Both logs get the same backlog, and are
+drained and written to in turn.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import text
+
+import outbox
+from ops.bench.backlog import behind_all, drain_rate, fill
+from ops.bench.ground import a_relay, crew, make_partitions, scratch, session
+from ops.bench.latency import latency
+from ops.bench.measure import Comparison, Measured
+from ops.progress import Report
+from ops.topics import create_topics
+from outbox import Cursor
+from runtime.settings import Settings
+
+# Filled at some 50,000 messages a second, the log would otherwise be checkpointed all the time.
+SERVER = {"max_wal_size": "4GB"}
+EVENTS_PER_S = 200.0
+_TURNS = "draining and writing: the empty log, then the grown one"
+
+
+def bench_growth(
+    settings: Settings,
+    logs: Path,
+    report: Report,
+    *,
+    history: int,
+    days: int,
+    backlog: int,
+    seconds: float,
+    rounds: int,
+) -> Measured:
+    """Measure both logs in turn: the drain rate, and the latency at 200 events a second."""
+    # Or housekeeping would, quite rightly, drop the history.
+    kept = settings.model_copy(update={"retention_days": days + 7.0})
+    with scratch(kept) as empty, scratch(kept) as grown, crew(1) as writers:
+        _grow(grown, history, days, report)
+        starts = {log.database_url: _prepare(log, backlog) for log in (empty, grown)}
+
+        def drained(log: Settings) -> float:
+            return drain_rate(log, starts[log.database_url], backlog)
+
+        def p50_ms(log: Settings) -> float:
+            with a_relay(log, logs):
+                found = latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)
+            return found.since_commit.p50_ms
+
+        drains: list[tuple[float, float]] = []
+        for number in range(rounds + 1):
+            report(_TURNS, number, 2 * rounds + 1)
+            drains.append((drained(grown), drained(empty)))
+        latencies: list[tuple[float, float]] = []
+        for number in range(rounds):
+            report(_TURNS, rounds + 1 + number, 2 * rounds + 1)
+            latencies.append((p50_ms(grown), p50_ms(empty)))
+        report(_TURNS, 2 * rounds + 1, 2 * rounds + 1)
+    # The first drains warm up and do not count; a latency has its own warming up.
+    drain = Comparison("with history", "empty log", "per_s", *zip(*drains[1:], strict=True))
+    wait = Comparison("with history", "empty log", "p50_ms", *zip(*latencies, strict=True))
+    figures = {"history": history, "days": days, "backlog": backlog, "events_per_s": EVENTS_PER_S}
+    return Measured("growth", {"drain": drain, "latency": wait}, figures=figures)
+
+
+def _grow(log: Settings, history: int, days: int, report: Report) -> None:
+    """Fill so many past days, the last of which is yesterday."""
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    make_partitions(log.database_url, (noon - timedelta(days=days)).date())
+    with session(log) as connection:
+        for day in range(days):
+            start, end = (history * each // days for each in (day, day + 1))
+            fill(
+                connection,
+                end - start,
+                first=start + 1,
+                appended_at=noon - timedelta(days=days - day),
+                report=lambda done, start=start: report("making history", start + done, history),  # type: ignore[misc]
+            )
+        names = outbox.partitions(connection).values()
+        for number, name in enumerate(names):
+            report("vacuuming it", number, len(names))
+            connection.execute(text(f"VACUUM (ANALYZE, FREEZE) outbox.{name}"))
+        report("vacuuming it", len(names), len(names))
+        connection.execute(text("CHECKPOINT"))
+
+
+def _prepare(log: Settings, backlog: int) -> Cursor:
+    """Have all that is there relayed, add a backlog, and return where it begins."""
+    create_topics(log)
+    with session(log) as connection:
+        since = behind_all(connection)
+        fill(connection, backlog)
+        connection.execute(text("VACUUM ANALYZE outbox.message"))
+    return since

@@ -1,0 +1,182 @@
+"""From commit to consumer: how long a message takes that is appended at a steady rate.
+
+A relay runs as it is deployed, writers are a process of their own, and the consumer polls in this one.
+The schedule is open: an event is due at its time, whatever became of those before it, and whoever
+writes never waits for the relay. So a relay that stalls is seen by every event of the stall. What a
+stall of the database withholds from the times since the commit shows in those since an event was due.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, TopicPartition
+from sqlalchemy import Engine
+
+import outbox
+from consumers.member import consumer_properties
+from domain import messages
+from domain.messages import ROOM_RESERVE
+from ops.bench.backlog import KEYS
+from ops.bench.ground import a_relay, a_stay, crew, scratch
+from ops.bench.measure import Measured, Times
+from ops.errors import CommandError
+from ops.progress import Report
+from ops.topics import create_topics
+from runtime.database import pooled_engine
+from runtime.settings import RelayMode, Settings
+
+WARM_UP_S = 2.0
+WRITERS = 8
+ARRIVED_WITHIN_S = 30.0
+_POLL_S = 0.1
+_HEAD_START_S = 0.1
+
+Instants = dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What was found at one rate; `late` events were begun 10 ms or more after they were due."""
+
+    events_per_s: float
+    since_commit: Times
+    since_due: Times
+    late: int
+
+    def as_dict(self) -> dict[str, Any]:
+        since_due = {f"since_due_{name}": value for name, value in asdict(self.since_due).items()}
+        del since_due["since_due_count"]
+        return {"events_per_s": self.events_per_s, **asdict(self.since_commit), **since_due} | {
+            "late": self.late
+        }
+
+
+def bench_latency(
+    settings: Settings,
+    logs: Path,
+    report: Report,
+    *,
+    rates: tuple[float, ...],
+    seconds: float,
+    mode: RelayMode,
+) -> Measured:
+    """Append at each rate in turn; the worst of the rates stands for all."""
+    found = []
+    with scratch(settings) as ours, crew(1) as writers:
+        create_topics(ours)
+        with a_relay(ours, logs, mode=mode):
+            for number, rate in enumerate(rates):
+                report("appending at each rate", number, len(rates))
+                found.append(latency(ours, writers, rate=rate, seconds=seconds))
+        report("appending at each rate", len(rates), len(rates))
+    worst = {
+        "p50_ms": max(each.since_commit.p50_ms for each in found),
+        "p99_ms": max(each.since_commit.p99_ms for each in found),
+    }
+    figures = {"mode": mode, "seconds": seconds, "rates": [each.as_dict() for each in found]}
+    return Measured("latency", figures=worst | figures)
+
+
+def latency(
+    settings: Settings, writers: ProcessPoolExecutor, *, rate: float, seconds: float
+) -> Latency:
+    """Append for so long at a rate, beside a relay that runs; what comes first warms up."""
+    warm, events = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
+    writers.submit(write_on_schedule, settings, 0, rate, 0.0).result()  # until it is there
+    with _reading(settings) as arrived:
+        # CLOCK_MONOTONIC is one for all processes of a machine, and nobody sets it.
+        starts_at = time.monotonic() + _HEAD_START_S
+        written = writers.submit(write_on_schedule, settings, events, rate, starts_at)
+        begun, committed = written.result()
+        _wait_for(arrived, events)
+    due = {number: starts_at + number / rate for number in range(events)}
+    counted = range(warm, events)
+    return Latency(
+        rate,
+        _times(committed, arrived, counted),
+        _times(due, arrived, counted),
+        sum(begun[number] - due[number] >= 0.01 for number in counted),  # noqa: PLR2004 - as said
+    )
+
+
+def write_on_schedule(
+    settings: Settings, events: int, rate: float, starts_at: float
+) -> tuple[Instants, Instants]:
+    """Append numbered events, each at its time; return when each was begun, and committed."""
+    engine = pooled_engine(settings, settings.database_url, "bench-writer")
+    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
+    numbers, begun, committed = count(), Instants(), Instants()
+
+    def write() -> None:
+        while (number := next(numbers)) < events:
+            due_at = starts_at + number / rate
+            time.sleep(max(0.0, due_at - time.monotonic()))
+            begun[number] = time.monotonic()
+            committed[number] = _append(engine, number)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for writing in [pool.submit(write) for _ in range(WRITERS)]:
+            writing.result()
+    doorbell.close()
+    engine.dispose()
+    return begun, committed
+
+
+def _append(engine: Engine, number: int) -> float:
+    """Append one event, and return when its commit was done; the bell is rung after that."""
+    with engine.connect() as connection:
+        with connection.begin():
+            event = messages.room_reserve(number + 1, number % KEYS + 1, a_stay())
+            outbox.append(connection, [event])
+        return time.monotonic()
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Instants]:
+    """Give the instants at which events arrive, by number, as they come from now on."""
+    arrived, stop = Instants(), Event()
+    consumer = Consumer(consumer_properties(settings, "bench"))
+    consumer.assign(list(_ends(consumer, settings.kafka_prefix + ROOM_RESERVE)))
+
+    def read() -> None:
+        while not stop.is_set():
+            message = consumer.poll(_POLL_S)
+            now = time.monotonic()
+            if message is not None and not message.error():
+                number = msgspec.json.decode(message.value() or b"")["reservationId"] - 1
+                arrived.setdefault(number, now)
+
+    reader = Thread(target=read, name="bench-consumer")
+    reader.start()
+    try:
+        yield arrived
+    finally:
+        stop.set()
+        reader.join()
+        consumer.close()
+
+
+def _ends(consumer: Consumer, topic: str) -> Iterator[TopicPartition]:
+    for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        yield TopicPartition(topic, partition, end)
+
+
+def _wait_for(arrived: Mapping[int, float], events: int) -> None:
+    ends_at = time.monotonic() + ARRIVED_WITHIN_S
+    while len(arrived) < events:
+        if time.monotonic() > ends_at:
+            raise CommandError(f"{events - len(arrived)} of {events} events have not arrived")
+        time.sleep(0.05)  # between two looks
+
+
+def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:
+    return Times.of([until[number] - since[number] for number in counted])

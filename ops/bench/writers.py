@@ -1,0 +1,137 @@
+"""What a wake-up costs the writers: transactions per second of many that append one message each.
+
+Ours rings the doorbell. The baseline is the same code without a doorbell: nobody is woken. For contrast,
+the usual way: a trigger that sends NOTIFY in each transaction, which takes a lock at commit that all
+writers share. In all three somebody listens, as a relay does, and reads nothing, so that reading is
+not what is compared.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from math import ceil
+from threading import Event, Thread
+
+from sqlalchemy import text
+
+import outbox
+from domain import messages
+from ops.bench.backlog import KEYS
+from ops.bench.ground import a_stay, crew, scratch, session
+from ops.bench.measure import Comparison, Measured
+from ops.progress import Report
+from ops.topics import declare
+from runtime.database import pooled_engine
+from runtime.settings import Settings
+
+_HEAD_START_S = 0.1
+_TURNS = "writing: nobody woken, the doorbell, NOTIFY by a trigger"
+
+_FUNCTION = text(f"""
+    CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN NOTIFY {outbox.CHANNEL}; RETURN NULL; END'
+""")
+_TRIGGER = text("""
+    CREATE TRIGGER bench_notify AFTER INSERT ON outbox.message
+    FOR EACH STATEMENT EXECUTE FUNCTION bench_notify()
+""")
+_NO_TRIGGER = text("DROP TRIGGER bench_notify ON outbox.message")
+
+
+def bench_writers(
+    settings: Settings, report: Report, *, writers: int, seconds: float, rounds: int
+) -> Measured:
+    """Write for so long in each way, in turn, from as many processes as the pool size asks for."""
+    processes = ceil(writers / settings.pool_size)
+    shares = [len(range(first, writers, processes)) for first in range(processes)]
+    silent, doorbell, notify = [], [], []
+    with scratch(settings) as ours, crew(processes) as clients, _listening(ours):
+        declare(ours.databases)
+        with session(ours) as connection:
+            connection.execute(_FUNCTION)
+        for number in range(rounds + 1):
+            report(_TURNS, number, rounds + 1)
+            silent.append(_rate(ours, clients, shares, seconds, rings=False))
+            doorbell.append(_rate(ours, clients, shares, seconds, rings=True))
+            with _notifying(ours):
+                notify.append(_rate(ours, clients, shares, seconds, rings=False))
+        report(_TURNS, rounds + 1, rounds + 1)
+    # The first round brings the processes up and does not count.
+    return Measured(
+        "writers",
+        {"doorbell": Comparison("doorbell", "nobody woken", "per_s", doorbell[1:], silent[1:])},
+        {"notify": Comparison("NOTIFY inside", "nobody woken", "per_s", notify[1:], silent[1:])},
+        {"writers": writers, "processes": processes, "seconds": seconds},
+    )
+
+
+def write_for(
+    settings: Settings, threads: int, seconds: float, starts_at: float, *, rings: bool
+) -> int:
+    """Commit transactions of one message until the time is over; return how many there were."""
+    engine = pooled_engine(settings, settings.database_url, "bench-writer")
+    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms) if rings else None
+    ends_at = starts_at + seconds
+
+    def write(thread: int) -> int:
+        committed = 0
+        time.sleep(max(0.0, starts_at - time.monotonic()))
+        while time.monotonic() < ends_at:
+            committed += 1
+            with engine.begin() as connection:
+                reserve = messages.room_reserve(committed, thread + committed % KEYS + 1, a_stay())
+                outbox.append(connection, [reserve])
+        return committed
+
+    with ThreadPoolExecutor(threads) as pool:
+        committed = sum(pool.map(write, range(threads)))
+    if doorbell:
+        doorbell.close()
+    engine.dispose()
+    return committed
+
+
+def _rate(
+    settings: Settings,
+    clients: ProcessPoolExecutor,
+    shares: list[int],
+    seconds: float,
+    *,
+    rings: bool,
+) -> float:
+    """Return the transactions per second of all clients, each with its share of the writers."""
+    starts_at = time.monotonic() + _HEAD_START_S
+    working = [
+        clients.submit(write_for, settings, share, seconds, starts_at, rings=rings)
+        for share in shares
+    ]
+    return sum(client.result() for client in working) / seconds
+
+
+@contextmanager
+def _notifying(settings: Settings) -> Iterator[None]:
+    with session(settings) as connection:
+        connection.execute(_TRIGGER)
+        yield
+        connection.execute(_NO_TRIGGER)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[None]:
+    """Hear every ring, as a relay that waits does."""
+    stop = Event()
+
+    def hear() -> None:
+        with session(settings) as connection:
+            outbox.listen(connection)
+            while not stop.is_set():
+                outbox.hear(connection, 0.2)
+
+    listener = Thread(target=hear, name="bench-listener")
+    listener.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        listener.join()

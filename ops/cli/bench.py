@@ -1,0 +1,239 @@
+"""`innbox bench`: how fast it is, and at what cost, each beside a baseline of the same run."""
+
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import click
+
+from ops.cli.measured import ground, show
+from ops.cli.output import as_json
+from ops.cli.root import cli
+from runtime.settings import RelayMode
+
+_rounds = click.option(
+    "--rounds",
+    type=click.IntRange(1, 20),
+    default=3,
+    show_default=True,
+    help="That count; one more warms up.",
+)
+
+_mode = click.option(
+    "--mode",
+    type=click.Choice(get_args(RelayMode)),
+    default="at-least-once",
+    show_default=True,
+    help="Of the relay.",
+)
+
+
+@cli.group()
+def bench() -> None:
+    """Measure ours beside a baseline in the same run.
+
+    Uses the servers of the environment, else embedded ones in a temporary directory; databases and
+    topics are the benchmark's own either way. A ratio above 1 says that ours is better.
+    """
+
+
+@bench.command()
+@click.option(
+    "--backlog", type=click.IntRange(1_000, 5_000_000), default=500_000, show_default=True
+)
+@_mode
+@_rounds
+@as_json
+def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
+    """Drain a backlog with one relay, beside the bare producer loop with the same headers.
+
+    \b
+    innbox bench relay                     about two minutes
+    innbox bench relay --backlog 100000 --json
+    """
+    from ops.bench import bench_relay
+
+    with ground() as (settings, _, report):
+        found = bench_relay(settings, report, backlog=backlog, rounds=rounds, mode=mode)
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(1, 100_000),
+    multiple=True,
+    default=(200, 1_000),
+    show_default=True,
+    help="Events per second. May be repeated.",
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=20, show_default=True)
+@_mode
+@as_json
+def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: bool) -> None:
+    """Time events from commit to consumer at a steady rate, through a relay process.
+
+    The first two seconds of each rate warm up. The p50 and the p99 at the top are the worst of the
+    rates.
+
+    \b
+    innbox bench latency
+    innbox bench latency --mode exactly-once --rate 200 --json
+    """
+    from ops.bench import bench_latency
+
+    with ground() as (settings, logs, report):
+        found = bench_latency(settings, logs, report, rates=rates, seconds=seconds, mode=mode)
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option("--writers", type=click.IntRange(1, 100), default=16, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=5, show_default=True)
+@_rounds
+@as_json
+def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
+    """Count writers' commits with the doorbell, beside the same without any wake-up.
+
+    For contrast also with NOTIFY in each transaction. The seconds are those of one turn.
+
+    \b
+    innbox bench writers
+    innbox bench writers --writers 32 --seconds 10 --json
+    """
+    from ops.bench import bench_writers
+
+    with ground() as (settings, _, report):
+        found = bench_writers(settings, report, writers=writers, seconds=seconds, rounds=rounds)
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option(
+    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
+)
+@click.option("--transactions", type=click.IntRange(2, 2_000), default=1_000, show_default=True)
+@_rounds
+@as_json
+def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
+    """Drain while transactions are open, one and then many, beside draining alone.
+
+    On servers of your own, Postgres must allow as many prepared transactions.
+
+    \b
+    innbox bench contention
+    innbox bench contention --transactions 100 --json
+    """
+    from ops.bench import bench_contention
+    from ops.bench.contention import SERVER
+
+    with ground(SERVER) as (settings, _, report):
+        found = bench_contention(
+            settings, report, backlog=backlog, transactions=transactions, rounds=rounds
+        )
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option(
+    "--messages", type=click.IntRange(1_000, 1_000_000), default=20_000, show_default=True
+)
+@click.option("--one-by-one", type=click.IntRange(100, 100_000), default=1_000, show_default=True)
+@_rounds
+@as_json
+def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
+    """Apply requests in batches, beside one transaction per message.
+
+    \b
+    innbox bench consumer
+    innbox bench consumer --messages 50000 --json
+    """
+    from ops.bench import bench_consumer
+
+    opens_on = datetime.now(UTC).date() + timedelta(days=1)
+    with ground() as (settings, _, report):
+        found = bench_consumer(
+            settings, opens_on, report, total=messages, one_by_one=one_by_one, rounds=rounds
+        )
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option(
+    "--history", type=click.IntRange(1_000, 100_000_000), default=10_000_000, show_default=True
+)
+@click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
+@click.option(
+    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=10, show_default=True)
+@_rounds
+@as_json
+def growth(
+    history: int, days: int, backlog: int, seconds: float, rounds: int, as_json: bool
+) -> None:
+    """Relay from a log with a long history in daily partitions, beside an empty one.
+
+    Ten million messages of history take some minutes to make and up to 10 GB of disk. The seconds are
+    those of one measurement of the latency.
+
+    \b
+    innbox bench growth
+    innbox bench growth --history 1000000 --json
+    """
+    from ops.bench import bench_growth
+    from ops.bench.growth import SERVER
+
+    with ground(SERVER) as (settings, logs, report):
+        found = bench_growth(
+            settings,
+            logs,
+            report,
+            history=history,
+            days=days,
+            backlog=backlog,
+            seconds=seconds,
+            rounds=rounds,
+        )
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option("--messages", type=click.IntRange(100, 1_000_000), default=2_000, show_default=True)
+@click.option("--idle", type=click.FloatRange(0.1, 3_600), default=60, show_default=True)
+@_rounds
+@as_json
+def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
+    """Weigh what the database pays: log for each event, dead rows, queries of an idle relay.
+
+    The ratio is of the log that a bare table of the same messages takes to what ours takes.
+
+    \b
+    innbox bench cost
+    innbox bench cost --idle 300 --json
+    """
+    from ops.bench import bench_cost
+
+    with ground() as (settings, logs, report):
+        found = bench_cost(settings, logs, report, count=messages, idle_s=idle, rounds=rounds)
+    show(found, as_json=as_json)
+
+
+@bench.command("end-to-end")
+@click.option(
+    "--reservations", type=click.IntRange(10, 1_000_000), default=5_000, show_default=True
+)
+@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True)
+@as_json
+def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
+    """Time reservations over HTTP from the request to the final status, through all processes.
+
+    \b
+    innbox bench end-to-end
+    innbox bench end-to-end --clients 1 --reservations 1000 --json
+    """
+    from ops.bench import bench_end_to_end
+
+    with ground() as (settings, logs, report):
+        found = bench_end_to_end(settings, logs, report, reservations=reservations, clients=clients)
+    show(found, as_json=as_json)

@@ -1,0 +1,214 @@
+"""`innbox outbox blocked`: keys that a refused message holds up, shown and decided."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+import outbox
+from ops.cli.deploy import DATABASE
+from ops.cli.outbox import outbox_group
+from ops.cli.output import as_json, errors, print_json, print_table, say
+from ops.cli.person import person
+from ops.environment import settings_for
+from ops.errors import CommandError
+from outbox import KeyNotBlocked
+from outbox.blocked import count_waiting
+from outbox.skipped import skipped_messages
+from runtime.settings import Context
+
+NOT_BLOCKED = 1
+
+_context = click.option(
+    "--context",
+    type=click.Choice(get_args(Context)),
+    help="Whose outbox, where the two contexts have a database each.",
+)
+_keys = click.argument("keys", metavar="KEY…", nargs=-1, required=True)
+
+
+@outbox_group.group("blocked", invoke_without_command=True)
+@click.pass_context
+def blocked_group(context: click.Context) -> None:
+    """Look at keys whose message the brokers refuse, and decide about them. Alone: list them.
+
+    \b
+    innbox outbox blocked
+    innbox outbox blocked retry 7
+    innbox outbox blocked skip 7 --note "a test booking"
+    innbox outbox blocked skipped
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_blocked)
+
+
+@blocked_group.command("list")
+@_context
+@as_json
+@click.pass_obj
+def list_blocked(data: Path, context: Context | None, as_json: bool) -> None:
+    """List the blocked keys, the longest blocked first, and how many messages wait behind."""
+    found = _of_each(data, context, _blocked)
+    if as_json:
+        print_json({"blocked_keys": found})
+        return
+    columns = ("database", "key", "state", "topic", "message_id", "attempts", "blocked_at")
+    rows = [
+        (
+            *(each[column] for column in columns),
+            f"{each['waiting']:,}{' or more' if each['may_be_more'] else ''}",
+            each["reason"],
+        )
+        for each in found
+    ]
+    print_table("Blocked keys", (*columns, "waiting", "reason"), rows)
+
+
+@blocked_group.command()
+@_keys
+@_context
+@as_json
+@click.pass_obj
+def retry(data: Path, keys: tuple[str, ...], context: Context | None, as_json: bool) -> int:
+    """Have the relay publish the refused message after all, and then what waits behind it.
+
+    What is refused again blocks the key again. Exit code 1 if a key is not blocked.
+    """
+    return _decide(data, context, keys, outbox.retry_key, "is tried again", as_json=as_json)
+
+
+@blocked_group.command()
+@_keys
+@click.option("--note", default="", help="Why; it is kept with the message.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_context
+@as_json
+@click.pass_obj
+def skip(
+    data: Path,
+    keys: tuple[str, ...],
+    note: str,
+    yes: bool,
+    context: Context | None,
+    as_json: bool,
+) -> int:
+    """Never publish the refused message; what waits behind it is published.
+
+    The message is kept whole, with who skipped it, when and why; see `skipped`. Exit code 1 if a key is
+    not blocked.
+    """
+    _ask(keys, yes=yes)
+
+    def skip_one(connection: Connection, key: str) -> None:
+        outbox.skip_message(connection, key, skipped_by=person(), note=note)
+
+    return _decide(data, context, keys, skip_one, "message skipped", as_json=as_json)
+
+
+@blocked_group.command()
+@_context
+@as_json
+@click.pass_obj
+def skipped(data: Path, context: Context | None, as_json: bool) -> None:
+    """List the messages that were skipped, the newest 1,000 first; whole with --json."""
+    found = _of_each(data, context, _skipped)
+    if as_json:
+        print_json({"skipped": found})
+        return
+    columns = (
+        "database",
+        "message_id",
+        "topic",
+        "key",
+        "reason",
+        "skipped_at",
+        "skipped_by",
+        "note",
+    )
+    rows = [[each[column] for column in columns] for each in found]
+    print_table("Skipped messages", columns, rows)
+
+
+def _blocked(connection: Connection) -> Iterator[dict[str, Any]]:
+    waiting = count_waiting(connection)
+    for found in outbox.blocked_keys(connection):
+        shown = asdict(found)
+        del shown["cursor"]
+        # A key that was blocked between the two looks has nothing counted yet.
+        shown["waiting"], shown["may_be_more"] = waiting.get(found.key, (0, True))
+        yield shown
+
+
+def _skipped(connection: Connection) -> Iterator[dict[str, Any]]:
+    for found in skipped_messages(connection):
+        # Bytes as text, with escapes where they are none.
+        yield asdict(found) | {"value": found.value.decode("utf-8", "backslashreplace")}
+
+
+def _of_each(
+    data: Path, context: Context | None, find: Callable[[Connection], Iterator[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return what is found in the database of the context, or in every one."""
+    found = []
+    for url, contexts in settings_for(data, DATABASE).databases.items():
+        if context is None or context in contexts:
+            with _engine(url) as engine, engine.connect() as connection:
+                database = " and ".join(contexts)
+                found += [{"database": database, **each} for each in find(connection)]
+    return found
+
+
+def _decide(
+    data: Path,
+    context: Context | None,
+    keys: tuple[str, ...],
+    decide: Callable[[Connection, str], None],
+    decided: str,
+    *,
+    as_json: bool,
+) -> int:
+    """Decide about each key in a transaction of its own, and tell what came of it."""
+    outcome, exit_code = {}, 0
+    with _database(data, context) as engine:
+        for key in dict.fromkeys(keys):
+            try:
+                with engine.begin() as connection:
+                    decide(connection, key)
+                outcome[key] = decided
+            except KeyNotBlocked as error:
+                outcome[key], exit_code = str(error), NOT_BLOCKED
+    if as_json:
+        print_json({"blocked_keys": outcome})
+    else:
+        for key, what in outcome.items():
+            say(f"{key}: {what}")
+    return exit_code
+
+
+def _ask(keys: tuple[str, ...], *, yes: bool) -> None:
+    if yes:
+        return
+    if not errors.is_terminal:
+        raise CommandError("nobody is there to ask: say --yes")
+    click.confirm(f"Never publish the refused message of {', '.join(keys)}?", abort=True, err=True)
+
+
+@contextmanager
+def _database(data: Path, context: Context | None) -> Iterator[Engine]:
+    settings = settings_for(data, DATABASE)
+    if context is None and len(settings.databases) > 1:
+        raise CommandError("the contexts have a database each: say --context rooms or reservations")
+    with _engine(settings.database_of(context or "reservations")) as engine:
+        yield engine
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    engine = create_engine(url, poolclass=NullPool)
+    yield engine
+    engine.dispose()

@@ -1,0 +1,133 @@
+"""`innbox outbox rebase`: the step after a restore into another cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+import outbox
+from ops.cli.deploy import DATABASE
+from ops.cli.outbox import outbox_group
+from ops.cli.output import as_json, errors, print_json, print_table, progress, say
+from ops.environment import settings_for
+from ops.errors import CommandError
+from outbox import CursorFromElsewhere, StillRelayed, TransactionIdsRestarted
+from runtime.database import is_conflict
+from runtime.settings import Context
+
+
+@outbox_group.command()
+@click.option(
+    "--context",
+    type=click.Choice(get_args(Context)),
+    help="Whose database, where the two contexts have one each; else every one.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--same-transaction-ids",
+    is_flag=True,
+    help="After pg_upgrade: take the cursors as they are, or refuse.",
+)
+@as_json
+@click.pass_obj
+def rebase(
+    data: Path,
+    context: Context | None,
+    dry_run: bool,
+    yes: bool,
+    same_transaction_ids: bool,
+    as_json: bool,
+) -> None:
+    """Make the cursors of a restored database this cluster's, so that no message is lost.
+
+    Relays may run: they wait for it, and go on by themselves. Writers wait while it works.
+
+    \b
+    innbox outbox rebase --dry-run
+    innbox outbox rebase
+    """
+    found = []
+    for url, contexts in settings_for(data, DATABASE).databases.items():
+        if context is not None and context not in contexts:
+            continue
+        with _engine(url) as engine:
+            told = {"database": " and ".join(contexts), **_foreseen(engine)}
+            _show(told, as_json=as_json)
+            if told["is_foreign"] and not dry_run:
+                _ask(yes=yes)
+                told["rewritten"] = _rebased(engine, same_transaction_ids)
+        found.append(told)
+    if as_json:
+        print_json({"databases": found})
+
+
+def _foreseen(engine: Engine) -> dict[str, Any]:
+    with engine.begin() as connection:
+        try:
+            outbox.check_origin(connection)
+        except CursorFromElsewhere as error:
+            outlook = asdict(outbox.foresee(connection))
+            return {"is_foreign": True, "reason": str(error), **outlook}
+    return {"is_foreign": False}
+
+
+def _ask(*, yes: bool) -> None:
+    if yes:
+        return
+    if not errors.is_terminal:
+        raise CommandError("nobody is there to ask: say --yes, or --dry-run to look only")
+    click.confirm("Rebase it?", abort=True, err=True)
+
+
+def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
+    try:
+        with progress() as report, engine.begin() as connection:
+            rewritten = outbox.rebase(
+                connection, same_transaction_ids=same_transaction_ids, report=report
+            )
+    except (StillRelayed, TransactionIdsRestarted) as error:
+        raise CommandError(f"nothing was changed: {error}") from error
+    except DBAPIError as error:
+        if not is_conflict(error):
+            raise
+        raise CommandError(
+            "nothing was changed: a transaction has the outbox in use, and did not end in time; try again"
+        ) from error
+    if rewritten is None:
+        say("Somebody else has done it meanwhile.")
+    elif rewritten:
+        say(f"Rebased; {rewritten:,} rows were rewritten. Run VACUUM (ANALYZE) outbox.message now.")
+    else:
+        say("Rebased; no row had to be rewritten.")
+    return rewritten
+
+
+def _show(told: dict[str, Any], *, as_json: bool) -> None:
+    if not told["is_foreign"]:
+        say(f"{told['database']}: nothing to do, the cursors are of this cluster.")
+        return
+
+    say(f"{told['database']}: {told['reason']}.")
+    if told["ids_go_on"]:
+        say("Transaction ids go on here, so the cursors can stay; only their cluster is changed.")
+    if not as_json:
+        published, unpublished = told["published"], told["unpublished"]
+        print_table(
+            f"What a rebase of {told['database']} finds",
+            ("topic", "published", "to be published"),
+            [(topic, published[topic], unpublished[topic]) for topic in published],
+        )
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    engine = create_engine(url, poolclass=NullPool)
+    yield engine
+    engine.dispose()

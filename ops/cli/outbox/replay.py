@@ -1,0 +1,220 @@
+"""`innbox outbox replay | replays`: publishing again what the outbox still has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from sqlalchemy import Connection
+
+import outbox
+from ops.cli.deploy import DATABASE
+from ops.cli.instants import Instant
+from ops.cli.outbox import outbox_group
+from ops.cli.outbox.replay_output import conditions_of, left_out, shown, tell, tell_survey
+from ops.cli.output import as_json, print_json, print_table, progress, say
+from ops.cli.person import person
+from ops.environment import settings_for
+from ops.errors import CommandError
+from outbox import replay as store
+from outbox.replay import CANCELLED, Replay
+from outbox.selection import Selection, Survey, survey
+from runtime.database import direct_engine
+from runtime.logs import configure_logs
+from runtime.settings import Context, Settings
+from runtime.shutdown import stop_on_signals
+
+PER_SECOND = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A database's outbox, as a replay needs it."""
+
+    connection: Connection
+    settings: Settings
+    resume: str  # what a person types to go on, but for the id
+
+
+_context = click.option(
+    "--context",
+    type=click.Choice(get_args(Context)),
+    help="Whose outbox, where the two contexts have a database each.",
+)
+
+
+@outbox_group.command()
+@click.option("--since", type=Instant(), help="Appended at this time or later: ISO 8601, or 2h.")
+@click.option("--until", type=Instant(), help="Appended before this time.")
+@click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
+@click.option("--key", "keys", multiple=True, help="Of this key. May be repeated.")
+@click.option("--id", "message_ids", type=click.UUID, multiple=True, help="This one; `ce_id`.")
+@click.option("--to-topic", help="Another topic than the messages' own.")
+@click.option(
+    "--per-second",
+    type=click.IntRange(min=0),
+    help=f"At most so many messages a second; 0 is as fast as it goes.  [default: {PER_SECOND:,}]",
+)
+@click.option("--dry-run", is_flag=True, help="Say how many there are; publish nothing.")
+@click.option("--skip-refused", is_flag=True, help="Pass over what the brokers refuse.")
+@click.option("--resume", type=int, metavar="ID", help="Go on with a replay that was interrupted.")
+@click.option("--cancel", type=int, metavar="ID", help="Give a replay up, also one that runs.")
+@_context
+@as_json
+@click.pass_obj
+def replay(  # noqa: PLR0913 - one for each option
+    data: Path,
+    /,
+    *,
+    context: Context | None,
+    to_topic: str | None,
+    per_second: int | None,
+    dry_run: bool,
+    skip_refused: bool,
+    resume: int | None,
+    cancel: int | None,
+    as_json: bool,
+    **conditions: Any,  # noqa: ANN401 - those of a Selection
+) -> int:
+    """Publish messages again that the outbox still has; its retention is how far back that is.
+
+    All conditions that are given must hold; at least one must be given. A message goes out as it was,
+    under its old ce_id, with a header ce_replayid beside; those of a key in their order. What has not
+    been published for the first time is left out. A replay publishes at least once, whatever
+    RELAY_MODE is: consumers must expect repetitions, from it and because of it.
+
+    \b
+    innbox outbox replay --topic room-reserve --since 2h --dry-run
+    innbox outbox replay --key 7 --since 2026-12-24T08:00Z --until 2026-12-24T09:00Z
+    innbox outbox replay --id 0f8fad5b-d9cb-469f-a165-70867728950e --to-topic room-reserve-copy
+    innbox outbox replay --resume 12 --per-second 5000
+    """
+    is_new = any(conditions.values())
+    if is_new + (resume is not None) + (cancel is not None) != 1:
+        raise click.UsageError(
+            "give conditions (--since, --until, --topic, --key, --id), or --resume, or --cancel"
+        )
+    if not is_new and (dry_run or to_topic is not None):
+        raise click.UsageError("--dry-run and --to-topic are for a new replay")
+    with _place(data, context, asks_kafka=not dry_run and cancel is None) as place:
+        if cancel is not None:
+            return tell(store.stop(place.connection, cancel, CANCELLED), "", as_json=as_json)
+        if resume is not None:
+            ours = store.take(place.connection, resume, per_second=per_second)
+        else:
+            found = _survey(place, conditions, to_topic)
+            if dry_run:
+                return tell_survey(found, as_json=as_json)
+            ours = _create(place, found, to_topic, per_second)
+        ours = _run(place, ours, skip_refused=skip_refused)
+        return tell(ours, place.resume, as_json=as_json)
+
+
+@outbox_group.command()
+@as_json
+@click.pass_obj
+def replays(data: Path, as_json: bool) -> None:
+    """List the replays of each database, the newest 100 first."""
+    settings = settings_for(data, DATABASE)
+    found: list[tuple[str, Replay]] = []
+    for url, contexts in settings.databases.items():
+        with direct_engine(settings, url, "replays").connect() as connection:
+            database = " and ".join(contexts)
+            found += [(database, replay) for replay in store.replays(connection)]
+    if as_json:
+        print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
+        return
+    columns = (
+        "id",
+        "state",
+        "sent",
+        "expected",
+        "left_out",
+        "to_topic",
+        "started_by",
+        "updated_at",
+    )
+    print_table(
+        "Replays",
+        ("database", *columns, "of", "reason"),
+        [
+            (
+                of,
+                *(shown(replay)[column] for column in columns),
+                conditions_of(replay),
+                replay.reason,
+            )
+            for of, replay in found
+        ],
+    )
+
+
+@contextmanager
+def _place(data: Path, context: Context | None, *, asks_kafka: bool) -> Iterator[Place]:
+    settings = settings_for(
+        data, (*DATABASE, "kafka_bootstrap_servers") if asks_kafka else DATABASE
+    )
+    if context is None and len(settings.databases) > 1:
+        raise CommandError("the contexts have a database each: say --context rooms or reservations")
+    # A person reads along, and is to hear that Kafka is waited for.
+    told = settings.model_copy(update={"log_level": "WARNING", "log_format": "console"})
+    configure_logs(told, "replay")
+    resume = f"innbox outbox replay{f' --context {context}' if context else ''} --resume"
+    engine = direct_engine(settings, settings.database_of(context or "reservations"), "replay")
+    with engine.connect() as connection:
+        outbox.prepare_session(connection)
+        try:
+            yield Place(connection, settings, resume)
+        except outbox.OutboxError as error:
+            raise CommandError(str(error)) from error
+
+
+def _survey(place: Place, conditions: dict[str, Any], to_topic: str | None) -> Survey:
+    """Count; before that see whether there is such a target, and after it whether all fits in."""
+    if to_topic is not None:
+        store.refuse_target(place.connection, to_topic)
+    now = store.now(place.connection)
+    for name in ("since", "until"):
+        if isinstance(ago := conditions[name], timedelta):
+            conditions[name] = now - ago
+    with progress() as report:
+        found = survey(
+            place.connection,
+            Selection(**conditions),
+            lambda done, total: report("counting", done, total),
+        )
+    if to_topic is not None:
+        store.refuse_target(place.connection, to_topic, found)
+    return found
+
+
+def _create(place: Place, found: Survey, to_topic: str | None, per_second: int | None) -> Replay:
+    if not found.extent:
+        raise CommandError(f"no published message is like this{left_out(found.left_out)}")
+    return store.create(
+        place.connection,
+        found,
+        to_topic=to_topic,
+        per_second=PER_SECOND if per_second is None else per_second,
+        started_by=person(),
+    )
+
+
+def _run(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
+    from relay.replay import run_replay
+
+    with progress() as report, stop_on_signals(place.settings.shutdown_s) as stop:
+        rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
+        say(f"Replay {replay.id}: {replay.expected - replay.done:,} messages, {rate}.")
+        say(f"Should it end early, go on with: {place.resume} {replay.id}")
+
+        def show(replay: Replay) -> None:
+            report("replaying", replay.done, replay.expected)
+
+        show(replay)
+        return run_replay(
+            place.connection, replay, place.settings, stop, show, skip_refused=skip_refused
+        )

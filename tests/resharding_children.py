@@ -1,0 +1,70 @@
+"""Commands that die at a point that a test chose: `python -m tests.resharding_children POINT ID ID`.
+
+The settings come as those of `tests.children`. Nothing in the command knows of this.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import Any, cast
+
+import outbox
+from relay.resharding import merge_shards
+from runtime.database import direct_engine
+from runtime.settings import Settings
+from tests.children import SETTINGS
+
+KILLED = (os.getpid(), signal.SIGKILL)
+
+
+def reserved() -> None:
+    outbox.claim = _dying(outbox.claim)
+
+
+def resumed() -> None:
+    outbox.blocked_keys = _dying(outbox.blocked_keys)
+
+
+def has_published() -> None:
+    """Between publishing a part and recording it, not at the first one."""
+    outbox.save = _dying(outbox.save, calls=3)
+
+
+def has_merged() -> None:
+    """Before the commit."""
+    merge = outbox.merge
+
+    def merge_and_die(*arguments: Any) -> Any:
+        merge(*arguments)
+        os.kill(*KILLED)
+
+    outbox.merge = cast("Any", merge_and_die)
+
+
+POINTS = {point.__name__: point for point in (reserved, resumed, has_published, has_merged)}
+
+
+def _dying(step: Callable[..., Any], calls: int = 1) -> Callable[..., Any]:
+    left = [None] * calls
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        left.pop()
+        if not left:
+            os.kill(*KILLED)
+        return step(*arguments, **options)
+
+    return dying
+
+
+def main(arguments: Sequence[str]) -> None:
+    point, *ids = arguments
+    settings = Settings.model_validate_json(os.environ[SETTINGS])
+    POINTS[point]()
+    engine = direct_engine(settings, settings.database_url, "reshard")
+    merge_shards(engine, settings, Event(), list(map(int, ids)), lambda *_: None, wait_s=30)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
