@@ -422,6 +422,21 @@ def test_i2_sees_a_message_that_was_passed_over(world: World) -> None:
     )
 
 
+def test_what_an_operator_skipped_is_not_lost(world: World) -> None:
+    world.reserve(SEASIDE)
+    world.relay(lambda _rows: None)
+    world.sql("""
+        INSERT INTO outbox.dead_letter (message_id, topic, key, value, headers, position, created_at,
+                                        reason, attempts, blocked_at, skipped_by)
+        SELECT message_id, topic, key, value, headers, position, created_at,
+               'too large', 1, now(), 'an operator'
+        FROM outbox.message ORDER BY position DESC LIMIT 1
+        RETURNING id
+    """)
+
+    assert verify(world.settings).counts.lost == 0
+
+
 def test_i2_sees_a_record_that_was_never_committed(world: World) -> None:
     ghost, value = str(uuid4()), messages.room_reserve(99, ALPINE, CHRISTMAS).value
     world.produce(ROOM_RESERVE, "7", value, ce_id=ghost, ce_source=RESERVATIONS_SOURCE)

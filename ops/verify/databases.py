@@ -69,7 +69,13 @@ OPEN_DEAD_LETTERS = """
 _MESSAGE = """message.position, message.message_id::text, message.topic, message.key,
     message.headers->>'ce_source', extract(epoch FROM message.created_at)::float8"""
 
-MESSAGES = f"SELECT {_MESSAGE}, {RELAYED}, false, value FROM {MESSAGES_WITH_CURSORS}"
+# What an operator skipped was passed over on purpose.
+MESSAGES = f"""
+    SELECT {_MESSAGE},
+           {RELAYED} AND message.position NOT IN (SELECT position FROM outbox.dead_letter),
+           false, value
+    FROM {MESSAGES_WITH_CURSORS}
+"""
 
 LATE_MESSAGES = f"""
     SELECT {_MESSAGE}, false, true, value FROM outbox.message WHERE {COMMITTED_SINCE}
