@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 _POLL_S_MIN = 0.05
 _WAIT_STEP_S = 0.5  # how long a stop may go unseen
+_RECORD_S = 30.0
 
 
 class Holding:
@@ -46,6 +47,7 @@ class Holding:
         self._stop_all = stop_all
         self._is_lost = False
         self._limit = 1
+        self._recorded_at = time.monotonic()
         self._blocked: list[BlockedKey] = []
         self._thread = Thread(target=self._run, name=self._part)
         health.unwell("kafka", "starting", of=self._part)
@@ -125,7 +127,16 @@ class Holding:
             poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._settings.poll_s_max)
             publisher.look()
             if relayed.is_done:
+                self._record(connection)
                 self._wait(connection, poll_s)
+
+    def _record(self, connection: Connection) -> None:
+        """Save, now and then, how far nothing was found: whoever comes next need not look there again."""
+        is_saved = self.shard.saved == self.shard.cursor
+        if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
+            self._recorded_at = time.monotonic()
+            lease_s = self._settings.lease_s
+            self.shard = outbox.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
     def _relay_once(self, connection: Connection, publisher: Publisher) -> Relayed:
         relayed = relay_once(

@@ -195,6 +195,18 @@ def lag_s() -> float:
     return REGISTRY.get_sample_value("innbox_relay_lag_seconds") or 0.0
 
 
+def test_an_idle_relay_records_how_far_it_has_looked(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who takes over would walk through all that was written for other shards meanwhile."""
+    monkeypatch.setattr(holding, "_RECORD_S", 0.0)
+    before = the_shard(engine).cursor.next_xid
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_current_xact_id()"))
+    with a_relay(settings):
+        eventually(lambda: int(the_shard(engine).cursor.next_xid) > int(before))
+
+
 def test_two_databases_are_relayed_by_two_relays(
     engine: Engine, settings: Settings, second_database_url: str
 ) -> None:
