@@ -31,6 +31,7 @@ _client_log.addFilter(lambda record: not record.getMessage().startswith("FATAL")
 # How often a waiting flush lets the caller look for a stop or a lost lease.
 FLUSH_STEP_S = 0.5
 _LOOK_S = 0.5
+_HEAR_S = 0.05
 # A first publication, or a change of leaders, may take a second.
 SILENT_S = 2.0
 
@@ -175,8 +176,10 @@ class Publisher:
         """Let the client tell of the messages; that it failed is known before which ones it failed."""
         if isinstance(error, KafkaException) and error.args[0].retriable():
             return
-        with suppress(KafkaException, SystemError):
-            self._producer.flush(FLUSH_STEP_S)
+        ends_at = time.monotonic() + FLUSH_STEP_S
+        while time.monotonic() < ends_at and not isinstance(judged(self._failures), Refused):
+            with suppress(KafkaException, SystemError):
+                self._producer.poll(_HEAR_S)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         """Hear of a failure.

@@ -21,6 +21,7 @@ import outbox
 from domain.messages import TOPICS
 from ops import local
 from ops.local import Servers
+from ops.local.processes import find_one
 from ops.migrate import migrate
 from ops.topics import create_topics
 from outbox import Message, Shard
@@ -268,49 +269,54 @@ def test_what_the_promises_rest_on_is_not_for_the_settings_to_change(
 
 
 @pytest.fixture
-def alone(engine: Engine, servers: Servers, data: Path) -> Iterator[Settings]:
-    """Settings for a broker of the test's own, to be killed and brought back."""
+def broker(data: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """A broker of the test's own, which it may pause."""
     with local.running(data, durable=False, parts=KAFKA) as own:
-        here = Servers(servers.database_url, own.kafka_bootstrap_servers)
-        url = engine.url.render_as_string(hide_password=False)
-        # A transaction is given up after a second, on either side.
-        settings = a_configuration(
-            here,
-            url,
-            relay_mode="exactly-once",
-            kafka_properties={"transaction.timeout.ms": "1000"},
-        )
-        create_topics(settings)
-        yield settings
+        process = find_one("kafka.Kafka", str(data / "kafka-1/server.properties"))
+        assert process is not None
+        yield process, own.kafka_bootstrap_servers
+        process.resume()
 
 
 def test_an_outage_that_outlasts_the_transaction_is_waited_out_and_shown(
-    engine: Engine, alone: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    servers: Servers,
+    broker: tuple[psutil.Process, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The broker dies with all but the end of a transaction; a stop meanwhile comes soon."""
-    messages = messages_of_keys(50)
-    tell_place = ExactlyOncePublisher._tell_place
+    """The brokers fall silent with a part of a transaction; a stop meanwhile comes soon."""
+    process, kafka = broker
+    url = engine.url.render_as_string(hide_password=False)
+    alone = a_configuration(
+        Servers(servers.database_url, kafka),
+        url,
+        relay_mode="exactly-once",
+        kafka_properties={"transaction.timeout.ms": "1000"},
+    )
+    create_topics(alone)
+    tell_place, is_away = ExactlyOncePublisher._tell_place, Event()
 
-    def tell_place_and_lose_the_broker(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
-        tell_place(publisher, *arguments)
+    def fall_silent_once(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
         if the_shard(engine).cursor.position and not is_away.is_set():
             publisher._producer.flush()
+            process.suspend()
             is_away.set()
-            local.kill_broker(data)
+        tell_place(publisher, *arguments)
 
-    is_away = Event()
-    monkeypatch.setattr(ExactlyOncePublisher, "_tell_place", tell_place_and_lose_the_broker)
+    monkeypatch.setattr(ExactlyOncePublisher, "_tell_place", fall_silent_once)
+    messages = messages_of_keys(50)
     append(engine, *messages)
     with a_relay(alone) as relay:
         eventually(is_away.is_set)
+        eventually(lambda: the_shard(engine).epoch > 1)  # it has failed, and is tried again
         eventually(lambda: relay.health.problems.get("kafka"))
-        messages += (more := messages_of_keys(50))
-        append(engine, *more)
         assert relay.health.is_live
         relay.stop.set()
         eventually(lambda: the_shard(engine).owner is None, deadline_s=5)
+    messages += (more := messages_of_keys(50))
+    append(engine, *more)
     with a_relay(alone) as relay:
-        local.start_broker(data)
+        process.resume()
         eventually(lambda: is_wholly_relayed(engine))
         eventually(lambda: not relay.health.problems)
     assert_read_once(alone, messages)

@@ -69,15 +69,16 @@ def merge(direct: Engine, settings: Settings, *pair: Shard) -> Shard:
     return merge_shards(direct, settings, Event(), ids, lambda *_: None, wait_s=30)
 
 
-def spread(engine: Engine) -> dict[str, int]:
-    """How many shards each owner has, by the part of its name that tells relays apart."""
-    now = shards(engine)
-    return Counter(shard.owner or "nobody" for shard in now)
-
-
 def pids(engine: Engine) -> dict[int, int]:
-    """How many shards each process has; from the owner's name, `host:pid:…`."""
-    return {int(f"{owner}:-1".split(":")[1]): count for owner, count in spread(engine).items()}
+    """How many shards each process has; from the owner's name, `host:pid:…`. Empty while one has none."""
+    owners = [shard.owner for shard in shards(engine)]
+    return Counter(int(owner.split(":")[1]) for owner in owners if owner) if all(owners) else {}
+
+
+def spread(engine: Engine) -> list[int]:
+    """How many shards each relay has, in order of that; empty while one shard has none."""
+    owners = [shard.owner for shard in shards(engine)]
+    return sorted(Counter(owners).values()) if all(owners) else []
 
 
 def is_still(engine: Engine) -> bool:
@@ -141,16 +142,16 @@ def test_shards_are_split_and_merged_under_load_and_nothing_is_lost_or_swapped(
         with a_load(counted):
             eventually(lambda: shards(counted)[0].owner)
             split(direct, settings, *shards(counted), into=3)
-            eventually(lambda: sorted(spread(counted).values()) == [1, 2])
+            eventually(lambda: spread(counted) == [1, 2])
             left, middle, right = shards(counted)
             merged = merge(direct, settings, middle, left)
             split(direct, settings, right, into=2)
-            eventually(lambda: sorted(spread(counted).values()) == [1, 2])
+            eventually(lambda: spread(counted) == [1, 2])
             first, second, third = shards(counted)
             assert first.id == merged.id
             merge(direct, settings, second, third)
             merge(direct, settings, *shards(counted))
-            eventually(lambda: len(spread(counted)) == 1)
+            eventually(lambda: spread(counted) == [1])
         assert_delivered(counted, settings, once=mode == "exactly-once")
 
 
@@ -160,7 +161,7 @@ def test_relays_that_start_at_the_same_instant_share_fairly(
     """Each may think at first that it is alone."""
     split(direct, settings, *shards(engine), into=4)
     with a_relay(settings), a_relay(settings):
-        eventually(lambda: list(spread(engine).values()) == [2, 2])
+        eventually(lambda: spread(engine) == [2, 2])
         eventually(lambda: is_still(engine))
 
 
@@ -173,15 +174,13 @@ def test_relays_beyond_the_shards_stand_by_and_are_ready(
     with ExitStack() as stack:
         relays = [stack.enter_context(a_relay(patient)) for _ in range(4)]
         eventually(lambda: not any(relay.health.problems for relay in relays))
-        eventually(lambda: list(spread(engine).values()) == [1, 1])
-        before = spread(engine).keys()
+        eventually(lambda: spread(engine) == [1, 1])
         for relay in relays[:3]:
             relay.stop.set()
-        eventually(lambda: list(spread(engine).values()) == [2])
+        eventually(lambda: spread(engine) == [2])
         messages = messages_of_keys(30, keys=10)
         append(engine, *messages)
         published(patient, messages)
-    assert len(before) == 2
 
 
 def test_relays_whose_connections_are_cut_keep_their_shards(
@@ -191,7 +190,7 @@ def test_relays_whose_connections_are_cut_keep_their_shards(
     patient = settings.model_copy(update={"lease_s": 600.0})
     split(direct, settings, *shards(counted), into=4)
     with a_relay(patient), a_relay(patient), a_load(counted):
-        eventually(lambda: list(spread(counted).values()) == [2, 2])
+        eventually(lambda: spread(counted) == [2, 2])
         owners = {shard.id: shard.owner for shard in shards(counted)}
         epochs = {shard.id: shard.epoch for shard in shards(counted)}
         with counted.connect() as connection:
@@ -229,21 +228,21 @@ def test_a_relay_that_hangs_in_one_shard_keeps_the_others_and_another_relay_take
     monkeypatch.setattr(sharing, "_HANGING_S", 1.5)
     split(direct, settings, *shards(engine), into=4)
     with a_relay(settings) as relay:
-        eventually(lambda: list(spread(engine).values()) == [4])
+        eventually(lambda: spread(engine) == [4])
         with a_relay(settings) as other:
-            eventually(lambda: list(spread(engine).values()) == [2, 2])
+            eventually(lambda: spread(engine) == [2, 2])
             ours = shards(engine)[0].owner
             hung, kept = (shard for shard in shards(engine) if shard.owner == ours)
             before = lost_leases()
             with hanging(monkeypatch, hung.hashes):
                 append(engine, *messages_of_keys(50, keys=50))
-                eventually(lambda: sorted(spread(engine).values()) == [1, 3])
+                eventually(lambda: spread(engine) == [1, 3])
                 now = {shard.id: shard for shard in shards(engine)}
                 assert now[hung.id].owner not in {ours, None}
                 assert (now[kept.id].owner, now[kept.id].epoch) == (ours, kept.epoch)
                 assert any("hangs" in str(each.health.problems) for each in (relay, other))
             eventually(lambda: lost_leases() > before)
-            eventually(lambda: list(spread(engine).values()) == [2, 2])
+            eventually(lambda: spread(engine) == [2, 2])
             eventually(lambda: not relay.health.problems and not other.health.problems)
 
 

@@ -145,6 +145,16 @@ def test_shares_are_fair_and_still_whoever_comes_goes_dies_or_changes_the_shards
         crew.assert_fair()
 
 
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_who_has_what_does_not_divide_keeps_it(connection: Connection, name: str) -> None:
+    """Whatever the relays' names are; where nobody has more than another, these decide."""
+    split(connection, into=3)
+    held = {shard.id: shard.epoch for shard in claimed_all(connection, name)[:2]}
+    outbox.beat(connection, "m", {}, lease_s=60)
+    assert outbox.beat(connection, name, held, lease_s=60).share == 2
+    assert outbox.beat(connection, "m", {}, lease_s=60).share == 1
+
+
 def test_a_relay_that_is_not_able_to_claim_keeps_what_it_has_and_others_take_the_rest(
     connection: Connection,
 ) -> None:
