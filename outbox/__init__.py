@@ -52,7 +52,13 @@ from outbox.errors import (
 from outbox.origin import check_origin
 from outbox.rebase import Outlook, foresee, rebase
 from outbox.resharding import merge, reserve, split, withdraw
-from outbox.retention import PartitionChanges, ensure_partitions, partitions, retire_partitions
+from outbox.retention import (
+    PartitionChanges,
+    ensure_partitions,
+    partitions,
+    retire_partitions,
+    settle_strays,
+)
 from outbox.shards import (
     RELEASES,
     Shard,
@@ -136,6 +142,7 @@ __all__ = [
     "retry_key",
     "save",
     "save_key",
+    "settle_strays",
     "shards",
     "skip_message",
     "split",

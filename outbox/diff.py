@@ -34,6 +34,10 @@ from sqlalchemy import Connection, text
 # Typed, it is twice as fast as a driver's loader that Python must call for each row.
 decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
+_XID_FIRST = 3
+_XID_32 = 2**32
+_LOGGED_AHEAD = 32  # SEQ_LOG_VALS in Postgres' sequence.c
+
 _COLUMNS = "position, topic, key, value, headers"
 _OF_SHARD = "key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint"
 
@@ -46,9 +50,11 @@ _IN_FLIGHT = """
 """
 
 # The first row is where the reading ends: the floor, how far the next transaction id is from the first
-# one, 3, and the snapshot. The sequence is read before the id, as the order of the two matters.
-_END = """
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS position,
+# one, 3, and the snapshot. The sequence is read before the id, as the order of the two matters. What is
+# read of it may be too high by the 32 values that Postgres logs ahead: while it writes that record the
+# page says how the sequence would stand after a crash, and a scan reads the page without a lock.
+_END = f"""
+    SELECT greatest(last_value - {_LOGGED_AHEAD + 1}, 0) AS position,
            CASE WHEN last_value IS NOT NULL THEN age('3'::xid)::text END AS topic,
            NULL AS key, NULL AS value, NULL AS headers, pg_current_snapshot()::text
     FROM outbox.message_position_seq
@@ -123,9 +129,6 @@ _SESSION = text("""
 _FEW = 1_000
 _MOMENTS_S = 5.0
 
-_XID_FIRST = 3
-_XID_32 = 2**32
-
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -133,7 +136,7 @@ class Cursor:
 
     While a backlog is published in parts, also what `batch_snapshot` shows up to `position`. `floor` and
     `next_xid` tell where what comes after the difference begins; those of zero are true of any log. The
-    number grows with every reading, so that of two cursors of a shard the later one is known.
+    number grows with every reading.
     """
 
     snapshot: str
@@ -157,10 +160,6 @@ class HashRange:
 
     hash_from: int
     hash_to: int
-
-    @property
-    def middle(self) -> int:
-        return (self.hash_from + self.hash_to) // 2
 
 
 WHOLE = HashRange(-(2**31), 2**31)

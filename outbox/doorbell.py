@@ -9,7 +9,7 @@ a writer that keeps its connection from one transaction to the next.
 
 import logging
 from collections.abc import Iterable, Iterator
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 CHANNEL = "outbox"
 
 _MARK = "outbox.rings"
-_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _PAYLOAD_BYTES_MAX = 7_900  # Postgres takes less than 8,000
 _PAUSE_AFTER_FAILURE_S = 1.0
 
@@ -34,7 +33,7 @@ def mark(connection: Connection) -> None:
     connection.info[_MARK] = True
 
 
-def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 2.0) -> "Doorbell":
+def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 3.0) -> "Doorbell":
     """Ring for every append made through this engine, Core or ORM; close the doorbell at the end.
 
     It rings when the connection is back in its pool, at most once per interval.
@@ -65,7 +64,7 @@ def hear(connection: Connection, seconds: float) -> bool:
 class Doorbell:
     """Sends coalesced NOTIFYs on one channel from one thread, which starts at the first ring."""
 
-    def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 2.0) -> None:
+    def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 3.0) -> None:
         self._engine = synchronous(engine)
         self._channel = channel
         self._interval_s = interval_ms / 1000
@@ -73,15 +72,19 @@ class Doorbell:
         self._rung = False
         self._words: set[str] = set()
         self._closed = False
+        self._ending = Event()
         self._thread: Thread | None = None
 
     def ring(self, words: Iterable[object] = ()) -> None:
         """Wake the listeners soon; `words` (ids, say) reach them joined by commas."""
         with self._changed:
-            self._rung = True
             self._words.update(map(str, words))
             # A thread does not survive a fork of its process.
-            if not self._closed and not (self._thread and self._thread.is_alive()):
+            is_alive = self._thread is not None and self._thread.is_alive()
+            if self._rung and is_alive:
+                return  # to wake it again would take the processor from the writers
+            self._rung = True
+            if not self._closed and not is_alive:
                 self._thread = Thread(
                     target=self._run, name=f"doorbell-{self._channel}", daemon=True
                 )
@@ -93,6 +96,7 @@ class Doorbell:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        self._ending.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
 
@@ -112,9 +116,14 @@ class Doorbell:
         is_new = connection is None
         try:
             connection = connection or _own_connection(self._engine)
+            # The driver itself: several hundred rings a second share the processor with the writers.
+            cursor = connection.connection.cursor()
             for payload in payloads:
-                connection.execute(_NOTIFY, {"channel": self._channel, "payload": payload})
-        except SQLAlchemyError as error:
+                if payload:
+                    cursor.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+                else:
+                    cursor.execute(f"NOTIFY {self._channel}")
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             _log.debug("the doorbell %s did not ring: %s", self._channel, error)
             _close(connection)
             return None if is_new else self._send(None, payloads)
@@ -130,8 +139,7 @@ class Doorbell:
 
     def _pause(self, seconds: float) -> None:
         """Let further rings gather, unless the end has come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed, timeout=seconds)
+        self._ending.wait(seconds)
 
 
 def synchronous(engine: Engine) -> Engine:

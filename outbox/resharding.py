@@ -3,9 +3,9 @@
 Who changes a shard owns it at that moment: it has it reserved, so that its owner hands it over and
 nobody else claims it, and then claims it.
 
-A shard never changes its range. What has another range has another id, and an id is never used again:
-so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is never taken for
-that of a narrower or a wider one, not even where a failover has taken the change back.
+A shard never changes its range. What has another range has another id, and the sequence gives an id out
+once: so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is not taken for
+that of a narrower or a wider one.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ however long, and half detached meanwhile; a DROP gives up in time and leaves no
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -52,6 +52,21 @@ IS_RELAYED = f"""
     )
 """
 
+# Asked under the lock, so it must be quick: whether anything has been committed since the question above.
+IS_UNTOUCHED = """
+    SELECT NOT EXISTS (
+        SELECT FROM outbox.{partition}
+        WHERE xid >= pg_snapshot_xmin(CAST(:since AS pg_snapshot))
+          AND NOT pg_visible_in_snapshot(xid, CAST(:since AS pg_snapshot))
+    )
+"""
+
+# The days of rows that came when their partition had not been made, and will not be by itself.
+STRAY_DAYS = text("""
+    SELECT DISTINCT CAST(created_at AT TIME ZONE 'UTC' AS date) AS day FROM outbox.message_default
+    WHERE created_at < :before ORDER BY day LIMIT 31
+""")
+
 MOVE_STRAYS = f"""
     WITH moved AS (
         DELETE FROM outbox.message_default
@@ -77,11 +92,16 @@ def partitions(connection: Connection) -> dict[date, str]:
 
 def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -> list[str]:
     """Make the partitions of today and the days ahead that are missing; returns their names."""
-    existing = partitions(connection)
-    missing = [day for day in _days(today, days_ahead) if day not in existing]
-    if missing:
-        _bound_waiting(connection)
-    return [_make_partition(connection, day, has_begun=day <= today) for day in missing]
+    return _make_missing(connection, _days(today, days_ahead), today)
+
+
+def settle_strays(connection: Connection, today: date) -> list[str]:
+    """Make the partitions of past days that strays are found of; returns their names.
+
+    Or retention would never drop them: by itself, nobody makes a partition for a day that is over.
+    """
+    days = connection.execute(STRAY_DAYS, {"before": _starts_at(today)}).scalars()
+    return _make_missing(connection, days, today)
 
 
 def retire_partitions(
@@ -96,13 +116,14 @@ def retire_partitions(
         if _starts_at(day + timedelta(days=1)) <= ends_before
     ]
     # Without a lock, as it may take long; what is relayed stays so.
+    since = connection.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
     relayed = [name for name in past if _holds(connection, IS_RELAYED, name)]
-    dropped = _drop_unless_written(connection, relayed) if relayed else []
+    dropped = _drop_unless_written(connection, relayed, since) if relayed else []
     return PartitionChanges(dropped, [name for name in past if name not in dropped])
 
 
-def _drop_unless_written(connection: Connection, names: list[str]) -> list[str]:
-    """Drop partitions, but for those that a transaction from their day has just committed into.
+def _drop_unless_written(connection: Connection, names: list[str], since: str) -> list[str]:
+    """Drop partitions, but for those that a transaction from their day has since committed into.
 
     The log is locked before its parts, as readers and writers do it: the other way round, each that came
     between the two locks would wait for us and we for it, and under load somebody always does.
@@ -110,14 +131,23 @@ def _drop_unless_written(connection: Connection, names: list[str]) -> list[str]:
     tables = [f"outbox.{name}" for name in names]
     locks = f"LOCK TABLE ONLY outbox.message, {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
     connection.execute(text(locks))
-    dropped = [name for name in names if _holds(connection, HAS_NONE_UNSEEN, name)]
+    dropped = [name for name in names if _holds(connection, IS_UNTOUCHED, name, since=since)]
     if dropped:
         connection.execute(text(f"DROP TABLE {', '.join(f'outbox.{name}' for name in dropped)}"))
     return dropped
 
 
-def _holds(connection: Connection, condition: str, partition: str) -> bool:
-    return bool(connection.execute(text(condition.format(partition=partition))).scalar_one())
+def _holds(connection: Connection, condition: str, partition: str, **values: str) -> bool:
+    asked = text(condition.format(partition=partition))
+    return bool(connection.execute(asked, values).scalar_one())
+
+
+def _make_missing(connection: Connection, days: Iterable[date], today: date) -> list[str]:
+    existing = partitions(connection)
+    missing = [day for day in days if day not in existing]
+    if missing:
+        _bound_waiting(connection)
+    return [_make_partition(connection, day, has_begun=day <= today) for day in missing]
 
 
 def _make_partition(connection: Connection, day: date, *, has_begun: bool) -> str:

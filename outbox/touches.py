@@ -9,25 +9,23 @@ is found again is that of a relay which died with this message in hand.
 from sqlalchemy import Connection, text
 
 from outbox.errors import LeaseLost
-from outbox.shards import Shard, owned
-
-_OURS = "id = :id AND epoch = :epoch AND owner = :owner"
+from outbox.shards import OURS, Shard, owned
 
 TOUCH = text(f"""
     UPDATE outbox.shard
     SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
-    WHERE {_OURS}
+    WHERE {OURS}
     RETURNING touches
 """)
 TOUCH_KEY = text(f"""
     UPDATE outbox.blocked_key SET touches = touches + 1
-    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {_OURS})
+    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {OURS})
     RETURNING touches
 """)
 
 UNTOUCH = text(f"""
     WITH shard AS (
-        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {_OURS} RETURNING hash_from, hash_to
+        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {OURS} RETURNING hash_from, hash_to
     )
     UPDATE outbox.blocked_key SET touches = 0 FROM shard
     WHERE key_hash >= hash_from AND key_hash < hash_to AND touches > 0

@@ -8,7 +8,7 @@ the shard is now and, where a blocked key was retried, that key.
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -95,10 +95,16 @@ def newest(
         while begin > low:
             begin, end = max(low, begin - max(_WINDOW, 4 * (high - begin))), begin
             if found := _last_between(consumer, topic, (begin, end), name, keep_waiting):
-                return _decode(found)
+                return _of_long_ago(_decode(found))
     finally:
         consumer.close()
     return None
+
+
+def _of_long_ago(step: Step) -> Step:
+    """Forget when a cursor was read, which was said by another machine's clock."""
+    cursor = replace(step.place.cursor, read_at=0.0)
+    return replace(step, place=replace(step.place, cursor=cursor))
 
 
 def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> None:

@@ -7,6 +7,7 @@ claimed ──resume──► relaying ──publish, save, wait for the bell─
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from threading import Event, Thread
 
 import structlog
@@ -17,7 +18,7 @@ import outbox
 from outbox import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.errors import Abandoned
-from relay.loop import Relayed, block, relay_once, retry_once
+from relay.loop import STEP_S, Relayed, block, relay_once, retry_once
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
 from runtime.health import Health
@@ -117,18 +118,19 @@ class Holding:
 
     def _relay_and_wait(self, connection: Connection, publisher: Publisher) -> None:
         """Return at a stop, or once the publisher has met a refusal."""
-        poll_s = _POLL_S_MIN
+        poll_s, was_rung = _POLL_S_MIN, False
         while self._keep_waiting():
-            relayed = self._relay_once(connection, publisher)
+            relayed = self._relay_once(connection, publisher, was_rung=was_rung)
             if not relayed.refusal and self._blocked:
                 relayed = self._retry(connection, publisher, relayed)
             if relayed.refusal:
                 return
             poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._settings.poll_s_max)
             publisher.look()
+            was_rung = False
             if relayed.is_done:
                 self._record(connection)
-                self._wait(connection, poll_s)
+                was_rung = self._wait(connection, poll_s)
 
     def _record(self, connection: Connection) -> None:
         """Save, now and then, how far nothing was found: whoever comes next need not look there again."""
@@ -138,7 +140,9 @@ class Holding:
             lease_s = self._settings.lease_s
             self.shard = outbox.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
-    def _relay_once(self, connection: Connection, publisher: Publisher) -> Relayed:
+    def _relay_once(
+        self, connection: Connection, publisher: Publisher, *, was_rung: bool
+    ) -> Relayed:
         relayed = relay_once(
             connection,
             self.shard,
@@ -147,6 +151,7 @@ class Holding:
             self._keep_waiting,
             limit=self._limit,
             passing_over={blocked.key for blocked in self._blocked},
+            was_rung=was_rung,
         )
         self.shard, self._limit = relayed.shard, self._settings.relay_chunk
         self._close_in(connection, relayed)
@@ -161,13 +166,17 @@ class Holding:
             self._know_blocked(connection)
             if relayed.refusal:
                 return relayed
+            last = replace(last, is_done=last.is_done and relayed.is_done)
         return last
 
     def _retry_key(
         self, connection: Connection, publisher: Publisher, blocked: BlockedKey
     ) -> Relayed:
-        """Publish a key's messages, one at first, up to where its shard is or to a refusal."""
-        limit = 1
+        """Publish a key's messages, one at first, up to where its shard is or to a refusal.
+
+        It ends soon in any case, and goes on with the next turn: the other keys are not to wait for it.
+        """
+        limit, ends_at = 1, time.monotonic() + STEP_S
         while True:
             relayed = retry_once(
                 connection,
@@ -180,7 +189,8 @@ class Holding:
             )
             self.shard = relayed.shard
             self._close_in(connection, relayed)
-            if relayed.refusal or relayed.is_done or not self._keep_waiting():
+            has_time = self._keep_waiting() and time.monotonic() < ends_at
+            if relayed.refusal or relayed.is_done or not has_time:
                 return relayed
             self._know_blocked(connection)
             blocked = next(known for known in self._blocked if known.key == blocked.key)
@@ -208,9 +218,10 @@ class Holding:
             raise LeaseLost(self.shard.id, self.shard.epoch)
         return not self.is_stopping
 
-    def _wait(self, connection: Connection, seconds: float) -> None:
-        """Wait for a ring, for so long at most, in steps in which a stop is seen."""
+    def _wait(self, connection: Connection, seconds: float) -> bool:
+        """Wait for a ring, for so long at most, in steps in which a stop is seen; tells if one came."""
         ends_at = time.monotonic() + seconds
         while self._keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
             if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
-                return
+                return True
+        return False

@@ -40,6 +40,8 @@ def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChang
             # Last and by itself, since it alone may have to wait for writers, and wait in vain.
             made += outbox.ensure_partitions(connection, now.date(), days_ahead=0)
         with connection.begin():
+            made += outbox.settle_strays(connection, now.date())
+        with connection.begin():
             PARTITIONS.set(len(outbox.partitions(connection)))
     if made or changes.dropped or changes.kept_unrelayed:
         _log.info(

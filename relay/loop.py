@@ -10,7 +10,7 @@ accepted is saved, until a reading of this one message is refused. Readings then
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +26,11 @@ from relay.publisher import Publisher
 from runtime.settings import Settings
 
 # How long blocked keys may have to wait while there is always something to publish.
-_STEP_S = 0.5
+STEP_S = 0.5
+
+# Two readings and the producer's queue are in memory at a time, for each shard.
+_READING_BYTES_MAX = 32_000_000
+_SAMPLE_EVERY = 16
 
 # A message in hand at so many deaths of a relay is taken for their cause.
 TOUCHES_MAX = 3
@@ -71,26 +75,30 @@ def relay_once(
     *,
     limit: int | None = None,
     passing_over: Collection[str] = frozenset(),
+    was_rung: bool = False,
 ) -> Relayed:
     """Publish what has been committed since the shard's cursor, until nothing is left.
 
     The next reading is made while the brokers acknowledge the last, so neither side waits for the other.
     `limit` is that of the first reading; later ones grow up to the settings' chunk. Messages of the
     keys to pass over are left where they are; the cursor goes on, and the step ends soon, so that who
-    waits for these keys can look after them.
+    waits for these keys can look after them. If it was the bell that called, a reading that found less
+    than its limit is the last: whatever has been committed since rings again.
     """
     messages, limit = 0, limit or settings.relay_chunk
-    ends_at = time.monotonic() + (_STEP_S if passing_over else math.inf)
     reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
-    while reading.rows and keep_waiting() and time.monotonic() < ends_at:
+    ends_at = time.monotonic() + (STEP_S if passing_over else math.inf)
+    while reading.rows and keep_waiting():
         in_hand(shard.id, _age_s(reading.rows[0]))
         rows, waiting = _published_now(reading, passing_over), keep_waiting
         try:
             if limit == 1 and rows:
                 waiting = _touching(connection, shard, rows[0], keep_waiting)
             publisher.enqueue(rows, waiting)
-            limit = min(limit * 2, settings.relay_chunk)
-            ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
+            limit = min(limit * 2, settings.relay_chunk, _bearable(reading.rows))
+            ahead = Reading([], reading.cursor)
+            if reading.cursor.batch_snapshot or not was_rung:
+                ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
             publisher.commit(Place(reading.cursor), waiting)
         except Refused as refused:
             return Relayed(shard, messages, Refusal(reading, refused.reason))
@@ -99,6 +107,8 @@ def relay_once(
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
         reading = ahead
+        if time.monotonic() > ends_at:
+            break
     if reading.rows:  # asked to stop, or to come to an end
         return Relayed(shard, messages)
     in_hand(shard.id, None)
@@ -147,6 +157,13 @@ def block(connection: Connection, shard: Shard, refusal: Refusal) -> None:
     """Block the key of the one message that was refused."""
     (row,), cursor = refusal.reading.rows, refusal.reading.cursor
     outbox.block_key(connection, shard, cursor, row[0], refusal.reason)
+
+
+def _bearable(rows: Sequence[tuple[Any, ...]]) -> int:
+    """Return how many messages like these, by a sample, the next reading may have."""
+    sample = rows[::_SAMPLE_EVERY]
+    value_bytes = sum(len(row[3]) for row in sample) // len(sample)
+    return max(1, _READING_BYTES_MAX // (value_bytes + 1))
 
 
 def _published_now(reading: Reading, passing_over: Collection[str]) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from outbox import CursorFromElsewhere, LeaseLost, Standing
 from relay.holding import Holding
 from relay.metrics import LEASES_LOST, SHARDS, TAKEOVERS
 from relay.publisher import is_kafka_error
-from runtime.database import is_conflict, is_outage
+from runtime.database import is_cancelled, is_conflict, is_outage
 from runtime.errors import first_line
 from runtime.health import Health
 from runtime.settings import Settings
@@ -203,6 +203,5 @@ class _Backoff:
 
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
-    if isinstance(error, CursorFromElsewhere):
-        return True
-    return is_kafka_error(error) or is_outage(error) or is_conflict(error)
+    is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
+    return is_database or is_kafka_error(error) or isinstance(error, CursorFromElsewhere)

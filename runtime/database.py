@@ -79,6 +79,12 @@ def is_outage(error: BaseException) -> bool:
     return state == READ_ONLY or (state[:2] in OUTAGES and state != TIMED_OUT)
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Tell a statement that was cut short, by its time limit or by a person, and may be tried again."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlstate", None) == TIMED_OUT
+
+
 def is_conflict(error: BaseException) -> bool:
     """Tell a transaction that lost against another one, and may simply be run again."""
     cause = error.orig if isinstance(error, DBAPIError) else error

@@ -26,7 +26,9 @@ class Health:
 
     def __init__(self, *, parts: tuple[str, ...] = (), beat_s_max: float = 60.0) -> None:
         self._lock = Lock()
-        self._problems: dict[tuple[str, str], str | None] = {(part, ""): "starting" for part in parts}
+        self._problems: dict[tuple[str, str], str | None] = {
+            (part, ""): "starting" for part in parts
+        }
         self._beat_s_max = beat_s_max
         self._beat_at = time.monotonic()
 

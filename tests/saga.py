@@ -23,8 +23,8 @@ from domain.reservations import store
 from domain.reservations.model import NewReservation, Reservation, Status, cancel
 from domain.rooms import calendar
 from domain.stay import Stay
-from relay.sharing import Relay
 from relay.publisher import producer_properties
+from relay.sharing import Relay
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Context, Settings

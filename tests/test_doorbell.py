@@ -168,7 +168,7 @@ def test_a_bell_whose_connection_was_cut_rings_with_a_new_one(
     cut = listener.execute(
         text("""
             SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-            WHERE query LIKE 'SELECT pg_notify(%' AND datname = current_database()
+            WHERE query LIKE 'NOTIFY %' AND datname = current_database()
         """)
     )
     assert cut.scalars().all() == [True]

@@ -98,7 +98,8 @@ def a_small_difference(filled: Engine, reading: Connection) -> Cursor:
 def touches_few_pages(plan: dict[str, Any]) -> None:
     assert not any(node["Node Type"] == "Seq Scan" for node in scans(plan))
     assert all(node["Actual Rows"] <= 40 for node in nodes(plan)), "nothing sorts more than is new"
-    assert not any(node.get("Rows Removed by Filter", 0) > 5 for node in scans(plan))
+    removed = sum(node.get("Rows Removed by Filter", 0) for node in scans(plan))
+    assert removed <= 40, "the floor lies a little low"
     assert pages(plan) < 12 * PARTITIONS
 
 

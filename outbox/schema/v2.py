@@ -81,6 +81,14 @@ UPGRADE = (
 )
 
 DOWNGRADE = (
+    # The shards have passed over what these keys hold back, and version 1 would never look there again.
+    """
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM outbox.blocked_key) THEN
+            RAISE EXCEPTION 'there are blocked keys: retry or skip them first';
+        END IF;
+    END $$
+    """,
     "DROP TABLE outbox.dead_letter",
     "DROP TABLE outbox.blocked_key",
     "DROP TABLE outbox.relay",

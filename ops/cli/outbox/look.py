@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from sqlalchemy import create_engine
@@ -12,6 +13,7 @@ from ops.cli.deploy import DATABASE
 from ops.cli.outbox import outbox_group
 from ops.cli.output import as_json, print_json, print_table
 from ops.environment import settings_for
+from outbox import Shard
 
 
 @outbox_group.command()
@@ -26,7 +28,7 @@ def shards(data: Path, as_json: bool) -> None:
             found += [
                 {
                     "database": " and ".join(contexts),
-                    **asdict(shard),
+                    **shown(shard),
                     "backlog": waiting.get(shard.id, 0),
                 }
                 for shard in outbox.shards(connection)
@@ -84,3 +86,10 @@ def partitions(data: Path, as_json: bool) -> None:
 def _shortened(snapshot: str) -> str:
     """Leave the transactions in flight out, of which there may be a thousand."""
     return ":".join(snapshot.split(":")[:2])
+
+
+def shown(shard: Shard) -> dict[str, Any]:
+    """A shard for programs: what its row says, without what only a relay's memory knows."""
+    fields = asdict(shard)
+    del fields["saved"], fields["cursor"]["read_at"]
+    return fields

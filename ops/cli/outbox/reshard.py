@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, get_args
@@ -11,6 +11,7 @@ import click
 from sqlalchemy import Engine
 
 from ops.cli.outbox import outbox_group
+from ops.cli.outbox.look import shown
 from ops.cli.output import as_json, print_json, progress, say
 from ops.cli.run import INTERRUPTED
 from ops.environment import settings_for
@@ -140,7 +141,7 @@ def _changed(
         except OutboxError as error:
             raise CommandError(f"nothing was changed: {error}") from error
     if as_json:
-        print_json({"shards": [asdict(shard) for shard in made]})
+        print_json({"shards": [shown(shard) for shard in made]})
     else:
         say(f"Made {', '.join(f'shard {shard.id}' for shard in made)}.")
     return 0
