@@ -72,6 +72,10 @@ class Holding:
     def has_ended(self) -> bool:
         return not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> None:
+        """Wait for the end, for so long at most."""
+        self._thread.join(seconds)
+
     def join(self) -> None:
         """Wait for the end; what there was to say of the shard is forgotten."""
         self._thread.join()

@@ -158,12 +158,22 @@ class Relay:
 
     def _finish(self) -> None:
         self._stop.set()  # also where a broken rule ends us
+        with suppress(SQLAlchemyError), self._engine.connect() as connection:
+            self._keep_while_finishing(connection)
         for held in self._held.values():
             held.join()
         self._held.clear()
         SHARDS.set(0)
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
             outbox.leave(connection, self._name)
+
+    def _keep_while_finishing(self, connection: Connection) -> None:
+        """Renew the leases until the readings in hand have come to their ends."""
+        lease_s = self._settings.lease_s
+        while finishing := [held for held in self._turning() if not held.has_ended]:
+            epochs = {held.shard.id: held.shard.epoch for held in finishing}
+            outbox.beat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
+            finishing[0].wait(lease_s / 4)
 
     def _report(self, error: Exception, held: Holding | None = None) -> None:
         part = "kafka" if is_kafka_error(error) else "database"

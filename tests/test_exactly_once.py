@@ -121,8 +121,8 @@ def test_a_relay_that_was_paused_at_whatever_step_is_refused_and_goes_on_as_a_st
             messages.append(a_message(key="key-0"))
             append(engine, messages[-1])
             eventually(lambda: is_wholly_relayed(engine))
+            # Locked out by the one that woke up, the successor begins again, here or there.
             eventually(lambda: not successor.health.problems)
-            assert owner_pid(engine) != zombie.pid
         messages.append(a_message(key="key-0"))
         append(engine, messages[-1])
         eventually(lambda: owner_pid(engine) == zombie.pid and is_wholly_relayed(engine))

@@ -204,3 +204,15 @@ def test_no_messages_means_that_nothing_is_left_to_read(engine: Engine) -> None:
         [b"3"],
         [],
     ]
+
+
+def test_the_floor_allows_for_what_the_sequence_logs_ahead(engine: Engine) -> None:
+    """Its page may show 32 values too many for a moment; whatever is drawn next must lie above."""
+    append_numbered(engine, range(100))
+    direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with direct.connect() as connection:
+        outbox.prepare_session(connection)
+        shard = the_shard(engine)
+        cursor = outbox.read(connection, shard.cursor, shard.hashes, limit=1_000).cursor
+        drawn = connection.execute(text("SELECT last_value FROM outbox.message_position_seq"))
+        assert 0 < cursor.floor <= drawn.scalar_one() - 32

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from domain.messages import ROOM_RESERVE
 from ops.topics import create_topics
-from relay import sharing
+from relay import loop, sharing
 from relay.errors import Abandoned, Refused
 from relay.loop import TOUCHES_MAX
 from relay.publisher import Publisher
@@ -228,6 +229,48 @@ def test_waiting_for_room_in_a_full_queue_ends_with_a_stop() -> None:
     row: tuple[object, ...] = (1, ROOM_RESERVE, "7", b"", b"{}", None)
     with Publisher(nowhere, Health()) as publisher, pytest.raises(Abandoned):
         publisher.enqueue([row, row], lambda: False)
+
+
+def test_a_reading_that_takes_longer_than_a_turn_is_published_all_the_same(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a key is blocked turns are short; one that began must come to something."""
+    monkeypatch.setattr(loop, "STEP_S", 0.0)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason,
+                                                snapshot, floor, next_xid)
+                VALUES ('blocked', gen_random_uuid(), 'room-reserve', 1, 'refused', '1:1:', 0, '1')
+            """)
+        )
+    messages = messages_of_keys(50)
+    append(engine, *messages)
+    with a_relay(settings.model_copy(update={"relay_chunk": 8})):
+        assert len(published(settings, messages)) == len(messages)
+
+
+def test_a_statement_that_is_cut_short_is_tried_again(engine: Engine) -> None:
+    """By its time limit, or by an operator's `pg_cancel_backend`."""
+    with engine.connect() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 1"))
+        with pytest.raises(OperationalError) as cut_short:
+            connection.execute(text("SELECT pg_sleep(10)"))
+    assert sharing._may_pass(cut_short.value)
+
+
+@pytest.mark.unit
+def test_readings_of_large_messages_are_short() -> None:
+    """So that what is in memory at a time has a bound."""
+    small, large = (1, "t", "k", b"x" * 200, b"{}"), (1, "t", "k", b"x" * 1_000_000, b"{}")
+    assert loop._bearable([small] * 100) > settings_max()
+    assert loop._bearable([large] * 100) < 40
+    assert loop._bearable([(1, "t", "k", b"x" * 10**9, b"{}")]) == 1
+
+
+def settings_max() -> int:
+    """The default of RELAY_CHUNK."""
+    return int(Settings.model_fields["relay_chunk"].default)
 
 
 def touches(engine: Engine) -> int:

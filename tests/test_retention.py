@@ -56,6 +56,22 @@ def test_partitions_are_made_ahead_once(engine: Engine) -> None:
         assert sorted(outbox.partitions(connection))[:4] == wanted
 
 
+def test_strays_of_a_day_that_is_over_get_their_partition_and_go_with_it(
+    direct: Engine, engine: Engine, settings: Settings
+) -> None:
+    """Nobody makes partitions for past days by itself, so they would stay for ever."""
+    day = (NOW - timedelta(days=3)).date()
+    with engine.begin() as connection:
+        connection.execute(APPEND_LONG_AGO, {"created_at": NOW - timedelta(days=3)})
+    keep_house_once(direct, settings)
+    with engine.connect() as connection:
+        assert day in outbox.partitions(connection)
+        strays = connection.execute(text("SELECT count(*) FROM outbox.message_default"))
+        assert strays.scalar_one() == 0
+        kept = connection.execute(text(f"SELECT count(*) FROM outbox.message_{day:%Y%m%d}"))
+        assert kept.scalar_one() == 1
+
+
 def test_a_message_lies_in_the_partition_of_its_day(engine: Engine) -> None:
     ensure(engine, TODAY)
     append(engine, *messages_of_keys(3))
