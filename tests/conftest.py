@@ -5,6 +5,7 @@ The servers are, in this order, those of DATABASE_URL and KAFKA_BOOTSTRAP_SERVER
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import count
@@ -23,6 +24,12 @@ from outbox import Doorbell
 from runtime.settings import Settings
 
 _numbers = count(1)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be Ctrl-C: started in the background by a shell, we and our children would ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
