@@ -23,6 +23,7 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_has_a_gap_to_be_filled(page: Path) -> None:
     assert "@@" not in page.read_text()
+    assert "TODO" not in page.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
