@@ -19,7 +19,7 @@ def test_a_migrated_database_is_at_the_head(database_url: str) -> None:
 
 def test_every_migration_goes_up_down_and_up_with_rows_present(empty_database_url: str) -> None:
     migrate(empty_database_url)
-    for revision in ("0005", "0004", "0003", "0002", "0001", "base"):
+    for revision in ("0008", "0007", "0006", "0005", "0004", "0003", "0002", "0001", "base"):
         _fill(empty_database_url)
         downgrade(empty_database_url, revision)
         migrate(empty_database_url)

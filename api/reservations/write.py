@@ -1,32 +1,32 @@
-"""/v1/reservations: asking for a room, looking, cancelling.
+"""Asking for a room, and cancelling.
 
 What is answered 2xx is committed: the reservation, its transition, the message to the rooms and the
 idempotency key are one transaction. 202 says that the rooms have still to answer, 200 that the saga
-has ended. A member sees and cancels their own reservations only; others are not there for them.
+has ended. A member cancels their own reservations only; others are not there for them.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 from uuid import uuid4
 
 import msgspec
-from litestar import Response, Router, get, post
+from litestar import Response, post
 from litestar.concurrency import sync_to_thread
-from litestar.di import NamedDependency, Provide
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
-from sqlalchemy import Connection, Engine
+from litestar.params import JSONBody
+from sqlalchemy import Connection
 
 import outbox
 from api import idempotency
 from api.auth import MemberRequest
-from api.bodies import ID_MAX, NewStay, Strict
+from api.bodies import NewStay, Strict
 from api.idempotency import Attempt, Key
 from api.observe import traceparent
 from api.problems import Missing, Refused, documented
-from api.views import ReservationPage, ReservationView, after, page_size
-from api.waiting import Prefer, Waiters, wait_s
+from api.reservations.desk import Desk, ReservationId
+from api.reservations.views import ReservationView
+from api.waiting import Prefer, wait_s
 from domain import messages
 from domain.reservations import store
 from domain.reservations.model import (
@@ -41,20 +41,6 @@ from domain.reservations.model import (
 from domain.stay import Stay
 
 ENDED = ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
-ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the routes work with: the reservations' database, those who wait, and the bounds."""
-
-    engine: Engine
-    reading: Engine
-    waiters: Waiters
-    nights_max: int
-    days_max: int
-    page_size_max: int
-    wait_s_max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +49,6 @@ class Accepted:
 
     view: ReservationView
     replayed: bool = False
-
-
-def reservation_routes(desk: Desk) -> Router:
-    return Router(
-        "/reservations",
-        route_handlers=[reserve, list_own, read, cancel_own],
-        # One dependency, because Litestar resolves several in a task each.
-        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
-        tags=["reservations"],
-    )
 
 
 @post(
@@ -95,43 +71,6 @@ async def reserve(
     attempt = Attempt(request.user.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
     accepted = await sync_to_thread(_reserve, desk, attempt, data, traceparent(request.scope))
     return await _answer(desk, accepted, prefer)
-
-
-@get(
-    "/",
-    operation_id="listReservations",
-    summary="List one's own, newest first",
-    responses=documented(),
-    sync_to_thread=True,
-)
-def list_own(
-    request: MemberRequest,
-    desk: NamedDependency[Desk],
-    limit: Annotated[int | None, QueryParameter(ge=1, description="20 unless told")] = None,
-    cursor: FromQuery[str | None] = None,
-) -> ReservationPage:
-    """A page stays what it is while reservations are added: the cursor names where it ended."""
-    size = page_size(limit, desk.page_size_max)
-    with desk.reading.connect() as connection:
-        found = store.list_of_member(connection, request.user.id, after(cursor), size + 1)
-    return ReservationPage.of(found, size)
-
-
-@get(
-    "/{reservation_id:int}",
-    operation_id="getReservation",
-    summary="Look at one's own",
-    responses=documented(404),
-    sync_to_thread=True,
-)
-def read(
-    reservation_id: ReservationId, request: MemberRequest, desk: NamedDependency[Desk]
-) -> ReservationView:
-    with desk.reading.connect() as connection:
-        reservation = store.get(connection, reservation_id, request.user.id)
-    if reservation is None:
-        raise Missing
-    return ReservationView.of(reservation)
 
 
 @post(
