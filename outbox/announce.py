@@ -14,16 +14,15 @@ from sqlalchemy import Connection, text
 
 from outbox.diff import Cursor
 from outbox.errors import LeaseLost
-from outbox.shards import Shard, owned
+from outbox.shards import CURSOR, OURS, UNTIL, Shard, cursor_of, owned
 
 # Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
-ANNOUNCE = text("""
+ANNOUNCE = text(f"""
     UPDATE outbox.shard
     SET number = coalesce(CAST(:number AS bigint), number),
-        leased_until = clock_timestamp() + make_interval(secs => :lease_s)
-    WHERE id = :id AND epoch = :epoch AND owner = :owner
-    RETURNING snapshot::text, batch_snapshot::text, position, floor, next_xid::text, number,
-              set_config('synchronous_commit', 'on', true)
+        leased_until = {UNTIL}
+    WHERE {OURS}
+    RETURNING {CURSOR}, number, set_config('synchronous_commit', 'on', true)
 """)
 
 
@@ -46,4 +45,4 @@ def _announced(connection: Connection, shard: Shard, number: int | None, lease_s
     row = connection.execute(ANNOUNCE, values).one_or_none()
     if row is None:
         raise LeaseLost(shard.id, shard.epoch)
-    return Cursor(*row[:-1])
+    return cursor_of(row)

@@ -2,21 +2,21 @@
 
 from sqlalchemy import Connection, text
 
+from outbox.published import covers
+
 BACKLOG_COUNTED_MAX = 100_000
 
 # From the newest down, since that is where a backlog is, and no further than the cursor furthest
 # behind: so a log that is wholly published costs next to nothing, and one that is not costs no more
 # than the limit.
-BACKLOG = text("""
+BACKLOG = text(f"""
     SELECT id, count(*) AS messages FROM (
         SELECT position, xid, key_hash FROM outbox.message
         WHERE position > (SELECT min(coalesce(position, floor)) FROM outbox.shard)
         ORDER BY position DESC LIMIT :newest
     ) AS message
     JOIN outbox.shard ON key_hash >= hash_from AND key_hash < hash_to
-    WHERE NOT pg_visible_in_snapshot(xid, snapshot)
-      AND NOT coalesce(message.position <= shard.position
-                       AND pg_visible_in_snapshot(xid, batch_snapshot), false)
+    WHERE NOT {covers("shard")}
     GROUP BY id
 """)
 

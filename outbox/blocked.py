@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from outbox.diff import WHOLE, Cursor, HashRange
 from outbox.errors import KeyNotBlocked, LeaseLost
-from outbox.shards import SAVE, Shard, cursor_values, owned
+from outbox.published import covers
+from outbox.shards import CURSOR, OURS, SAVE, Shard, cursor_of, cursor_values, owned
 
 REASON_LENGTH_MAX = 1_000
 LOOKED_AT_MAX = 100_000
@@ -40,8 +41,9 @@ class BlockedKey:
     cursor: Cursor
 
 
-_BLOCKED = """key, state, message_id, topic, message_position, reason, attempts, blocked_at,
-    snapshot::text, batch_snapshot::text, position, floor, next_xid::text"""
+# The number is the shard's to count.
+_BLOCKED = f"""key, state, message_id, topic, message_position, reason, attempts, blocked_at,
+    {CURSOR}, 0 AS number"""
 
 BLOCKED_KEYS = text(f"""
     SELECT {_BLOCKED} FROM outbox.blocked_key
@@ -49,10 +51,8 @@ BLOCKED_KEYS = text(f"""
 """)
 
 # The shard is locked in the same statement: who has lost it, or is losing it now, blocks nothing.
-BLOCK = text("""
-    WITH ours AS (
-        SELECT FROM outbox.shard WHERE id = :id AND epoch = :epoch AND owner = :owner FOR UPDATE
-    )
+BLOCK = text(f"""
+    WITH ours AS (SELECT FROM outbox.shard WHERE {OURS} FOR UPDATE)
     INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason, snapshot,
                                     batch_snapshot, position, floor, next_xid)
     SELECT key, message_id, topic, message.position, :reason, CAST(:snapshot AS pg_snapshot),
@@ -96,14 +96,12 @@ RETRY = text("""
 """)
 
 # No index knows the keys of messages, so a bounded piece of the log is looked at for each.
-WAITING = text("""
+WAITING = text(f"""
     SELECT blocked_key.key, behind.waiting, behind.looked_at >= :look_at AS has_more
     FROM outbox.blocked_key CROSS JOIN LATERAL (
         SELECT count(*) AS looked_at,
                count(*) FILTER (
-                   WHERE later.key = blocked_key.key AND NOT pg_visible_in_snapshot(xid, snapshot)
-                     AND NOT coalesce(later.position <= blocked_key.position
-                                      AND pg_visible_in_snapshot(xid, batch_snapshot), false)
+                   WHERE later.key = blocked_key.key AND NOT {covers("blocked_key", "later")}
                ) AS waiting
         FROM (SELECT position, key, xid FROM outbox.message
               WHERE message.position > message_position
@@ -183,5 +181,5 @@ def _blocked_key(row: Row[tuple[object, ...]]) -> BlockedKey:
         row.reason,
         row.attempts,
         row.blocked_at,
-        Cursor(row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid),
+        cursor_of(row),
     )

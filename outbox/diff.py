@@ -27,9 +27,10 @@ from typing import Any
 
 import msgspec
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow
 from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import Connection, text
+
+from outbox.driver import driver, fetch
 
 # Typed, it is twice as fast as a driver's loader that Python must call for each row.
 decode_headers = msgspec.json.Decoder(dict[str, str]).decode
@@ -179,7 +180,7 @@ class Reading:
 def prepare_session(connection: Connection) -> None:
     """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""
     connection.execute(_SESSION)
-    _driver(connection).adapters.register_loader("json", ByteaBinaryLoader)
+    driver(connection).adapters.register_loader("json", ByteaBinaryLoader)
 
 
 def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:
@@ -194,12 +195,13 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
             return reading
         cursor = reading.cursor
 
-    values = _range(hashes) | _beginning(cursor) | {"limit": limit}
-    statement = UNSEEN_LATELY if _is_of_moments(cursor) else UNSEEN_SINCE
+    beginning = _beginning(cursor)
+    values = _range(hashes) | beginning | {"limit": limit}
+    statement = UNSEEN_LATELY if _is_of_moments(cursor, beginning) else UNSEEN_SINCE
     # Within a transaction the next id may have been looked up long before the floor.
-    is_fresh = _driver(connection).info.transaction_status == TransactionStatus.IDLE
+    is_fresh = driver(connection).info.transaction_status == TransactionStatus.IDLE
     read_at = time.monotonic()
-    (last_position, age, _, _, _, until), *rows = _rows(connection, statement, values)
+    (last_position, age, _, _, _, until), *rows = fetch(connection, statement, values)
     end = replace(cursor, snapshot=until, number=cursor.number + 1, read_at=read_at)
     if is_fresh:
         end = replace(end, floor=last_position, next_xid=_next_xid(until, int(age)))
@@ -224,7 +226,7 @@ def read_key(
 def batch_until(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
     """Return a cursor whose batch goes from one that has no batch to the snapshot of a later one."""
     assert cursor.batch_snapshot is None, "a batch in progress ends where it ends"
-    ((lowest,),) = _rows(connection, LOWEST_UNSEEN, _beginning(cursor))
+    ((lowest,),) = fetch(connection, LOWEST_UNSEEN, _beginning(cursor))
     return Cursor(
         cursor.snapshot,
         end.ends_at,
@@ -244,7 +246,7 @@ def _read_rest(
         "position": cursor.position,
         "limit": limit,
     }
-    rows = _rows(connection, statement, values | place)
+    rows = fetch(connection, statement, values | place)
     moved = replace(cursor, number=cursor.number + 1)
     if len(rows) == limit:
         return Reading(rows, replace(moved, position=rows[-1][0]))
@@ -252,28 +254,20 @@ def _read_rest(
     return Reading(rows, end)
 
 
-def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[TupleRow]:
-    # The driver itself, in binary: this is the hot path, and a row object for each message would
-    # cost more than reading it.
-    with _driver(connection).cursor(binary=True) as cursor:
-        rows: list[TupleRow] = cursor.execute(statement, values, prepare=True).fetchall()
-    return rows
-
-
-def _is_of_moments(cursor: Cursor) -> bool:
+def _is_of_moments(cursor: Cursor, beginning: dict[str, Any]) -> bool:
     """Tell a difference that is surely small from one that may be a backlog."""
-    xmin, xmax, _ = cursor.snapshot.split(":")
-    transactions = max(int(cursor.next_xid), int(xmax)) - int(xmin)
+    transactions = beginning["next_xid"] - beginning["xmin"]
     return transactions < _FEW and time.monotonic() - cursor.read_at < _MOMENTS_S
 
 
 def _beginning(cursor: Cursor) -> dict[str, Any]:
     """Return where the difference begins, for a cursor without a batch."""
-    xmax = _xmax(cursor.snapshot)
+    xmin, xmax = _ends(cursor.snapshot)
     next_xid = max(int(cursor.next_xid), xmax)
     return {
         "snapshot": cursor.snapshot,
         "floor": cursor.floor,
+        "xmin": xmin,
         "xmax": xmax,
         "next_xid": next_xid,
         "before_next": f"{next_xid}:{next_xid}:",
@@ -284,15 +278,12 @@ def _range(hashes: HashRange) -> dict[str, Any]:
     return {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
 
 
-def _xmax(snapshot: str) -> int:
-    return int(snapshot.split(":")[1])
+def _ends(snapshot: str) -> tuple[int, int]:
+    xmin, xmax, _ = snapshot.split(":")
+    return int(xmin), int(xmax)
 
 
 def _next_xid(snapshot: str, age: int) -> str:
     """Widen an id of 32 bits, given as its distance from the first, by the snapshot it is not below."""
-    xmax = _xmax(snapshot)
+    _, xmax = _ends(snapshot)
     return str(xmax + (_XID_FIRST + age - xmax) % _XID_32)
-
-
-def _driver(connection: Connection) -> Any:  # noqa: ANN401 - psycopg's, behind SQLAlchemy's untyped door
-    return connection.connection.driver_connection

@@ -16,6 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from outbox.driver import driver
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # which cannot be imported without greenlet
 
@@ -57,8 +59,7 @@ def listen(connection: Connection, channel: str = CHANNEL) -> None:
 
 def hear(connection: Connection, seconds: float) -> bool:
     """Wait for a ring, no longer than this; returns whether one came, now or since the last call."""
-    driver: Any = connection.connection.driver_connection
-    return bool(list(driver.notifies(timeout=seconds, stop_after=1)))
+    return bool(list(driver(connection).notifies(timeout=seconds, stop_after=1)))
 
 
 class Doorbell:

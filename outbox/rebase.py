@@ -39,6 +39,7 @@ from sqlalchemy import Connection, text
 
 from outbox.errors import CursorFromElsewhere, StillRelayed, TransactionIdsRestarted
 from outbox.origin import check_origin
+from outbox.published import IS_PUBLISHED
 from outbox.retention import PARTITIONS
 
 LOCK_TIMEOUT_MS = 2_000
@@ -74,20 +75,7 @@ IDS_GO_ON = text("""
 """)
 
 _IS_NATIVE = "message.xid >= CAST(:born AS xid8) AND message.xmin = message.xid::xid"
-_IS_COVERED = """
-    pg_visible_in_snapshot(message.xid, {0}.snapshot)
-    OR coalesce(message.position <= {0}.position
-                AND pg_visible_in_snapshot(message.xid, {0}.batch_snapshot), false)
-"""
-_IS_PUBLISHED = f"""
-    NOT ({_IS_NATIVE}) AND coalesce(
-        (SELECT {_IS_COVERED.format("blocked_key")}
-         FROM outbox.blocked_key WHERE blocked_key.key = message.key),
-        (SELECT {_IS_COVERED.format("shard")}
-         FROM outbox.shard WHERE message.key_hash >= hash_from AND message.key_hash < hash_to),
-        false
-    )
-"""
+_IS_PUBLISHED = f"NOT ({_IS_NATIVE}) AND {IS_PUBLISHED}"
 
 OUTLOOK = text(f"""
     SELECT topic, count(*) FILTER (WHERE is_published) AS published,

@@ -18,7 +18,9 @@ from uuid import UUID
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
+from outbox.driver import fetch
 from outbox.origin import check_origin
+from outbox.published import covers
 
 # Positions to a statement: some 50 ms where all of them are there and none is selected.
 STRETCH = 100_000
@@ -108,17 +110,13 @@ _PLACES = """
 # Whatever covers a message must have passed it: its shard's cursor, and its key's if that was blocked.
 # Nearly all are older than any shard's snapshot, which is quickly told. NOT IN, here alone: it is a
 # hashed look-up for each row, where NOT EXISTS would be a join, which keeps no order.
-_IS_PUBLISHED = """(
+_IS_PUBLISHED = f"""(
     position NOT IN (SELECT position FROM outbox.dead_letter)
     AND (
         (xid < (SELECT min(pg_snapshot_xmin(snapshot)) FROM place WHERE key IS NULL)
          AND key NOT IN (SELECT key FROM place WHERE key IS NOT NULL))
         OR coalesce((
-            SELECT bool_and(coalesce(
-                pg_visible_in_snapshot(message.xid, place.snapshot)
-                OR (message.position <= place.position
-                    AND pg_visible_in_snapshot(message.xid, place.batch_snapshot)), false))
-            FROM place
+            SELECT bool_and({covers("place")}) FROM place
             WHERE message.key_hash >= hash_from AND message.key_hash < hash_to
               AND (place.key IS NULL OR place.key = message.key)), false)
     )
@@ -162,7 +160,7 @@ def survey(
     groups: list[TupleRow] = []
     for position, to, share in _stretches(connection, selection):
         values = _values(selection) | {"cursors": cursors, "position": position, "to": to}
-        groups += _rows(connection, COUNT.format(selected=_selected(selection)), values)
+        groups += fetch(connection, COUNT.format(selected=_selected(selection)), values)
         report(*share)
     return _survey(selection, cursors, groups)
 
@@ -181,7 +179,7 @@ def read_part(
         "to_topic": to_topic,
         "limit": limit,
     }
-    rows = _rows(connection, ROWS.format(selected=_selected(extent.selection)), values)
+    rows = fetch(connection, ROWS.format(selected=_selected(extent.selection)), values)
     return Part(rows, rows[-1][0] if len(rows) == limit else to)
 
 
@@ -190,7 +188,7 @@ def _stretches(
 ) -> Iterator[tuple[int, int, tuple[int, int]]]:
     """Return (after, up to, (done, in all)) of each stretch of the log that may have some."""
     when = _selected(Selection(since=selection.since, until=selection.until))
-    ((first, last),) = _rows(connection, BOUNDS.format(when=when), _values(selection))
+    ((first, last),) = fetch(connection, BOUNDS.format(when=when), _values(selection))
     if first is None:
         return
     total = last - first + 1
@@ -228,11 +226,3 @@ def _values(selection: Selection) -> dict[str, Any]:
 def _selected(selection: Selection) -> str:
     given = [_CONDITIONS[name] for name, value in _values(selection).items() if value]
     return " AND ".join(given) or "true"
-
-
-def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[TupleRow]:
-    # The driver itself, in binary, for the reason that `outbox.diff` has.
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor(binary=True) as cursor:
-        rows: list[TupleRow] = cursor.execute(statement, values, prepare=True).fetchall()
-    return rows

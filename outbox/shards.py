@@ -15,6 +15,7 @@ How many of them a relay should have is told in `outbox.shares`; how they are ma
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
@@ -40,8 +41,8 @@ class Shard:
 # Where it is told that a shard, or a share, may be had.
 RELEASES = "outbox_releases"
 
-SHARD = """id, hash_from, hash_to, snapshot::text, batch_snapshot::text, position, floor, next_xid::text,
-    number, epoch, owner, leased_until,
+CURSOR = "snapshot::text, batch_snapshot::text, position, floor, next_xid::text"
+SHARD = f"""id, hash_from, hash_to, {CURSOR}, number, epoch, owner, leased_until,
     CASE WHEN reserved_until > clock_timestamp() THEN reserved_for END AS reserved_for"""
 
 UNTIL = "clock_timestamp() + make_interval(secs => :lease_s)"
@@ -162,6 +163,13 @@ def cursor_values(cursor: Cursor) -> dict[str, object]:
     }
 
 
+def cursor_of(row: Row[Any]) -> Cursor:
+    """Return the cursor that a row of `CURSOR` and a number is."""
+    return Cursor(
+        row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid, row.number
+    )
+
+
 def owned(shard: Shard) -> dict[str, object]:
     """Return what a write that only the owner may make is conditional on."""
     return {"id": shard.id, "epoch": shard.epoch, "owner": shard.owner}
@@ -177,9 +185,7 @@ def conditional(
 
 def shard_of(row: Row[tuple[object, ...]]) -> Shard:
     """Return the shard that a row of `SHARD` is."""
-    cursor = Cursor(
-        row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid, row.number
-    )
+    cursor = cursor_of(row)
     return Shard(
         id=row.id,
         hashes=HashRange(row.hash_from, row.hash_to),

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from outbox.append import APPEND, Message
 from outbox.diff import decode_headers, prepare_session, read
 from outbox.doorbell import synchronous
+from outbox.published import covers
 from outbox.shards import claim, release, save, shards
 
 if TYPE_CHECKING:
@@ -33,13 +34,11 @@ _LEASE_S = 10.0
 _LIMIT = 1_000
 
 # The transaction's own messages are among them: a snapshot never shows what is still open.
-NEW = text("""
+NEW = text(f"""
     SELECT message_id, topic, key, value, headers::text
     FROM outbox.message AS message
     JOIN outbox.shard AS shard ON key_hash >= hash_from AND key_hash < hash_to
-    WHERE NOT pg_visible_in_snapshot(xid, snapshot)
-      AND (batch_snapshot IS NULL OR message.position > shard.position
-           OR NOT pg_visible_in_snapshot(xid, batch_snapshot))
+    WHERE NOT {covers("shard")}
     ORDER BY message.position
 """)
 IDS = text("SELECT position, message_id FROM outbox.message WHERE position = ANY(:positions)")

@@ -90,7 +90,7 @@ def relay_once(
     ends_at = time.monotonic() + (STEP_S if passing_over else math.inf)
     while reading.rows and keep_waiting():
         in_hand(shard.id, _age_s(reading.rows[0]))
-        rows, waiting = _published_now(reading, passing_over), keep_waiting
+        rows, waiting = to_publish(reading, passing_over), keep_waiting
         try:
             if limit == 1 and rows:
                 waiting = _touching(connection, shard, rows[0], keep_waiting)
@@ -159,17 +159,18 @@ def block(connection: Connection, shard: Shard, refusal: Refusal) -> None:
     outbox.block_key(connection, shard, cursor, row[0], refusal.reason)
 
 
+def to_publish(reading: Reading, passing_over: Collection[str]) -> list[tuple[Any, ...]]:
+    """Return the messages of a reading but for those of the keys to pass over."""
+    if not passing_over:
+        return reading.rows
+    return [row for row in reading.rows if row[2] not in passing_over]
+
+
 def _bearable(rows: Sequence[tuple[Any, ...]]) -> int:
     """Return how many messages like these, by a sample, the next reading may have."""
     sample = rows[::_SAMPLE_EVERY]
     value_bytes = sum(len(row[3]) for row in sample) // len(sample)
     return max(1, _READING_BYTES_MAX // (value_bytes + 1))
-
-
-def _published_now(reading: Reading, passing_over: Collection[str]) -> list[tuple[Any, ...]]:
-    if not passing_over:
-        return reading.rows
-    return [row for row in reading.rows if row[2] not in passing_over]
 
 
 def _touching(

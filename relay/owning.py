@@ -6,14 +6,11 @@
 Whoever owns shards in this way may die at any time: reservations and leases run out by themselves.
 """
 
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from os import getpid
 from threading import Event, Thread
-from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import outbox
 from outbox import LeaseLost, Shard, ShardReserved
 from relay.errors import Abandoned
+from relay.names import a_new_name
 
 _STEP_S = 0.5  # how long a stop may go unseen
 
@@ -61,7 +59,7 @@ def owning(
     `engine` is a direct one. Raises `NoSuchShard`, `CursorFromElsewhere`, and if one is not to be had
     in time `NotHandedOver` or `ShardReserved`; `Abandoned` after a stop.
     """
-    name = f"{socket.gethostname()}:{getpid()}:resharding-{uuid4().hex[:8]}"
+    name = a_new_name("resharding-")
     hand = Hand(stop)
     with engine.connect() as connection, ExitStack() as last:
         outbox.listen(connection, outbox.RELEASES)

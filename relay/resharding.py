@@ -23,6 +23,7 @@ import outbox
 from outbox import Cursor, NotNeighbours, Shard
 from relay.cursors import CURSOR_TOPIC, Place
 from relay.errors import Abandoned
+from relay.loop import to_publish
 from relay.owning import Hand, owning
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
@@ -116,8 +117,7 @@ class _Work:
             raise Abandoned
         shard = self.shard
         reading = outbox.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
-        rows = [row for row in reading.rows if row[2] not in passing_over]
-        self.publisher.enqueue(rows, waiting)
+        self.publisher.enqueue(to_publish(reading, passing_over), waiting)
         self.publisher.commit(Place(reading.cursor), waiting)
         lease_s = self.settings.lease_s
         self.shard = outbox.save(self.connection, shard, reading.cursor, lease_s=lease_s)

@@ -6,13 +6,10 @@ is reserved for somebody else: it hands one over, finished and released. A relay
 its beats, and after `lease_s` its shards are free; one that is paused finds its leases lost.
 """
 
-import socket
 import time
 from contextlib import suppress
-from os import getpid
 from random import uniform
 from threading import Event
-from uuid import uuid4
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -22,6 +19,7 @@ import outbox
 from outbox import CursorFromElsewhere, LeaseLost, Standing
 from relay.holding import Holding
 from relay.metrics import LEASES_LOST, SHARDS, TAKEOVERS
+from relay.names import a_new_name
 from relay.publisher import is_kafka_error
 from runtime.database import is_cancelled, is_conflict, is_outage
 from runtime.errors import first_line
@@ -44,8 +42,7 @@ class Relay:
         self._settings = settings
         self._health = health
         self._stop = stop
-        # Two relays never share a name, even where every container has the same host and pid.
-        self._name = f"{socket.gethostname()}:{getpid()}:{uuid4().hex[:8]}"
+        self._name = a_new_name()
         self._held: dict[int, Holding] = {}
         self._failed: dict[int, Holding] = {}
         self._backoff = _Backoff()

@@ -12,8 +12,8 @@ import outbox
 from domain.messages import ROOM_RESERVE
 from ops.cli.person import person
 from ops.environment import as_environment
-from outbox import KeyNotBlocked, LeaseLost, Shard
-from runtime.settings import RelayMode, Settings
+from outbox import KeyNotBlocked, LeaseLost
+from runtime.settings import Settings
 from tests.kafka_reader import ids
 from tests.refusals import (
     BYTES_MAX,
@@ -32,6 +32,7 @@ from tests.relays import (
     a_relay,
     append,
     appended,
+    claimed,
     first_deliveries,
     ids_of,
     is_wholly_relayed,
@@ -41,47 +42,41 @@ from tests.relays import (
 from tests.test_cli import innbox
 from tests.waiting import eventually
 
-MODES = pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
 
-
-@MODES
 def test_a_retry_publishes_what_waited_in_order_and_frees_the_key(
-    engine: Engine, settings: Settings, mode: RelayMode
+    engine: Engine, relaying: Settings
 ) -> None:
     """What the brokers refuse again is blocked again, and nothing has overtaken it."""
-    settings = settings.model_copy(update={"relay_mode": mode})
-    refuse_above(settings)
+    refuse_above(relaying)
     messages = [a_message(), a_refused(), a_message(), a_message("8"), a_message()]
     append(engine, *messages)
-    with a_relay(settings):
+    with a_relay(relaying):
         eventually(lambda: is_blocked(engine))
         retry(engine, "7")
         eventually(lambda: is_blocked(engine, attempts=2))
         append(engine, *(more := [a_message(), a_message("8")]))
         free = [message for message in [*messages, *more] if message.key == "8"]
-        assert first_deliveries(published(settings, [messages[0], *free])) == appended(
+        assert first_deliveries(published(relaying, [messages[0], *free])) == appended(
             [messages[0], *free]
         )
 
-        accept_all(settings)
+        accept_all(relaying)
         retry(engine, "7")
         eventually(lambda: not blocked(engine))
         append(engine, last := a_message())
-        records = published(settings, [last])
+        records = published(relaying, [last])
     assert first_deliveries(records) == appended([*messages, *more, last])
 
 
-@MODES
 def test_a_skipped_message_is_kept_whole_and_what_was_behind_it_is_published(
-    engine: Engine, settings: Settings, mode: RelayMode
+    engine: Engine, relaying: Settings
 ) -> None:
     """Who, when and why; and the next one that is refused waits for a decision of its own."""
-    settings = settings.model_copy(update={"relay_mode": mode})
-    refuse_above(settings)
+    refuse_above(relaying)
     first, second = a_refused(), a_refused()
     behind = [a_message() for _ in range(5)]
     append(engine, first, *behind[:2], second, *behind[2:])
-    with a_relay(settings):
+    with a_relay(relaying):
         eventually(lambda: is_blocked(engine))
         skip(engine)
         eventually(lambda: ids_of([second]) == [str(found.message_id) for found in blocked(engine)])
@@ -89,7 +84,7 @@ def test_a_skipped_message_is_kept_whole_and_what_was_behind_it_is_published(
         skip(engine)
         eventually(lambda: not blocked(engine))
         append(engine, last := a_message())
-        records = published(settings, [last])
+        records = published(relaying, [last])
     assert first_deliveries(records) == appended([*behind, last])
 
     _, letter = skipped(engine)
@@ -101,26 +96,22 @@ def test_a_skipped_message_is_kept_whole_and_what_was_behind_it_is_published(
     assert letter.created_at <= letter.blocked_at <= letter.skipped_at
 
 
-@MODES
-def test_a_skip_is_not_undone_by_the_next_relay(
-    engine: Engine, settings: Settings, mode: RelayMode
-) -> None:
+def test_a_skip_is_not_undone_by_the_next_relay(engine: Engine, relaying: Settings) -> None:
     """Though what the last one knew of the key lies before the skipped message."""
-    settings = settings.model_copy(update={"relay_mode": mode})
-    refuse_above(settings)
+    refuse_above(relaying)
     large, larger, behind = a_refused(), a_refused(value_bytes=3 * BYTES_MAX), a_message()
     append(engine, large, larger, behind)
-    with a_relay(settings):
+    with a_relay(relaying):
         eventually(lambda: is_blocked(engine))
-        refuse_above(settings, 2 * BYTES_MAX)
+        refuse_above(relaying, 2 * BYTES_MAX)
         retry(engine, "7")
-        published(settings, [large])
+        published(relaying, [large])
         eventually(lambda: ids_of([larger]) == [str(found.message_id) for found in blocked(engine)])
 
-    accept_all(settings)
+    accept_all(relaying)
     skip(engine)
-    with a_relay(settings):
-        records = published(settings, [behind])
+    with a_relay(relaying):
+        records = published(relaying, [behind])
         eventually(lambda: not blocked(engine))
     assert ids(records) == ids_of([large, behind])
 
@@ -257,13 +248,6 @@ def held(engine: Engine) -> None:
     with engine.begin() as connection:
         reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
         outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
-
-
-def claimed(engine: Engine) -> Shard:
-    with engine.begin() as connection:
-        shard = outbox.claim(connection, "a relay", lease_s=60)
-    assert shard
-    return shard
 
 
 def is_waiting_for_a_lock(engine: Engine) -> bool:

@@ -16,7 +16,7 @@ from relay.loop import TOUCHES_MAX
 from relay.publisher import Publisher
 from relay.sharing import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
 from runtime.health import Health
-from runtime.settings import RelayMode, Settings
+from runtime.settings import Settings
 from tests.children import FATAL_RETRY, FATAL_VALUE
 from tests.refusals import (
     a_refused,
@@ -42,26 +42,23 @@ from tests.relays import (
 from tests.waiting import eventually
 
 LEASE_S = 0.5
-MODES = pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
 
 
-@MODES
 def test_a_refused_message_holds_up_its_key_and_nobody_else(
-    engine: Engine, settings: Settings, caplog: pytest.LogCaptureFixture, mode: RelayMode
+    engine: Engine, relaying: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those in the same batch and reading flow on, and a blocked key is no outage."""
-    settings = settings.model_copy(update={"relay_mode": mode})
-    refuse_above(settings)
+    refuse_above(relaying)
     before, refused, after = messages_of_keys(30), a_refused("key-1"), messages_of_keys(60)
     flowing = [*before, *(message for message in after if message.key != "key-1")]
-    with capture_logs() as logs, a_relay(settings) as relay:
+    with capture_logs() as logs, a_relay(relaying) as relay:
         eventually(lambda: not relay.health.problems)
         append(engine, *before, refused, *after)
-        published(settings, flowing)
+        published(relaying, flowing)
         eventually(lambda: is_wholly_relayed(engine))
         later = [a_message("key-1"), a_message("key-2")]
         append(engine, *later)
-        records = published(settings, later[1:])
+        records = published(relaying, later[1:])
 
         assert blocked_metric() == 1
         assert the_shard(engine).epoch == 1, "it was never given up"
@@ -96,31 +93,30 @@ def test_headers_that_no_client_can_send_block_their_key(
         eventually(lambda: is_blocked(engine))
 
 
-@MODES
 def test_a_relay_that_is_killed_amid_a_retry_leaves_it_to_the_next(
-    engine: Engine, settings: Settings, tmp_path: Path, mode: RelayMode
+    engine: Engine, relaying: Settings, tmp_path: Path
 ) -> None:
     """Between the brokers' acknowledgement and the key's cursor; exactly once repeats none."""
-    settings = settings.model_copy(update={"relay_mode": mode, "lease_s": LEASE_S})
-    refuse_above(settings)
+    relaying = relaying.model_copy(update={"lease_s": LEASE_S})
+    refuse_above(relaying)
     messages = [a_message(), a_refused(), *(a_message() for _ in range(6)), a_message("8")]
     append(engine, *messages)
-    with a_relay(settings):
+    with a_relay(relaying):
         eventually(lambda: is_blocked(engine))
-        published(settings, messages[-1:])
+        published(relaying, messages[-1:])
 
-    accept_all(settings)
+    accept_all(relaying)
     retry(engine, "7")
     child = "dies_between_publishing_and_saving_a_retry"
-    with a_relay_process(child, settings, tmp_path / "child.log") as relay:
+    with a_relay_process(child, relaying, tmp_path / "child.log") as relay:
         assert relay.wait(timeout=30) == -signal.SIGKILL
     assert [found.state for found in blocked(engine)] == ["RETRYING"]
 
-    with a_relay(settings):
+    with a_relay(relaying):
         eventually(lambda: not blocked(engine))
-        records = published(settings, messages)
+        records = published(relaying, messages)
     assert first_deliveries(records) == appended(messages)
-    repeated = 0 if mode == "exactly-once" else 2 ** (FATAL_RETRY - 1)
+    repeated = 0 if relaying.relay_mode == "exactly-once" else 2 ** (FATAL_RETRY - 1)
     assert len(records) == len(messages) + repeated
 
 

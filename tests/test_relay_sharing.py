@@ -132,12 +132,10 @@ def test_relays_join_leave_die_and_pause_under_load_and_nothing_is_lost_or_swapp
         assert_delivered(counted, settings)
 
 
-@pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
 def test_shards_are_split_and_merged_under_load_and_nothing_is_lost_or_swapped(
-    counted: Engine, settings: Settings, direct: Engine, mode: str
+    counted: Engine, settings: Settings, relaying: Settings, direct: Engine
 ) -> None:
     """Nor doubled in exactly-once mode, though the commands know nothing of the mode."""
-    relaying = settings.model_copy(update={"relay_mode": mode})
     with a_relay(relaying), a_relay(relaying):
         with a_load(counted):
             eventually(lambda: shards(counted)[0].owner)
@@ -152,7 +150,7 @@ def test_shards_are_split_and_merged_under_load_and_nothing_is_lost_or_swapped(
             merge(direct, settings, second, third)
             merge(direct, settings, *shards(counted))
             eventually(lambda: spread(counted) == [1])
-        assert_delivered(counted, settings, once=mode == "exactly-once")
+        assert_delivered(counted, settings, once=relaying.relay_mode == "exactly-once")
 
 
 def test_relays_that_start_at_the_same_instant_share_fairly(

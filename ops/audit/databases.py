@@ -13,8 +13,6 @@ from ops.errors import CommandError
 from ops.ledger import Ledger, seconds
 from ops.ledger.databases import (
     COMMITTED_SINCE,
-    MESSAGES_WITH_CURSORS,
-    RELAYED,
     as_of_now,
     complete_from,
     reported,
@@ -22,6 +20,7 @@ from ops.ledger.databases import (
     stream,
 )
 from ops.progress import Report
+from outbox.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from runtime.settings import Settings
 
 IDS_PER_LOOK = 10_000
@@ -48,7 +47,7 @@ MESSAGES = f"""
     SELECT :home, message.position, message.message_id::text, message.headers->>'ce_id', message.topic,
            message.key, message.headers->>'ce_source', message.xid::text::bigint,
            extract(epoch FROM message.created_at)::float8, message.headers->>'ce_time',
-           {{committed_at}}, {RELAYED}, blocked_key.key IS NOT NULL,
+           {{committed_at}}, {IS_PUBLISHED_BY_CURSORS}, blocked_key.key IS NOT NULL,
            message.position IN (SELECT position FROM outbox.dead_letter)
     FROM {MESSAGES_WITH_CURSORS} WHERE {_OF_THE_WINDOW}
 """

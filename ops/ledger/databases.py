@@ -14,24 +14,6 @@ from ops.progress import Report
 from runtime.database import direct_engine
 from runtime.settings import Settings
 
-
-def _shown_by(cursor: str) -> str:
-    return f"""(pg_visible_in_snapshot(message.xid, {cursor}.snapshot) OR (
-        message.position <= {cursor}.position
-        AND pg_visible_in_snapshot(message.xid, {cursor}.batch_snapshot)))"""
-
-
-# Relayed is what the cursor has seen; in a backlog, also what it has published of that. A blocked key has
-# a cursor of its own, whatever the shard's says. A cursor is saved after the brokers' acknowledgement, so
-# the topics, read later, must contain these.
-RELAYED = f"""coalesce(CASE WHEN blocked_key.key IS NOT NULL
-    THEN {_shown_by("blocked_key")} ELSE {_shown_by("shard")} END, false)"""
-
-MESSAGES_WITH_CURSORS = """outbox.message AS message
-    LEFT JOIN outbox.shard
-        ON message.key_hash >= shard.hash_from AND message.key_hash < shard.hash_to
-    LEFT JOIN outbox.blocked_key ON blocked_key.key = message.key"""
-
 # Committed after the snapshot, found as the relay finds it.
 COMMITTED_SINCE = """(xid >= pg_snapshot_xmax(CAST(:snapshot AS pg_snapshot))
     OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(CAST(:snapshot AS pg_snapshot)))))"""

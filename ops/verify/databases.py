@@ -18,8 +18,6 @@ from domain.messages import RESERVATIONS_SOURCE, ROOMS_SOURCE
 from ops.ledger import Ledger
 from ops.ledger.databases import (
     COMMITTED_SINCE,
-    MESSAGES_WITH_CURSORS,
-    RELAYED,
     as_of_now,
     complete_from,
     reported,
@@ -28,6 +26,7 @@ from ops.ledger.databases import (
 )
 from ops.progress import Report
 from ops.verify.ledger import fields
+from outbox.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from runtime.settings import Context, Settings
 
 SOURCES: dict[Context, str] = {"reservations": RESERVATIONS_SOURCE, "rooms": ROOMS_SOURCE}
@@ -72,7 +71,8 @@ _MESSAGE = """message.position, message.message_id::text, message.topic, message
 # What an operator skipped was passed over on purpose.
 MESSAGES = f"""
     SELECT {_MESSAGE},
-           {RELAYED} AND message.position NOT IN (SELECT position FROM outbox.dead_letter),
+           {IS_PUBLISHED_BY_CURSORS}
+           AND message.position NOT IN (SELECT position FROM outbox.dead_letter),
            false, value
     FROM {MESSAGES_WITH_CURSORS}
 """
