@@ -9,8 +9,9 @@ from consumers.records import Record
 from domain import messages
 from domain.answers import RoomResult
 from domain.reservations import store
-from domain.reservations.model import Alarm, Reservation, settle
+from domain.reservations.model import ROOMS, Alarm, Cause, Reservation, settle
 from outbox import Doorbell
+from runtime.traces import trace_id, valid
 
 
 class ResultsHandler:
@@ -23,19 +24,21 @@ class ResultsHandler:
         self._doorbell = doorbell
 
     def decode(self, record: Record) -> RoomResult:
-        return messages.decode_result(record.value, record.message_id)
+        return messages.decode_result(
+            record.value, record.message_id, valid(record.headers.get("traceparent"))
+        )
 
     def apply(self, connection: Connection, results: Sequence[RoomResult]) -> Mapping[UUID, str]:
         """Settle what the results decide; returns those that contradict or fit no reservation."""
         known = store.lock(connection, {result.reservation_id for result in results})
         problems: dict[UUID, str] = {}
         for wave in _waves(results):
-            changed: list[tuple[Reservation, UUID]] = []
+            changed: list[tuple[Reservation, Cause]] = []
             for result in wave:
                 match _settled(known, result):
                     case Reservation() as settled:
                         known[settled.id] = settled
-                        changed.append((settled, result.message_id))
+                        changed.append((settled, _cause(result)))
                     case str() as problem:
                         problems[result.message_id] = problem
             store.save_transitions(connection, changed)
@@ -55,6 +58,11 @@ def _settled(known: Mapping[int, Reservation], result: RoomResult) -> Reservatio
         case Alarm(code=code):
             return f"{code}: {result.status} for a reservation that is {reservation.status}"
     return None
+
+
+def _cause(result: RoomResult) -> Cause:
+    trace = result.traceparent
+    return Cause(result.message_id, ROOMS, trace_id(trace) if trace else None)
 
 
 def _waves(results: Sequence[RoomResult]) -> Iterator[list[RoomResult]]:

@@ -1,6 +1,5 @@
 """The rooms consumer: requests of the reservations applied to the inventory, answered by the outbox."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
@@ -14,8 +13,7 @@ from domain.answers import RoomRequest
 from domain.messages import Envelope
 from domain.rooms import store
 from domain.rooms.model import Result, decide
-
-_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+from runtime.traces import valid
 
 
 class RoomsHandler:
@@ -26,7 +24,7 @@ class RoomsHandler:
 
     def decode(self, record: Record) -> RoomRequest:
         return messages.decode_room_request(
-            record.topic, record.value, record.message_id, _traceparent(record)
+            record.topic, record.value, record.message_id, valid(record.headers.get("traceparent"))
         )
 
     def apply(self, connection: Connection, requests: Sequence[RoomRequest]) -> Mapping[UUID, str]:
@@ -39,12 +37,6 @@ class RoomsHandler:
 
     def committed(self, requests: Sequence[RoomRequest]) -> None:
         """Nobody waits here: the outbox has a doorbell of its own."""
-
-
-def _traceparent(record: Record) -> str | None:
-    """Pass on W3C's shape alone: a header without bounds could make the answer unsendable."""
-    given = record.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
 
 
 def _envelope(result: Result) -> Envelope:

@@ -25,11 +25,18 @@ class Answer(StrEnum):
 
 
 class ReasonCode(StrEnum):
-    """Why a room cannot be had; it opens the message of a FAILURE, as in `SOLD_OUT: …`."""
+    """Why a room cannot be had; it opens the message of a FAILURE, as in `SOLD_OUT: …`.
 
-    SOLD_OUT = "SOLD_OUT"
-    NIGHT_NOT_OPEN = "NIGHT_NOT_OPEN"
+    Where several apply, the first of them in this order is said; `domain/rooms/nights.py` says why.
+    """
+
     UNKNOWN_ROOM = "UNKNOWN_ROOM"
+    NIGHT_NOT_OPEN = "NIGHT_NOT_OPEN"
+    CLOSED = "CLOSED"
+    CLOSED_TO_ARRIVAL = "CLOSED_TO_ARRIVAL"
+    CLOSED_TO_DEPARTURE = "CLOSED_TO_DEPARTURE"
+    MIN_STAY = "MIN_STAY"
+    SOLD_OUT = "SOLD_OUT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +59,4 @@ class RoomResult:
     status: Answer
     message: str
     message_id: UUID
+    traceparent: str | None = field(default=None, compare=False)

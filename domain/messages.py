@@ -75,6 +75,26 @@ def room_reserve(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Unnumbered:
+    """A message whose reservation has no id yet: it belongs between `head` and `tail` of the value.
+
+    The envelope has the largest id there can be, so the value will be no longer than it is there.
+    """
+
+    envelope: Envelope
+    head: bytes
+    tail: bytes
+
+
+def unnumbered_room_reserve(room_id: int, stay: Stay, message_id: UUID) -> Unnumbered:
+    """Return what `room_reserve` will be, for a statement that draws the id and appends at once."""
+    envelope = room_reserve(_ID_MAX, room_id, stay, message_id)
+    # The first one: the room's id may have the same digits.
+    head, _, tail = envelope.value.partition(b"%d" % _ID_MAX)
+    return Unnumbered(envelope, head, tail)
+
+
 def room_cancel(
     reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
 ) -> Envelope:
@@ -112,16 +132,19 @@ def decode_room_request(
     return RoomRequest(kind, read.reservation_id, read.room_id, stay, message_id, traceparent)
 
 
-def decode_result(value: bytes | None, message_id: UUID) -> RoomResult:
+def decode_result(
+    value: bytes | None, message_id: UUID, traceparent: str | None = None
+) -> RoomResult:
     """Read a value of RESERVATION_RESULT; raises PoisonMessage for any fault of it."""
     read = _decoded(_RESULT_DECODER, value)
     if "\0" in read.message:
         raise PoisonMessage(Fault.WRONG_SHAPE, "NUL in the message")
 
-    return RoomResult(read.reservation_id, read.status, read.message, message_id)
+    return RoomResult(read.reservation_id, read.status, read.message, message_id, traceparent)
 
 
-_Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_ID_MAX: Final = 2**63 - 1
+_Id = Annotated[int, msgspec.Meta(ge=1, le=_ID_MAX)]
 _Message = Annotated[str, msgspec.Meta(max_length=MESSAGE_LENGTH_MAX)]
 
 

@@ -12,7 +12,14 @@ what the messages mean, nor of the broker that carries them.
 """
 
 from outbox.announce import announce, reread
-from outbox.append import Appendable, Message, append, append_async
+from outbox.append import (
+    Appendable,
+    Message,
+    append,
+    append_async,
+    append_within,
+    binds_within,
+)
 from outbox.backlog import backlogs, count_backlog
 from outbox.blocked import (
     BlockedKey,
@@ -106,10 +113,12 @@ __all__ = [
     "announce",
     "append",
     "append_async",
+    "append_within",
     "arrive",
     "backlogs",
     "batch_until",
     "beat",
+    "binds_within",
     "block_key",
     "blocked_keys",
     "check_origin",

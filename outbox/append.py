@@ -80,6 +80,14 @@ APPEND = text("""
     ORDER BY ordinal
 """)
 
+# The same for one message, as a part of a statement of the caller's.
+_APPEND_WITHIN = """
+    INSERT INTO outbox.message (message_id, topic, key, value, headers)
+    SELECT CAST(:outbox_message_id AS uuid), CAST(:outbox_topic AS text), CAST(:outbox_key AS text),
+           {value}, CAST(:outbox_headers AS json)
+    FROM {rows}
+"""
+
 # Sorted, so that two callers with the same keys cannot wait for each other in a ring.
 LOCK_KEYS = text("""
     SELECT pg_advisory_xact_lock(hashtextextended(key, 0))
@@ -116,6 +124,34 @@ def append(
         connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
     connection.execute(APPEND, _columns(given, all_headers))
     mark(connection)
+
+
+def append_within(*, value: str, rows: str) -> str:
+    """Return SQL that appends one message for each of `rows`, for a CTE of a statement of your own.
+
+    `value` is an expression of type bytea over those rows, which may have what the statement itself has
+    drawn: an id, say. Execute it with the binds that `binds_within` gives, among your own.
+    """
+    return _APPEND_WITHIN.format(value=value, rows=rows)
+
+
+def binds_within(
+    connection: Connection, message: Appendable, *, headers: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Check a message as `append` does, and return its binds for `append_within`.
+
+    Give it with a value as long as the longest that the statement may make. Call it before the statement,
+    on the connection that executes it.
+    """
+    encoded = _cloud_event(message, datetime.now(UTC).isoformat(), headers or {})
+    _refuse_unpublishable(connection, message, encoded)
+    mark(connection)
+    return {
+        "outbox_message_id": message.message_id,
+        "outbox_topic": message.topic,
+        "outbox_key": message.key,
+        "outbox_headers": encoded,
+    }
 
 
 async def append_async(

@@ -14,7 +14,8 @@ from runtime.shutdown import stop_on_signals
 
 def run(settings: Settings) -> None:
     """Relay the outbox of one database until SIGTERM."""
-    engine = direct_engine(settings, settings.database_of(settings.relay_context), "relay")
+    url = settings.database_of(settings.relay_context)
+    engine = direct_engine(settings, url, "relay", "innbox_relay")
     health = Health(parts=("database", "kafka"))
     keep_house = partial(keep_house_once, engine, settings)
     with (

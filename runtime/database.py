@@ -2,12 +2,16 @@
 
 READ COMMITTED, explicit bounds on every wait, UTC. The pool never waits for long: an exhausted pool is
 an overload that the caller should hear of.
+
+Each of the four processes does all it does in a role of its own, which may do what its statements need.
+It takes the role as it connects; a connection that is not in the role is not used.
 """
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
@@ -21,10 +25,28 @@ OUTAGES = frozenset({"08", "53", "57", "58"})
 TIMED_OUT = "57014"  # of class 57, but the statement's own fault
 READ_ONLY = "25006"  # a server that another one has taken over from
 
+# One after a backslash is a part of a value.
+_BLANKS = re.compile(r"(?<!\\)\s+")
 
-def pooled_engine(settings: Settings, url: str, name: str) -> Engine:
-    """Return an engine for short transactions; `name` shows in pg_stat_activity."""
-    return create_engine(
+Role = Literal["innbox_api", "innbox_relay", "innbox_rooms", "innbox_results"]
+
+
+class RoleNotTaken(psycopg.OperationalError):
+    """The login may not take the process' role; an operator can put that right while it waits."""
+
+    def __init__(self, role: str, login: str | None, cause: str) -> None:
+        super().__init__(
+            f"not in the role {role} ({cause}): migrate, then GRANT {role} TO {login or 'the login'}; "
+            f"through pgbouncer also ALTER ROLE {login or 'the login'} SET role = '{role}'"
+        )
+
+
+def pooled_engine(settings: Settings, url: str, name: str, role: Role | None = None) -> Engine:
+    """Return an engine for short transactions; `name` shows in pg_stat_activity.
+
+    Without a role it has the login's own rights: that is for operators.
+    """
+    engine = create_engine(
         url,
         hide_parameters=True,  # they are people's data, and errors are logged
         pool_size=settings.pool_size,
@@ -32,23 +54,78 @@ def pooled_engine(settings: Settings, url: str, name: str) -> Engine:
         pool_timeout=settings.pool_timeout_s,
         pool_use_lifo=True,  # few busy connections keep their prepared statements warm
         pool_pre_ping=False,  # a broken connection fails one request; a ping would cost all of them
-        connect_args=_connect_args(settings, name),
+        connect_args=_connect_args(settings, name, role),
     )
+    return _in_role(engine, settings, role)
 
 
-def direct_engine(settings: Settings, url: str, name: str) -> Engine:
-    """Return an engine in autocommit whose connections are the caller's to keep (LISTEN, leases)."""
-    return create_engine(
+def direct_engine(settings: Settings, url: str, name: str, role: Role | None = None) -> Engine:
+    """Return an engine in autocommit whose connections are the caller's to keep (LISTEN, leases).
+
+    Without a role it has the login's own rights: that is for operators.
+    """
+    engine = create_engine(
         url,
         hide_parameters=True,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
-        connect_args=_connect_args(settings, name) | {"prepare_threshold": 3},
+        connect_args=_connect_args(settings, name, role) | {"prepare_threshold": 3},
     )
+    return _in_role(engine, settings, role)
 
 
-def _connect_args(settings: Settings, name: str) -> dict[str, Any]:
+def url_in_role(settings: Settings, url: str, role: Role) -> str:
+    """Return the URL for who connects without an engine, with the role in it.
+
+    Options that it has already stay. There is no blank among them, which libpq and SQLAlchemy write
+    differently: Postgres takes a tab for one.
+    """
+    if not settings.database_roles:
+        return url
+    given = make_url(url)
+    options = [*given.normalized_query.get("options", ()), f"--role={role}"]
+    joined = _BLANKS.sub("\t", " ".join(options))
+    return given.update_query_dict({"options": joined}).render_as_string(hide_password=False)
+
+
+def _in_role(engine: Engine, settings: Settings, role: Role | None) -> Engine:
+    """Have the engine refuse connections that are not in the role, and say what to do about it."""
+    if role is None or not settings.database_roles:
+        return engine
+
+    @event.listens_for(engine, "do_connect")
+    def connect(
+        _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]
+    ) -> psycopg.Connection:
+        login = options.get("user")
+        try:
+            connection = psycopg.connect(*arguments, **options)
+        except psycopg.OperationalError as error:
+            # The server has no code for it here. It quotes the role's name in whatever language.
+            if f'"{role}"' in str(error) and login != role:
+                raise RoleNotTaken(role, login, str(error).strip().rpartition("\n")[2]) from error
+            raise
+        try:
+            _check_role(connection, role, login)
+        except BaseException:
+            connection.close()  # nobody else knows of it yet
+            raise
+        return connection
+
+    return engine
+
+
+def _check_role(connection: psycopg.Connection, role: Role, login: str | None) -> None:
+    """A pooler in between may pass the option over, and the login's rights would be in force."""
+    connection.autocommit = True
+    [(current,)] = connection.execute("SELECT current_user").fetchall()
+    connection.autocommit = False
+    if current != role:
+        raise RoleNotTaken(role, login, f"but in {current}")
+
+
+def _connect_args(settings: Settings, name: str, role: Role | None) -> dict[str, Any]:
     statement_timeout_ms = int(settings.statement_timeout_s * 1000)
     options = {
         "TimeZone": "UTC",
@@ -56,6 +133,11 @@ def _connect_args(settings: Settings, name: str) -> dict[str, Any]:
         "statement_timeout": f"{statement_timeout_ms}ms",
         "idle_in_transaction_session_timeout": "60s",
     }
+    if role is None:
+        # Where row-level security would hide rows from an operator, Postgres says so.
+        options["row_security"] = "off"
+    elif settings.database_roles:
+        options["role"] = role
     return {
         "application_name": f"innbox-{name}",
         "connect_timeout": 5,
@@ -65,6 +147,8 @@ def _connect_args(settings: Settings, name: str) -> dict[str, Any]:
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        # Keepalives are not sent while data waits to be acknowledged.
+        "tcp_user_timeout": 25_000,
     }
 
 

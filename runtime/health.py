@@ -5,6 +5,7 @@ A part that waits for an outage to end is alive and not ready.
 """
 
 import json
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.settings import SettingsError
 
@@ -128,8 +130,17 @@ def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
             body = {"ready": not problems, "problems": problems}
             return status, _JSON, json.dumps(body).encode()
         case "/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(_counted())
     return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
+
+
+def _counted() -> CollectorRegistry:
+    """Return what this process has counted or, where it is one of several, what all of them have."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    together = CollectorRegistry()
+    MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+    return together
 
 
 class _Server(ThreadingHTTPServer):

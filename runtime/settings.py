@@ -4,10 +4,18 @@ Each process builds one frozen `Settings` at its entry point and passes on what 
 reads the environment later. Names in the environment are the fields' in capitals.
 """
 
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -26,7 +34,24 @@ def _usable(url: str) -> str:
     return url
 
 
+def _split(value: object) -> object:
+    """Split what the environment has in one line, by commas."""
+    if not isinstance(value, str):
+        return value
+    return tuple(word for part in value.split(",") if (word := part.strip()))
+
+
+def _network(address: str) -> str:
+    ip_network(address)  # uvicorn would take what is none for a name, and never find it
+    return address
+
+
 DatabaseUrl = Annotated[str, AfterValidator(_usable)]
+Network = Annotated[str, AfterValidator(_network)]
+PublicKeyAlgorithm = Literal["RS256", "ES256", "EdDSA"]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
+Algorithms = Annotated[tuple[PublicKeyAlgorithm, ...], NoDecode, BeforeValidator(_split)]
 
 
 class SettingsError(Exception):
@@ -58,6 +83,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)
+    api_processes: int = Field(default=1, ge=1, le=64, description="of one `innbox api`, on its port")
     health_port: int = Field(default=0, ge=0, le=65535, description="live, ready, metrics; 0: any")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -68,17 +94,35 @@ class Settings(BaseSettings):
     pool_timeout_s: float = Field(default=2.0, gt=0)
     statement_timeout_s: float = Field(default=10.0, gt=0)
     behind_pgbouncer: bool = Field(default=False, description="no prepared statements")
+    database_roles: bool = Field(default=True, description="each process takes a role of its own")
 
     # The API.
     jwt_key: SecretStr = SecretStr("")
     jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = "HS256"
     jwt_audience: str = "innbox"
     jwt_issuer: str = "innbox"
+    jwt_leeway_s: float = Field(default=10.0, ge=0, le=300, description="clocks differ by so much")
+    jwks_url: str = Field(default="", description="of the issuer's keys; empty: JWT_KEY is the key")
+    jwks_algorithms: Algorithms = Field(default=("RS256", "ES256", "EdDSA"), min_length=1)
+    jwks_refresh_s: float = Field(default=300.0, gt=0)
+    jwks_cooldown_s: float = Field(default=10.0, gt=0, description="between askings for a new kid")
+    jwks_stale_s: float = Field(default=86_400.0, ge=0, description="keys outlive their issuer so")
+    allowed_hosts: Names = Field(default=("*",), min_length=1)
+    trusted_proxies: Networks = Field(default=(), description="believed about the client's address")
+    requests_per_s_max: float = Field(default=50.0, gt=0, description="of a member, per process")
+    requests_burst_max: int = Field(default=100, ge=1)
     body_bytes_max: int = Field(default=65_536, ge=1_024)
+    bulk_bytes_max: int = Field(default=268_435_456, ge=1_024, description="of a bulk load")
     nights_per_stay_max: int = Field(default=30, ge=1, le=365)
     days_in_advance_max: int = Field(default=730, ge=1)
     page_size_max: int = Field(default=100, ge=1)
     wait_s_max: float = Field(default=30.0, ge=0)
+    heartbeat_s: float = Field(default=15.0, gt=0, description="between comments in a stream")
+    streams_max: int = Field(default=2_000, ge=1, description="event streams, per process")
+    streams_per_member_max: int = Field(default=20, ge=1, description="of them, per process")
+    pending_per_member_max: int = Field(
+        default=20, ge=1, description="reservations of a member that wait for an answer"
+    )
     idempotency_days: float = Field(default=7.0, gt=0)
 
     # The relay and the outbox.

@@ -19,13 +19,19 @@ a saga that waits too long is asked again (`redrive`), which changes its version
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import Final
+from uuid import UUID
 
 from domain.answers import Answer, RoomResult
 from domain.stay import Stay
 
 # The reason of a version that only asks again.
-REDRIVEN = "REDRIVEN"
-NO_REASON_GIVEN = "NO_REASON_GIVEN"
+REDRIVEN: Final = "REDRIVEN"
+NO_REASON_GIVEN: Final = "NO_REASON_GIVEN"
+
+# Who changes a reservation: the rooms' answers, ourselves when we ask again, or a person.
+ROOMS: Final = "rooms"
+INNBOX: Final = "innbox"
 
 
 class Status(StrEnum):
@@ -39,6 +45,11 @@ class Status(StrEnum):
     def open(self) -> bool:
         """Whether an answer of the rooms is still awaited."""
         return self in {Status.PENDING, Status.CANCELLING}
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return self in {Status.REJECTED, Status.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,36 @@ class Reservation:
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What makes a transition: the message that goes with it, by whom, and in which trace.
+
+    The message is the one appended (a request to the rooms) or, when an answer settled it, the one
+    received. `actor` is ROOMS, INNBOX or `by_member`; both it and the trace may be unknown.
+    """
+
+    message_id: UUID
+    actor: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One version of a reservation, and how it came about."""
+
+    reservation_id: int
+    version: int
+    status: Status
+    reason: str | None
+    at: datetime
+    cause: Cause
+
+
+def by_member(member_id: int, *, staff: bool = False) -> str:
+    """Name a person as the actor: a member, or somebody of the staff who acts for one."""
+    return f"{'staff' if staff else 'member'}:{member_id}"
 
 
 class Refusal(StrEnum):

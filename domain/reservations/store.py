@@ -1,4 +1,4 @@
-"""Reservations in Postgres. Nothing here begins, commits or rolls back.
+"""Reservations in Postgres; `reserving` makes them. Nothing here begins, commits or rolls back.
 
 Every change of a reservation and its row in `transition` are one statement, so neither is ever
 there without the other.
@@ -7,11 +7,10 @@ there without the other.
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, select, text
 
-from domain.reservations.model import NewReservation, Reservation, Status
+from domain.reservations.model import Cause, Reservation, Status
 from domain.reservations.tables import reservation
 from domain.stay import Stay
 
@@ -31,22 +30,6 @@ class ReservationMoved(Exception):
         super().__init__(f"reservations {list(reservation_ids)} moved while they were changed")
         self.reservation_ids = tuple(reservation_ids)
 
-
-INSERT = text("""
-    WITH inserted AS (
-        INSERT INTO reservations.reservation (
-            member_id, room_id, check_in, check_out, status, version
-        )
-        VALUES (:member_id, :room_id, :check_in, :check_out, 'PENDING', 1)
-        RETURNING id, status, version, created_at
-    ), recorded AS (
-        INSERT INTO reservations.transition (
-            reservation_id, version, status, message_id, created_at
-        )
-        SELECT id, version, status, :message_id, created_at FROM inserted
-    )
-    SELECT id, created_at FROM inserted
-""")
 
 # In id order, so two batches that share reservations lock them in the same order.
 LOCK = text("""
@@ -81,8 +64,9 @@ SAVE = text("""
     WITH changed AS (
         SELECT * FROM unnest(
             CAST(:ids AS bigint[]), CAST(:versions AS integer[]), CAST(:statuses AS text[]),
-            CAST(:reasons AS text[]), CAST(:message_ids AS uuid[])
-        ) AS changed (id, version, status, reason, message_id)
+            CAST(:reasons AS text[]), CAST(:message_ids AS uuid[]),
+            CAST(:actors AS text[]), CAST(:trace_ids AS text[])
+        ) AS changed (id, version, status, reason, message_id, actor, trace_id)
     ), moved AS (
         UPDATE reservations.reservation AS old
         SET status = changed.status, reason = changed.reason, version = changed.version,
@@ -92,25 +76,12 @@ SAVE = text("""
         RETURNING changed.*
     ), recorded AS (
         INSERT INTO reservations.transition (
-            reservation_id, version, status, reason, message_id, created_at
+            reservation_id, version, status, reason, message_id, created_at, actor, trace_id
         )
-        SELECT id, version, status, reason, message_id, now() FROM moved
+        SELECT id, version, status, reason, message_id, now(), actor, trace_id FROM moved
     )
     SELECT count(*), now() FROM moved
 """)
-
-
-def insert(connection: Connection, new: NewReservation, message_id: UUID) -> Reservation:
-    """Store a PENDING reservation; `message_id` is that of the request to append next."""
-    values = {
-        "member_id": new.member_id,
-        "room_id": new.room_id,
-        "check_in": new.stay.check_in,
-        "check_out": new.stay.check_out,
-        "message_id": message_id,
-    }
-    id_, now = connection.execute(INSERT, values).one()
-    return Reservation(id_, new.member_id, new.room_id, new.stay, Status.PENDING, None, 1, now, now)
 
 
 def get(
@@ -122,34 +93,21 @@ def get(
         chosen = chosen.where(reservation.c.member_id == member_id)
 
     row = connection.execute(chosen).mappings().one_or_none()
-    return _reservation(row) if row else None
+    return of_row(row) if row else None
 
 
 def lock(connection: Connection, ids: Collection[int]) -> dict[int, Reservation]:
     """Lock and read those of `ids` that exist, until the transaction ends."""
     rows = connection.execute(LOCK, {"ids": list(ids)}).mappings()
-    return {row["id"]: _reservation(row) for row in rows}
-
-
-def list_of_member(
-    connection: Connection, member_id: int, after_id: int | None, limit: int
-) -> list[Reservation]:
-    """Read a page of a member's reservations, newest first; `after_id` ended the last page."""
-    chosen = select(reservation).where(reservation.c.member_id == member_id)
-    if after_id is not None:
-        chosen = chosen.where(reservation.c.id < after_id)
-
-    rows = connection.execute(chosen.order_by(reservation.c.id.desc()).limit(limit)).mappings()
-    return [_reservation(row) for row in rows]
+    return {row["id"]: of_row(row) for row in rows}
 
 
 def save_transitions(
-    connection: Connection, changed: Sequence[tuple[Reservation, UUID]]
+    connection: Connection, changed: Sequence[tuple[Reservation, Cause]]
 ) -> list[Reservation]:
-    """Write next versions of locked reservations, each with the message that goes with it.
+    """Write next versions of locked reservations, each with its cause.
 
-    The message is the one appended (a request to the rooms) or, when an answer settled it, the
-    one received. Each reservation at most once. Raises ReservationMoved if one was not locked.
+    Each reservation at most once. Raises ReservationMoved if one was not locked.
     """
     if not changed:
         return []
@@ -159,7 +117,9 @@ def save_transitions(
         "versions": [one.version for one, _ in changed],
         "statuses": [one.status.value for one, _ in changed],
         "reasons": [one.reason for one, _ in changed],
-        "message_ids": [message_id for _, message_id in changed],
+        "message_ids": [cause.message_id for _, cause in changed],
+        "actors": [cause.actor for _, cause in changed],
+        "trace_ids": [cause.trace_id for _, cause in changed],
     }
     count, now = connection.execute(SAVE, columns).one()
     if count != len(changed):
@@ -174,18 +134,10 @@ def stale(connection: Connection, older_than_s: float, limit: int) -> list[Reser
     One that was asked again must have waited twice as long since, then four times, and so on.
     """
     values = {"older_than_s": older_than_s, "doublings_max": DOUBLINGS_MAX, "limit": limit}
-    return [_reservation(row) for row in connection.execute(LOCK_STALE, values).mappings()]
+    return [of_row(row) for row in connection.execute(LOCK_STALE, values).mappings()]
 
 
-def statuses(connection: Connection, ids: Collection[int]) -> dict[int, Status]:
-    """Read where many reservations stand, for those who wait for them."""
-    chosen = text("""
-        SELECT id, status FROM reservations.reservation WHERE id = ANY (CAST(:ids AS bigint[]))
-    """)
-    return {id_: Status(status) for id_, status in connection.execute(chosen, {"ids": list(ids)})}
-
-
-def _reservation(row: RowMapping) -> Reservation:
+def of_row(row: RowMapping) -> Reservation:
     return Reservation(
         row["id"],
         row["member_id"],

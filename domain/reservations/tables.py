@@ -37,6 +37,9 @@ _FITTING_REASON = """
         ELSE reason IS NULL
     END
 """
+# A member or somebody of the staff who acted for them, the rooms' answer, or us asking again.
+_KNOWN_ACTOR = "actor ~ '^((member|staff):[1-9][0-9]{0,18}|rooms|innbox)$'"
+_W3C_TRACE_ID = "trace_id ~ '^[0-9a-f]{32}$'"
 
 reservation = Table(
     "reservation",
@@ -57,6 +60,11 @@ reservation = Table(
     CheckConstraint("version >= 1", name="version_counts_from_one"),
     # A member's list reads this backwards: newest first.
     Index(None, "member_id", "id"),
+    # How many a member waits for, counted with each new one: so few entries that it is cheap.
+    Index("ix_reservation_pending", "member_id", postgresql_where=text("status = 'PENDING'")),
+    # Likewise the list of a room's, for the staff; and of those who arrive within some days.
+    Index(None, "room_id", "id"),
+    Index(None, "check_in"),
     # Open sagas only, so it stays small however many reservations there are.
     Index(
         "ix_reservation_open",
@@ -74,9 +82,14 @@ transition = Table(
     Column("reason", Text),
     Column("message_id", Uuid, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # By whom and in which trace; rows that are older than these columns do not tell.
+    Column("actor", Text),
+    Column("trace_id", Text),
     PrimaryKeyConstraint("reservation_id", "version"),
     CheckConstraint(_KNOWN_STATUS, name="known_status"),
     CheckConstraint(_FITTING_REASON, name="fitting_reason"),
+    CheckConstraint(_KNOWN_ACTOR, name="known_actor"),
+    CheckConstraint(_W3C_TRACE_ID, name="w3c_trace_id"),
 )
 
 idempotency_key = Table(

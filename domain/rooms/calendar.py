@@ -1,108 +1,82 @@
-"""The calendar of a room in Postgres: which nights are open, how many rooms, what is left.
+"""The calendar of the rooms in Postgres: which nights are open, how many rooms, what is left, what rules.
 
 A night may be set to no capacity, but is never deleted, and its capacity never falls below what is
 taken. Nothing here begins, commits or rolls back.
+
+Who changes the calendar locks the rooms, by id, and then the nights, by room and night. The rooms,
+because nights that do not exist yet cannot be locked; the nights in the order in which batches of
+reservations lock them, which lock no room. So nobody waits in a circle.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from operator import attrgetter
 
 from sqlalchemy import Connection, select, text
 
-from domain.rooms import nights
+from domain.rooms import change, nights
+from domain.rooms.change import Change, Changed, NightsSet
+from domain.rooms.locking import as_json, lock_nights
 from domain.rooms.nights import Availability, RoomNight
 from domain.rooms.tables import room, room_night
 from domain.stay import Stay
 
-NIGHTS_SET_MAX = 1_100
-CAPACITY_MAX = 100_000
-
-
-class InvalidCapacity(ValueError):
-    """No night could be set so: a range that is empty or too long, or an absurd capacity."""
-
-    code = "INVALID_CAPACITY"
-
-    def __init__(self, from_on: date, until_on: date, capacity: int) -> None:
-        super().__init__(
-            f"cannot set {capacity} rooms on [{from_on}, {until_on}): 1 to {NIGHTS_SET_MAX} nights "
-            f"and 0 to {CAPACITY_MAX} rooms are possible"
-        )
-        self.from_on = from_on
-        self.until_on = until_on
-        self.capacity = capacity
-
-
-@dataclass(frozen=True, slots=True)
-class NightsSet:
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class BelowTaken:
-    """More rooms are held on these nights than the capacity asked for; nothing was changed."""
-
-    nights: tuple[RoomNight, ...]
-    code: str = "CAPACITY_BELOW_TAKEN"
-
-
-# One writer of a room's calendar at a time: nights that do not exist yet cannot be locked.
-# The update matters even when the name stays: DO NOTHING would lock no row.
-LOCK_ROOM = text("""
-    INSERT INTO rooms.room AS room (id, name)
-    VALUES (:room_id, :name)
-    ON CONFLICT (id) DO UPDATE SET name = coalesce(excluded.name, room.name)
+# A room that is being made by somebody else is waited for.
+MAKE_ROOMS = text("""
+    INSERT INTO rooms.room (id)
+    SELECT id FROM unnest(CAST(:room_ids AS bigint[])) AS id ORDER BY id
+    ON CONFLICT (id) DO NOTHING
 """)
 
-# In the order in which batches of reservations lock them.
-LOCK_RANGE = text("""
-    SELECT room_id, night, capacity, taken
-    FROM rooms.room_night
-    WHERE room_id = :room_id AND night >= :from_on AND night < :until_on
-    ORDER BY night
-    FOR UPDATE
+# One writer of a room's calendar at a time. NO KEY: the foreign keys of others' nights do not wait.
+LOCK_ROOMS = text("""
+    SELECT id FROM rooms.room
+    WHERE id = ANY (CAST(:room_ids AS bigint[]))
+    ORDER BY id
+    FOR NO KEY UPDATE
 """)
 
-SET_NIGHTS = text("""
-    INSERT INTO rooms.room_night AS old (room_id, night, capacity, capacity_peak)
-    SELECT :room_id, CAST(day AS date), :capacity, :capacity
-    FROM generate_series(
-        CAST(:from_on AS timestamp), CAST(:until_on AS timestamp) - interval '1 day',
-        interval '1 day'
-    ) AS day
+# Absolute, since the rows have been locked since they were read; what is taken is not touched.
+SAVE_NIGHTS = text("""
+    INSERT INTO rooms.room_night AS old (
+        room_id, night, capacity, capacity_peak,
+        closed, min_stay, closed_to_arrival, closed_to_departure
+    )
+    SELECT room_id, "on", capacity, capacity,
+           closed, min_stay, closed_to_arrival, closed_to_departure
+    FROM json_to_recordset(CAST(:nights AS json)) AS saved (
+        room_id bigint, "on" date, capacity integer,
+        closed boolean, min_stay smallint, closed_to_arrival boolean, closed_to_departure boolean
+    )
     ON CONFLICT (room_id, night) DO UPDATE SET
         capacity = excluded.capacity,
-        capacity_peak = greatest(old.capacity_peak, excluded.capacity)
+        capacity_peak = greatest(old.capacity_peak, excluded.capacity),
+        closed = excluded.closed,
+        min_stay = excluded.min_stay,
+        closed_to_arrival = excluded.closed_to_arrival,
+        closed_to_departure = excluded.closed_to_departure
+""")
+
+NAME_ROOMS = text("""
+    UPDATE rooms.room SET name = named.name
+    FROM unnest(CAST(:room_ids AS bigint[]), CAST(:names AS text[])) AS named (id, name)
+    WHERE room.id = named.id AND room.name IS DISTINCT FROM named.name
 """)
 
 
-def set_nights(
-    connection: Connection,
-    room_id: int,
-    from_on: date,
-    until_on: date,
-    capacity: int,
-    *,
-    name: str | None = None,
-) -> NightsSet | BelowTaken:
-    """Open the nights of [from_on, until_on), or change how many rooms they have.
+def change_nights(connection: Connection, changes: Sequence[Change]) -> list[Changed]:
+    """Apply changes in order, and write what becomes of the nights in sets.
 
-    All or none. Makes the room if it is new; a name of None keeps the one it has. Locks the room,
-    then its nights in order. Raises InvalidCapacity.
+    Each change is made on all of its nights or on none, whatever becomes of the others. Makes
+    rooms that are new. Locks the rooms, then the nights.
     """
-    count = (until_on - from_on).days
-    if not (0 < count <= NIGHTS_SET_MAX and 0 <= capacity <= CAPACITY_MAX):
-        raise InvalidCapacity(from_on, until_on, capacity)
-
-    asked = {"room_id": room_id, "from_on": from_on, "until_on": until_on}
-    connection.execute(LOCK_ROOM, {"room_id": room_id, "name": name})
-    opened = [RoomNight(*row) for row in connection.execute(LOCK_RANGE, asked)]
-    if below := tuple(night for night in opened if night.taken > capacity):
-        return BelowTaken(below)
-
-    connection.execute(SET_NIGHTS, {**asked, "capacity": capacity})
-    return NightsSet(count)
+    _lock_rooms(connection, changes)
+    before = lock_nights(connection, {(one.room_id, on) for one in changes for on in one.nights})
+    saved, outcomes = change.decide(before, changes)
+    if saved:
+        _save(connection, saved.values())
+    _name_rooms(connection, changes, outcomes)
+    return outcomes
 
 
 def opened_nights(
@@ -111,7 +85,16 @@ def opened_nights(
     """Read the open nights of [from_on, until_on) in order, without locking."""
     night = room_night.c
     chosen = (
-        select(night.room_id, night.night, night.capacity, night.taken)
+        select(
+            night.room_id,
+            night.night,
+            night.capacity,
+            night.taken,
+            night.closed,
+            night.min_stay,
+            night.closed_to_arrival,
+            night.closed_to_departure,
+        )
         .where(night.room_id == room_id, night.night >= from_on, night.night < until_on)
         .order_by(night.night)
     )
@@ -120,6 +103,35 @@ def opened_nights(
 
 def availability(connection: Connection, room_id: int, stay: Stay) -> Availability:
     """Look at a stay without locking it: by the time it is asked for, it may be gone."""
-    opened = opened_nights(connection, room_id, stay.check_in, stay.check_out)
+    day_after = stay.check_out + timedelta(days=1)
+    opened = opened_nights(connection, room_id, stay.check_in, day_after)
     known = bool(opened) or bool(connection.scalar(select(room.c.id).where(room.c.id == room_id)))
     return nights.availability(opened, stay, known_room=known)
+
+
+def _lock_rooms(connection: Connection, changes: Iterable[Change]) -> None:
+    """Lock the rooms, and make those that are new and get a night: their first has a capacity."""
+    # First, so that no lock of a room is held while another's new room is waited for.
+    if opened := {one.room_id for one in changes if one.capacity is not None}:
+        connection.execute(MAKE_ROOMS, {"room_ids": list(opened)})
+    connection.execute(LOCK_ROOMS, {"room_ids": list({one.room_id for one in changes})})
+
+
+def _save(connection: Connection, saved: Iterable[RoomNight]) -> None:
+    """Write nights, in order: those of a room are looked for together, so they should lie together."""
+    ordered = sorted(saved, key=attrgetter("room_id", "on"))
+    connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
+
+
+def _name_rooms(
+    connection: Connection, changes: Sequence[Change], outcomes: Sequence[Changed]
+) -> None:
+    """Give rooms the last name that a change which was made gives them."""
+    made = zip(changes, outcomes, strict=True)
+    names = {
+        one.room_id: one.name
+        for one, outcome in made
+        if one.name is not None and isinstance(outcome, NightsSet)
+    }
+    if names:
+        connection.execute(NAME_ROOMS, {"room_ids": list(names), "names": list(names.values())})

@@ -88,7 +88,7 @@ def touched(
     for request in requests:
         known = allocations.get(request.reservation_id)
         if known is None and request.kind is RequestKind.RESERVE:
-            keys.update((request.room_id, night) for night in request.stay.nights)
+            keys.update(_asked(request))
         elif known and known.state is State.HELD and request.kind is RequestKind.CANCEL:
             keys.update(known.night_keys)
 
@@ -161,8 +161,8 @@ class _Desk:
         if request.room_id not in self.rooms.known_rooms:
             return Refused(ReasonCode.UNKNOWN_ROOM)
 
-        keys = [(request.room_id, night) for night in request.stay.nights]
-        return hold([night for key in keys if (night := self._night(key))], request.stay)
+        found = [night for key in _asked(request) if (night := self._night(key))]
+        return hold(found, request.stay)
 
     def _release(self, known: Allocation, message_id: UUID) -> None:
         if known.state is State.HELD:
@@ -181,6 +181,12 @@ class _Desk:
 
     def _night(self, key: NightKey) -> RoomNight | None:
         return self.nights.get(key) or self.rooms.nights.get(key)
+
+
+def _asked(request: RoomRequest) -> list[NightKey]:
+    """What `hold` looks at: the nights of the stay, and the day of check-out for its rule."""
+    stay = request.stay
+    return [(request.room_id, night) for night in (*stay.nights, stay.check_out)]
 
 
 def _allocation(request: RoomRequest, state: State, reason: str | None = None) -> Allocation:

@@ -15,8 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.answers import RoomRequest
 from domain.rooms import model
+from domain.rooms.locking import as_json, lock_nights
 from domain.rooms.model import Allocation, Outcome, Rooms, State
-from domain.rooms.nights import NightKey, RoomNight
+from domain.rooms.nights import RoomNight
 from domain.rooms.tables import allocation
 from domain.stay import Stay
 
@@ -42,15 +43,6 @@ LOCK_ALLOCATIONS = text("""
     WHERE reservation_id = ANY (CAST(:reservation_ids AS bigint[]))
     ORDER BY reservation_id
     FOR UPDATE
-""")
-
-LOCK_NIGHTS = text("""
-    SELECT night.room_id, night.night, night.capacity, night.taken
-    FROM unnest(CAST(:room_ids AS bigint[]), CAST(:nights AS date[])) AS touched (room_id, night)
-    JOIN rooms.room_night AS night
-      ON night.room_id = touched.room_id AND night.night = touched.night
-    ORDER BY night.room_id, night.night
-    FOR UPDATE OF night
 """)
 
 KNOWN_ROOMS = text("SELECT id FROM rooms.room WHERE id = ANY (CAST(:room_ids AS bigint[]))")
@@ -84,8 +76,9 @@ CHANGE_ALLOCATIONS = text("""
 CHANGE_NIGHTS = text("""
     UPDATE rooms.room_night
     SET taken = changed.taken
-    FROM unnest(CAST(:room_ids AS bigint[]), CAST(:nights AS date[]), CAST(:takens AS integer[]))
-        AS changed (room_id, night, taken)
+    FROM json_to_recordset(CAST(:nights AS json)) AS changed (
+        room_id bigint, night date, taken integer
+    )
     WHERE room_night.room_id = changed.room_id AND room_night.night = changed.night
 """)
 
@@ -93,7 +86,7 @@ CHANGE_NIGHTS = text("""
 def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
     """Lock and read all that `decide` may touch for these requests."""
     allocations = _lock_allocations(connection, {request.reservation_id for request in requests})
-    locked = _lock_nights(connection, model.touched(allocations, requests))
+    locked = lock_nights(connection, model.touched(allocations, requests))
     opened = {night.room_id for night in locked.values()}
     rest = {request.room_id for request in requests} - opened
     return Rooms(allocations, locked, frozenset(opened | _known(connection, rest)))
@@ -125,16 +118,6 @@ def get(connection: Connection, reservation_id: int) -> Allocation | None:
 def _lock_allocations(connection: Connection, ids: Iterable[int]) -> dict[int, Allocation]:
     rows = connection.execute(LOCK_ALLOCATIONS, {"reservation_ids": list(ids)}).mappings()
     return {row["reservation_id"]: _allocation(row) for row in rows}
-
-
-def _lock_nights(connection: Connection, keys: Sequence[NightKey]) -> dict[NightKey, RoomNight]:
-    if not keys:
-        return {}
-
-    room_ids, on = zip(*keys, strict=True)
-    rows = connection.execute(LOCK_NIGHTS, {"room_ids": list(room_ids), "nights": list(on)})
-    locked = (_night(row) for row in rows.mappings())
-    return {night.key: night for night in locked}
 
 
 def _known(connection: Connection, room_ids: set[int]) -> set[int]:
@@ -181,12 +164,8 @@ def _change_allocations(connection: Connection, changed: Sequence[Allocation]) -
 
 
 def _change_nights(connection: Connection, changed: Sequence[RoomNight]) -> None:
-    columns = {
-        "room_ids": [night.room_id for night in changed],
-        "nights": [night.on for night in changed],
-        "takens": [night.taken for night in changed],
-    }
-    connection.execute(CHANGE_NIGHTS, columns)
+    taken = [{"room_id": one.room_id, "night": one.on, "taken": one.taken} for one in changed]
+    connection.execute(CHANGE_NIGHTS, {"nights": as_json(taken)})
 
 
 def _allocation(row: RowMapping) -> Allocation:
@@ -199,7 +178,3 @@ def _allocation(row: RowMapping) -> Allocation:
         row["reserve_message_id"],
         row["cancel_message_id"],
     )
-
-
-def _night(row: RowMapping) -> RoomNight:
-    return RoomNight(row["room_id"], row["night"], row["capacity"], row["taken"])

@@ -7,6 +7,7 @@ reservation, so deduplication never expires.
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -14,11 +15,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     Uuid,
+    false,
     func,
     text,
 )
@@ -47,9 +51,15 @@ room_night = Table(
     Column("taken", Integer, nullable=False, server_default=text("0")),
     # The highest capacity that was ever set: what a replay of all history is held against.
     Column("capacity_peak", Integer, nullable=False),
+    # What a night has in store for who asks from now on; `domain/rooms/nights.py` has the rules.
+    Column("closed", Boolean, nullable=False, server_default=false()),
+    Column("min_stay", SmallInteger, nullable=False, server_default=text("1")),
+    Column("closed_to_arrival", Boolean, nullable=False, server_default=false()),
+    Column("closed_to_departure", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("room_id", "night"),
     CheckConstraint("0 <= taken AND taken <= capacity", name="taken_within_capacity"),
     CheckConstraint("capacity <= capacity_peak", name="capacity_within_peak"),
+    CheckConstraint("min_stay BETWEEN 1 AND 365", name="bounded_min_stay"),
     # Room on each page keeps the many updates of `taken` off the index (HOT).
     postgresql_with={"fillfactor": 70},
 )
@@ -81,4 +91,21 @@ allocation = Table(
     ),
     # What is held of a room: counted against `taken` whenever the invariants are verified.
     Index("ix_allocation_held", "room_id", "check_in", postgresql_where=text("state = 'HELD'")),
+)
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("member_id", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("response_status", Integer),
+    Column("response_body", LargeBinary),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("member_id", "key"),
+    CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
+    CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
+    CheckConstraint("(response_status IS NULL) = (response_body IS NULL)", name="whole_response"),
+    # BRIN: rows come in order of time, and only the hourly clean-up asks for it.
+    Index(None, "created_at", postgresql_using="brin"),
 )

@@ -1,0 +1,130 @@
+"""Idempotency keys: a member's request, repeated under the same key, is done once.
+
+Each context keeps the keys of its own requests in its own database. The key, the work and the response
+are stored by one transaction, so a key that can be read is always one that was answered. Nothing here
+begins, commits or rolls back.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The key is ours: do the work, then `answer` it in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """This was done before; repeat its answer."""
+
+    response_status: int
+    response_body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key was used for a different request."""
+
+    code: str = "IDEMPOTENCY_KEY_REUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The first request with this key is still being done."""
+
+    code: str = "IDEMPOTENCY_KEY_IN_FLIGHT"
+
+
+# ON CONFLICT alone would wait for another transaction's uncommitted row, holding a connection for
+# as long as that one takes. Whoever has not got the advisory lock tries no insert, so nobody waits.
+# The lock ends with the transaction, just after the row becomes visible: there is no gap between
+# them. Two keys of one hash would cost a needless "in flight", nothing else.
+CLAIM: Final = """
+    WITH lock AS MATERIALIZED (
+        SELECT pg_try_advisory_xact_lock(
+            hashtextextended('idempotency.{schema}.' || CAST(:member_id AS text) || '.' || :key, 0)
+        ) AS held
+    )
+    INSERT INTO {schema}.idempotency_key (member_id, key, request_hash)
+    SELECT :member_id, :key, :request_hash FROM lock WHERE held
+    ON CONFLICT (member_id, key) DO NOTHING
+    RETURNING true
+"""
+
+FIND: Final = """
+    SELECT request_hash, response_status, response_body
+    FROM {schema}.idempotency_key
+    WHERE member_id = :member_id AND key = :key
+"""
+
+ANSWER: Final = """
+    UPDATE {schema}.idempotency_key
+    SET response_status = :status, response_body = :body
+    WHERE member_id = :member_id AND key = :key
+"""
+
+# By ctid, since DELETE knows no LIMIT; a row this old is never written again, so it does not move.
+FORGET: Final = """
+    DELETE FROM {schema}.idempotency_key
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.idempotency_key
+        WHERE created_at < now() - make_interval(secs => :older_than_s)
+        LIMIT :limit
+    ))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one context, in the table `idempotency_key` of its schema."""
+
+    schema: Literal["reservations", "rooms"]
+
+    def claim(
+        self, connection: Connection, member_id: int, key: str, request_hash: bytes
+    ) -> Claimed | Replay | Mismatch | InFlight:
+        """Claim a key for this transaction, or learn what became of it; never waits for another."""
+        values = {"member_id": member_id, "key": key}
+        if connection.scalar(self._sql(CLAIM), {**values, "request_hash": request_hash}):
+            return Claimed()
+
+        # A second statement, because the first one's snapshot may be older than the other's commit.
+        found = connection.execute(self._sql(FIND), values).one_or_none()
+        return _repeated(found, request_hash) if found else InFlight()
+
+    def answer(
+        self, connection: Connection, member_id: int, key: str, *, status: int, body: bytes
+    ) -> None:
+        """Keep the response of a claimed key, for whoever repeats the request."""
+        values = {"member_id": member_id, "key": key, "status": status, "body": body}
+        answered = connection.execute(self._sql(ANSWER), values)
+        assert answered.rowcount == 1, f"key {key!r} of member {member_id} was never claimed"
+
+    def forget(self, connection: Connection, older_than_s: float, limit: int) -> int:
+        """Delete keys that nobody repeats any more, `limit` at most; returns how many."""
+        values = {"older_than_s": older_than_s, "limit": limit}
+        return connection.execute(self._sql(FORGET), values).rowcount
+
+    def _sql(self, template: str) -> TextClause:
+        return _sql(template, self.schema)
+
+
+RESERVATION_KEYS: Final = Keys("reservations")
+ROOM_KEYS: Final = Keys("rooms")
+
+
+@cache
+def _sql(template: str, schema: str) -> TextClause:
+    return text(template.format(schema=schema))
+
+
+def _repeated(found: Row[tuple[bytes, int, bytes]], request_hash: bytes) -> Replay | Mismatch:
+    if bytes(found.request_hash) != request_hash:
+        return Mismatch()
+
+    assert found.response_body is not None, "a key is claimed and answered in one transaction"
+    return Replay(found.response_status, found.response_body)

@@ -1,0 +1,34 @@
+"""What is open: sagas that wait for the rooms' answer."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSagas:
+    """How many there are, and since when the one that waits longest has; None where none does."""
+
+    pending: int
+    cancelling: int
+    oldest_s: float | None
+
+
+# The index of open sagas finds them. A saga that was asked again has a younger version of the same
+# status, and has waited since the first of them.
+OPEN = text("""
+    SELECT count(*) FILTER (WHERE status = 'PENDING') AS pending,
+           count(*) FILTER (WHERE status = 'CANCELLING') AS cancelling,
+           CAST(extract(epoch FROM now() - min(since)) AS double precision) AS oldest_s
+    FROM reservations.reservation AS waiting
+    CROSS JOIN LATERAL (
+        SELECT min(created_at) AS since FROM reservations.transition
+        WHERE reservation_id = waiting.id AND transition.status = waiting.status
+    ) AS asked
+    WHERE status IN ('PENDING', 'CANCELLING')
+""")
+
+
+def open_sagas(connection: Connection) -> OpenSagas:
+    """Count what is open, on the database's clock."""
+    return OpenSagas(**connection.execute(OPEN).mappings().one())

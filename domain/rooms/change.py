@@ -1,0 +1,172 @@
+"""Changing the calendar: what is asked for a room's nights, and what becomes of each.
+
+    a night     with a capacity              without one
+    new         opened                       NIGHT_WITHOUT_CAPACITY
+    there       changed, or                  changed
+                CAPACITY_BELOW_TAKEN
+
+A change is made on all of its nights or on none. What it does not name stays as it is, or is as if
+there were no rule where the night is new. Values are absolute, so a change may be repeated. Rules never
+touch what is held, so closing is never refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import StrEnum
+
+from domain.rooms.nights import NightKey, RoomNight
+from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
+
+NIGHTS_SET_MAX = 1_100
+CAPACITY_MAX = 100_000
+MIN_STAY_MAX = 365
+
+
+class Weekday(StrEnum):
+    """In the order of `date.weekday`."""
+
+    MON = "MON"
+    TUE = "TUE"
+    WED = "WED"
+    THU = "THU"
+    FRI = "FRI"
+    SAT = "SAT"
+    SUN = "SUN"
+
+
+class InvalidRange(ValueError):
+    """No nights could be changed so: none at all, too many, or some outside the calendar."""
+
+    code = "INVALID_RANGE"
+
+    def __init__(self, from_on: date, until_on: date, reason: str) -> None:
+        super().__init__(f"[{from_on}, {until_on}) {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is asked for some nights of a room; None is what is not named.
+
+    Whoever makes one has checked the bounds: nights as `nights_of` returns them, a capacity up to
+    CAPACITY_MAX, a shortest stay up to MIN_STAY_MAX.
+    """
+
+    room_id: int
+    nights: tuple[date, ...]
+    capacity: int | None = None
+    closed: bool | None = None
+    min_stay: int | None = None
+    closed_to_arrival: bool | None = None
+    closed_to_departure: bool | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NightsSet:
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BelowTaken:
+    """More rooms are held on these nights than the capacity asked for; nothing was changed."""
+
+    nights: tuple[RoomNight, ...]
+    code: str = "CAPACITY_BELOW_TAKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutCapacity:
+    """These nights are new and were to have no number of rooms; nothing was changed."""
+
+    nights: tuple[date, ...]
+    code: str = "NIGHT_WITHOUT_CAPACITY"
+
+
+Changed = NightsSet | BelowTaken | WithoutCapacity
+
+
+def nights_of(
+    from_on: date, until_on: date, weekdays: Sequence[Weekday] | None = None
+) -> tuple[date, ...]:
+    """Return the nights of [from, until) that fall on these weekdays; raises InvalidRange."""
+    length = (until_on - from_on).days
+    if fault := _fault(from_on, until_on, length):
+        raise InvalidRange(from_on, until_on, fault)
+
+    if length == 1 and weekdays is None:  # most lines of a bulk load
+        return (from_on,)
+    nights = tuple(from_on + timedelta(days=day) for day in range(length))
+    if weekdays is not None:
+        chosen = {_NUMBERS[weekday] for weekday in weekdays}
+        nights = tuple(night for night in nights if night.weekday() in chosen)
+    if not nights:
+        raise InvalidRange(from_on, until_on, "has none of these weekdays")
+    return nights
+
+
+def decide(
+    nights: Mapping[NightKey, RoomNight], changes: Sequence[Change]
+) -> tuple[dict[NightKey, RoomNight], list[Changed]]:
+    """Apply changes in order, each seeing what those before it did.
+
+    Returns the nights that are new or have changed, in their final shape, and an outcome for each
+    change.
+    """
+    now = dict(nights)
+    outcomes = [_apply(now, change) for change in changes]
+    return {key: night for key, night in now.items() if nights.get(key) != night}, outcomes
+
+
+def _apply(now: dict[NightKey, RoomNight], change: Change) -> Changed:
+    """Enter a change, or nothing of it."""
+    capacity = change.capacity
+    if capacity is None:
+        if missing := tuple(on for on in change.nights if (change.room_id, on) not in now):
+            return WithoutCapacity(missing)
+    elif below := _below(now, change, capacity):
+        return BelowTaken(below)
+
+    for on in change.nights:
+        now[change.room_id, on] = _changed(now.get((change.room_id, on)), change, on)
+    return NightsSet(len(change.nights))
+
+
+def _below(
+    now: Mapping[NightKey, RoomNight], change: Change, capacity: int
+) -> tuple[RoomNight, ...]:
+    found = (now.get((change.room_id, on)) for on in change.nights)
+    return tuple(night for night in found if night and night.taken > capacity)
+
+
+def _changed(night: RoomNight | None, change: Change, on: date) -> RoomNight:
+    old = night or RoomNight(change.room_id, on, capacity=0, taken=0)
+    # Positions and no `replace`: it takes thrice the time, and a bulk load does little else.
+    return RoomNight(
+        old.room_id,
+        old.on,
+        old.capacity if change.capacity is None else change.capacity,
+        old.taken,
+        old.closed if change.closed is None else change.closed,
+        old.min_stay if change.min_stay is None else change.min_stay,
+        old.closed_to_arrival if change.closed_to_arrival is None else change.closed_to_arrival,
+        (
+            old.closed_to_departure
+            if change.closed_to_departure is None
+            else change.closed_to_departure
+        ),
+    )
+
+
+_NUMBERS = {weekday: number for number, weekday in enumerate(Weekday)}
+
+
+def _fault(from_on: date, until_on: date, length: int) -> str | None:
+    if length < 1:
+        return "covers no night"
+    if length > NIGHTS_SET_MAX:
+        return f"covers more than {NIGHTS_SET_MAX} nights"
+    if from_on < CALENDAR_BEGINS_ON or until_on > CALENDAR_ENDS_ON:
+        return f"leaves the calendar [{CALENDAR_BEGINS_ON}, {CALENDAR_ENDS_ON})"
+    return None
