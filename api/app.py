@@ -1,26 +1,42 @@
 """The API put together: what each part is given is said here and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 
 from litestar import Litestar, Router
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from api import auth, health, problems, waiting
+from api import auth, errors, handlers, health, waiting
+from api.acting import take_acting
+from api.bell import Bell
+from api.fields import one_line_each
+from api.hosts import KnownHosts
+from api.inventory import Loads, inventory_routes
+from api.jwks import Jwks
+from api.lanes import Lanes
+from api.limits import Pace
 from api.observe import Observed
-from api.reservations import Desk, reservation_routes
+from api.openapi import openapi_config
+from api.operations import operation_routes
+from api.options import name_all_methods
+from api.problem_pages import problem_routes
+from api.queries import known_parameters
+from api.reservations import Desk, Streams, reservation_routes
+from api.rooms import Desk as RoomDesk
 from api.rooms import room_routes
+from api.tokens import Keys, OneKey, Tokens
 from api.waiting import Waiters
-from outbox import install_doorbell
-from runtime.database import READ_ONLY, pooled_engine
+from domain.reservations.store import SETTLED_CHANNEL
+from outbox import Doorbell, install_doorbell
+from runtime.database import READ_ONLY, pooled_engine, url_in_role
 from runtime.health import Health
 from runtime.settings import Settings
+
+# So long a commit may take, beyond what a statement may, before its outcome is called unknown.
+COMMIT_S = 5.0
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -28,38 +44,67 @@ def create_app(settings: Settings) -> Litestar:
 
     It connects to nothing before a request or its lifespan asks it to.
     """
-    guard = auth.authenticated(settings)
+    state = Health(parts=(health.DATABASE,))
+    keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
+    pace = Pace(settings.requests_per_s_max, settings.requests_burst_max)
+    guard = auth.authenticated(Tokens(keys, settings), pace)
     reservations, rooms = _engines(settings)
     # A read alone needs no BEGIN and no ROLLBACK around it: two round trips less.
     reading = reservations.execution_options(isolation_level="AUTOCOMMIT")
-    waiters = Waiters(reading)
-    state = Health(parts=(health.DATABASE,))
+    waiters, loads = Waiters(reading), Loads()
+    changes = Doorbell(reservations, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
+    doorbell = install_doorbell(reservations, interval_ms=settings.doorbell_ms)
+    bell = Bell(reservations, doorbell, interval_ms=settings.doorbell_ms)
+    lanes = Lanes(
+        reservations,
+        bell,
+        count=settings.pool_size,
+        timeout_s=settings.pool_timeout_s,
+        within_s=settings.statement_timeout_s + COMMIT_S,
+    )
+    ends = (lanes.close, bell.close, doorbell.close, changes.close)
     desk = Desk(
         reservations,
         reading,
         waiters,
+        changes=changes,
+        streams=Streams(settings.streams_max, settings.streams_per_member_max),
         nights_max=settings.nights_per_stay_max,
         days_max=settings.days_in_advance_max,
         page_size_max=settings.page_size_max,
         wait_s_max=settings.wait_s_max,
+        heartbeat_s=settings.heartbeat_s,
+        pending_per_member_max=settings.pending_per_member_max,
+        lanes=lanes,
+    )
+    room_desk = RoomDesk(
+        rooms, rooms.execution_options(isolation_level="AUTOCOMMIT"), settings.page_size_max
     )
     members_only = Router(
         "/v1",
-        guards=[guard],
-        route_handlers=[reservation_routes(desk), room_routes(rooms)],
+        guards=[guard, known_parameters(), one_line_each()],
+        route_handlers=[
+            reservation_routes(desk),
+            room_routes(room_desk),
+            inventory_routes(rooms, loads, settings.bulk_bytes_max),
+            operation_routes(reading),
+        ],
         security=[{"bearer": []}],
     )
     app = Litestar(
-        [members_only, health.health_routes(state)],
-        lifespan=[_alive(settings, reservations, rooms, waiters, state)],
-        exception_handlers={Exception: problems.respond},
+        [members_only, problem_routes(), health.health_routes(state)],
+        lifespan=[_kept(keys), _alive(settings, reservations, rooms, waiters, ends, state)],
+        exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
-        openapi_config=_openapi(),
+        before_send=[name_all_methods],
+        openapi_config=openapi_config(settings.page_size_max),
         logging_config=None,  # runtime.logs has seen to it
         debug=False,
     )
-    app.state.waiters = waiters
-    app.asgi_handler = Observed(app.asgi_handler)
+    handlers.share()
+    app.state.waiters, app.state.loads = waiters, loads
+    known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
+    app.asgi_handler = Observed(known, is_production=settings.environment == "production")
     return app
 
 
@@ -72,7 +117,8 @@ def _engines(settings: Settings) -> tuple[Engine, Engine]:
 
 
 def _engine(settings: Settings, url: str, name: str) -> Engine:
-    engine = pooled_engine(settings, url, name)
+    engine = pooled_engine(settings, url, name, "innbox_api")
+    take_acting(engine)
 
     # Another server has taken over: connections to this one would be of no use for ever.
     @event.listens_for(engine, "handle_error")
@@ -83,8 +129,24 @@ def _engine(settings: Settings, url: str, name: str) -> Engine:
     return engine
 
 
+def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        task = asyncio.create_task(keys.keep())
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return lifespan
+
+
 def _alive(
-    settings: Settings, reservations: Engine, rooms: Engine, waiters: Waiters, state: Health
+    settings: Settings,
+    reservations: Engine,
+    rooms: Engine,
+    waiters: Waiters,
+    ends: Sequence[Callable[[], None]],
+    state: Health,
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -92,12 +154,15 @@ def _alive(
         # not queue unheard for a thread.
         threads = ThreadPoolExecutor(2 * settings.pool_size, thread_name_prefix="api")
         asyncio.get_running_loop().set_default_executor(threads)
+        url = url_in_role(settings, settings.reservations_database_url, "innbox_api")
         tasks = [
             asyncio.create_task(health.watch(state, reservations)),
             asyncio.create_task(waiting.poll(waiters)),
-            asyncio.create_task(waiting.listen(waiters, settings.reservations_database_url)),
+            asyncio.create_task(waiting.listen(waiters, url)),
         ]
-        with closing(install_doorbell(reservations, interval_ms=settings.doorbell_ms)):
+        with ExitStack() as stack:
+            for end in reversed(ends):  # the last one in is the first one out
+                stack.callback(end)
             yield
             for task in tasks:
                 task.cancel()
@@ -106,17 +171,3 @@ def _alive(
         rooms.dispose()
 
     return lifespan
-
-
-def _openapi() -> OpenAPIConfig:
-    bearer = SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
-    return OpenAPIConfig(
-        title="innbox",
-        version="1",
-        description="Hotel reservations that are not lost. Errors are RFC 9457 problems.",
-        components=Components(security_schemes={"bearer": bearer}),
-        path="/schema",
-        # JSON alone: a page would load its scripts from a stranger's server.
-        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
-        use_handler_docstrings=True,
-    )

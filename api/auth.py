@@ -1,14 +1,14 @@
-"""Who asks: a bearer token (JWT) becomes a member.
+"""Who may do what: guards for routes, and tokens for development.
 
-A token is believed if it is signed with the one configured algorithm, has not expired, and names our
-audience and issuer. Its `sub` is the member's id, its `scope` a list separated by spaces.
+Guards run before the body is read, so a stranger is told nothing about it. The first one knows the
+member, and holds them to their pace; `needs` follows it where a route asks for more than to be known.
 
-    Unauthenticated   no token, or one that is not believed
-    ScopeMissing      the member is known but may not do this
+    Unauthenticated, KeysAway   see api.tokens
+    TooManyRequests             see api.limits
+    ScopeMissing                the member is known but may not do this
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,37 +17,33 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from api.limits import Pace
+from api.tokens import STAFF, Member, Tokens, Unauthenticated, verification_key
 from runtime.settings import Settings, SettingsError
 
-INVENTORY = "inventory"
+READ = "read"  # look at reservations
+WRITE = "write"  # reserve and cancel
+INVENTORY = "inventory"  # change rooms and nights
+OPERATE = "operate"  # look at what is open
 TOKEN_LIFETIME_S = 3600
 
-_LEEWAY_S = 10  # clocks differ by so much in well-kept fleets
-_HS256_KEY_BYTES_MIN = 32  # RFC 7518, section 3.2
-_MEMBER_ID_MAX = 2**63 - 1
-_REQUIRED_CLAIMS = ["exp", "sub", "aud", "iss"]
+__all__ = [
+    "INVENTORY",
+    "OPERATE",
+    "READ",
+    "STAFF",
+    "WRITE",
+    "Guard",
+    "Member",
+    "MemberRequest",
+    "ScopeMissing",
+    "authenticated",
+    "needs",
+    "sign",
+]
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    id: int
-    scopes: frozenset[str] = frozenset()
-
-
 MemberRequest = Request[Member, Any, Any]
-
-
-class Unauthenticated(Exception):
-    """We do not know who asks; `invalid` tells a bad token from a missing one."""
-
-    code = "UNAUTHENTICATED"
-
-    def __init__(self, detail: str, *, invalid: bool) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.invalid = invalid
 
 
 class ScopeMissing(Exception):
@@ -58,17 +54,14 @@ class ScopeMissing(Exception):
         self.scope = scope
 
 
-def authenticated(settings: Settings) -> Guard:
-    """Return the guard that lets only members pass; raises `SettingsError` without a usable key.
-
-    Guards run before the body is read, so a stranger is told nothing about it.
-    """
-    key = verification_key(settings)
+def authenticated(tokens: Tokens, pace: Pace) -> Guard:
+    """Return the guard that lets only members pass, and none of them too fast."""
 
     # Litestar would run a synchronous guard in a thread.
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        token = _bearer(connection.headers.get("Authorization"))
-        connection.scope["user"] = verified(token, settings, key)
+        member = await tokens.member(_bearer(connection.scope["headers"]))
+        pace.admit(member.id)
+        connection.scope["user"] = member
 
     return guard
 
@@ -86,12 +79,14 @@ def needs(scope: str) -> Guard:
 def sign(
     settings: Settings,
     member: int,
-    scopes: Iterable[str] = (),
+    scopes: Iterable[str] = (READ, WRITE),
     lifetime_s: float = TOKEN_LIFETIME_S,
 ) -> str:
-    """Make a token for development; in production tokens come from elsewhere."""
+    """Make a token for development; raises `SettingsError` where tokens come from elsewhere."""
     if settings.environment == "production":
         raise SettingsError("ENVIRONMENT: tokens are not made in production")
+    if settings.jwks_url:
+        raise SettingsError("JWKS_URL: tokens are made by the issuer; its private key is not here")
     if settings.jwt_algorithm != "HS256":
         raise SettingsError("JWT_ALGORITHM: only HS256 tokens are made here; the key is public")
 
@@ -107,60 +102,11 @@ def sign(
     return jwt.encode(claims, verification_key(settings), algorithm="HS256")
 
 
-def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types as algorithms
-    """Return the key to verify with: a secret for HS256, else a public key in PEM."""
-    key = settings.jwt_key.get_secret_value()
-    if not key:
-        raise SettingsError("JWT_KEY: not set; without it no member can be known")
-    if settings.jwt_algorithm == "HS256" and len(key.encode()) < _HS256_KEY_BYTES_MIN:
-        raise SettingsError(f"JWT_KEY: HS256 needs at least {_HS256_KEY_BYTES_MIN} bytes")
-    try:
-        return jwt.get_algorithm_by_name(settings.jwt_algorithm).prepare_key(key)
-    except (jwt.InvalidKeyError, ValueError) as error:
-        raise SettingsError(f"JWT_KEY: not a key for {settings.jwt_algorithm}") from error
-
-
-def verified(token: str, settings: Settings, key: Any) -> Member:  # noqa: ANN401 - see above
-    """Return the member of a token; raises `Unauthenticated`."""
-    try:
-        claims = jwt.decode(
-            token,
-            key,
-            # Pinned: the token's own header never chooses how it is checked.
-            algorithms=[settings.jwt_algorithm],
-            audience=settings.jwt_audience,
-            issuer=settings.jwt_issuer,
-            leeway=_LEEWAY_S,
-            options={"require": _REQUIRED_CLAIMS, "verify_sub": False},
-        )
-        return Member(_member_id(claims["sub"]), _scopes(claims.get("scope", "")))
-    except jwt.ExpiredSignatureError as error:
-        raise Unauthenticated("the token has expired", invalid=True) from error
-    # ValueError: PyJWT lets some through from tokens that are no JSON or no base64.
-    except (jwt.InvalidTokenError, ValueError) as error:
-        raise Unauthenticated("the token is not valid here", invalid=True) from error
-
-
-def _bearer(header: str | None) -> str:
-    scheme, _, token = (header or "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    given = [value for name, value in headers if name == b"authorization"]
+    # Of two, whoever stands before us may have checked the other one.
+    scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"bearer" or not token.strip():
         raise Unauthenticated("a bearer token is needed", invalid=False)
 
     return token.strip()
-
-
-def _member_id(subject: object) -> int:
-    """Read a `sub`: a decimal text, as the standard has it, or a number, as some issuers do."""
-    if isinstance(subject, str) and subject.isascii() and subject.isdecimal():
-        subject = int(subject)
-    if type(subject) is not int or not 0 < subject <= _MEMBER_ID_MAX:
-        raise jwt.InvalidTokenError("sub is no member id")
-
-    return subject
-
-
-def _scopes(scope: object) -> frozenset[str]:
-    if not isinstance(scope, str):
-        raise jwt.InvalidTokenError("scope is no text")
-
-    return frozenset(scope.split())

@@ -8,13 +8,18 @@ from litestar.dto import MsgspecDTO
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
-from domain.rooms.calendar import CAPACITY_MAX
+from api.problems import Declined
+from domain.rooms.change import CAPACITY_MAX
 
 ID_MAX = 2**63 - 1
+JSON = "application/json"
 
 Id = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
-# Postgres stores no NUL in a text.
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern="^[^\\x00]*$")]
+# Postgres stores no NUL in a text. One character at least can be seen: those that cannot are written
+# out, because the standards of patterns differ in what \s is.
+_UNSEEN = r"\x00-\x20\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\ufeff"
+_NAME = rf"^[^\x00]*[^{_UNSEEN}][^\x00]*$"
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NAME)]
 Capacity = Annotated[int, msgspec.Meta(ge=0, le=CAPACITY_MAX)]
 
 
@@ -22,21 +27,13 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="came
     """What every body has in common."""
 
 
-class NewStay(Body, frozen=True):
-    """The nights of [checkInDate, checkOutDate) in one room."""
+class NewStay(Body, frozen=True, omit_defaults=True):
+    """The nights of [checkInDate, checkOutDate) in one room; the staff may ask for a member."""
 
     room_id: Id
     check_in_date: date
     check_out_date: date
-
-
-class Nights(Body, frozen=True):
-    """The nights of [from, to): how many rooms there are; a name renames the room."""
-
-    from_: date = msgspec.field(name="from")
-    to: date
-    capacity: Capacity
-    name: Name | None = None
+    member_id: Id | None = None
 
 
 _AnyBody = TypeVar("_AnyBody", bound=Body)
@@ -46,6 +43,9 @@ class Strict(MsgspecDTO[_AnyBody], Generic[_AnyBody]):
     """Decodes with msgspec alone; Litestar by itself would take "7" for 7."""
 
     def decode_bytes(self, value: bytes) -> Any:  # noqa: ANN401 - Litestar's signature
+        given = self.asgi_connection.headers.get("Content-Type", JSON)
+        if given.partition(";")[0].strip().lower() != JSON:
+            raise Declined("UNSUPPORTED_MEDIA_TYPE", f"the body must be {JSON}")
         return msgspec.json.decode(value, type=self.model_type)
 
     @classmethod

@@ -1,9 +1,14 @@
 """What exactly is wrong with a request, read from what msgspec and Litestar say of it."""
 
 import re
+from urllib.parse import quote
 
 import msgspec
 from litestar.exceptions import ValidationException
+
+_AT = re.compile(r" - at `(\$[^`]*)`$")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_FIELD = re.compile(r"field `(.*)`$", re.DOTALL)
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -16,10 +21,14 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def of_body(error: msgspec.ValidationError) -> Fault:
-    """Read, for instance, "Expected `int`, got `str` - at `$.roomId`"."""
-    detail, _, at = str(error).partition(" - at ")
-    named = re.search(r"field `(\w+)`", detail) or re.search(r"\$\.(\w+)", at)
-    return Fault(detail, pointer=f"#/{named[1]}" if named else "#")
+    """Read, for instance, "Expected `int`, got `str` - at `$.weekdays[0]`"."""
+    detail, path = str(error), ""
+    if at := _AT.search(detail):
+        detail, path = detail[: at.start()], at[1]
+    steps = [name or index for name, index in _STEP.findall(path)]
+    if named := _FIELD.search(detail):
+        steps.append(named[1])
+    return Fault(detail, pointer="#" + "".join(f"/{_escaped(step)}" for step in steps))
 
 
 def of_parameters(error: ValidationException) -> tuple[Fault, ...]:
@@ -33,6 +42,11 @@ def of_parameters(error: ValidationException) -> tuple[Fault, ...]:
 
 def is_of_path(error: ValidationException) -> bool:
     return any(extra.get("source") == "path" for extra in _extras(error))
+
+
+def _escaped(step: str) -> str:
+    """Write a name of the sender's own choice as a pointer within an address has it."""
+    return quote(step.replace("~", "~0").replace("/", "~1"), safe="~")
 
 
 def _extras(error: ValidationException) -> list[dict[str, str]]:

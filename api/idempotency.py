@@ -4,74 +4,98 @@ The key is claimed and its answer kept in the transaction that does the work, so
 if, and only if, its work is done. A refusal rolls both back: repeated, it is judged anew.
 """
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import msgspec
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
-from api.problems import Refused
-from domain.reservations.idempotency import (
-    Claimed,
-    InFlight,
-    Mismatch,
-    Replay,
-    answer_key,
-    claim_key,
-)
+from api.problems import InvalidHeader, Refused
+from domain.idempotency import Claimed, InFlight, Keys, Mismatch, Replay
+
+HEADER = "Idempotency-Key"
+KEY_LENGTH_MAX = 255
 
 Key = Annotated[
     str | None,
     HeaderParameter(
-        name="Idempotency-Key",
-        description="Repeats under one key, with the same request, are done once.",
+        name=HEADER,
+        description=(
+            "Repeats under one key, with the same request, are done once. A string of RFC 8941, at most "
+            f"{KEY_LENGTH_MAX} characters long; without its quotes it is the same key."
+        ),
         min_length=1,
-        max_length=255,
     ),
 ]
+
+# A string of RFC 8941, section 3.3.3: printable ASCII, and nothing but quotes and backslashes escaped.
+_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_ESCAPED = re.compile(r'\\(["\\])')
+
+
+_View = TypeVar("_View", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A member's request, perhaps not the first of its key."""
 
+    keys: Keys
     member_id: int
     key: str | None
     request: bytes
+
+    @classmethod
+    def of(cls, keys: Keys, member_id: int, header: str | None, request: bytes) -> "Attempt":
+        """Read the key as it was sent; raises `InvalidHeader`."""
+        return cls(keys, member_id, None if header is None else bare(header), request)
 
     @property
     def fingerprint(self) -> bytes:
         return sha256(self.request).digest()
 
 
-def answered(connection: Connection, attempt: Attempt) -> bytes | None:
+def bare(header: str) -> str:
+    """Return the key without quotes: `"abc"` and `abc` are the same; raises `InvalidHeader`."""
+    key = header
+    if header.startswith('"'):
+        quoted = _STRING.fullmatch(header)
+        if quoted is None:
+            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 and is none")
+        key = _ESCAPED.sub(r"\1", quoted[1])
+    if not 0 < len(key) <= KEY_LENGTH_MAX:
+        raise InvalidHeader(HEADER, f"a key has between 1 and {KEY_LENGTH_MAX} characters")
+    return key
+
+
+def answered(connection: Connection, attempt: Attempt) -> Replay | None:
     """Return the answer that this key got before, or claim the key for this transaction.
 
     Raises `Refused` if the key was used for another request, or its first one is still being done.
     """
     if attempt.key is None:
         return None
-    match claim_key(connection, attempt.member_id, attempt.key, attempt.fingerprint):
+    match attempt.keys.claim(connection, attempt.member_id, attempt.key, attempt.fingerprint):
         case Claimed():
             return None
         case Replay() as replay:
-            assert replay.response_body is not None, (
-                "a key is claimed and answered in one transaction"
-            )
-            return replay.response_body
+            return replay
         case (Mismatch() | InFlight()) as refusal:
             raise Refused(refusal)
 
 
-def keep(connection: Connection, attempt: Attempt, reservation_id: int, answer: bytes) -> None:
+def as_kept(body: bytes, kind: type[_View]) -> _View | None:
+    """Read an answer that was kept; None if it is of a form that answers had before."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError:  # ours, so nothing that the caller could put right
+        return None
+
+
+def keep(connection: Connection, attempt: Attempt, status: int, body: bytes) -> None:
     """Keep the answer of a claimed key for its repeats."""
     if attempt.key is not None:
-        answer_key(
-            connection,
-            attempt.member_id,
-            attempt.key,
-            reservation_id=reservation_id,
-            status=202,
-            body=answer,
-        )
+        attempt.keys.answer(connection, attempt.member_id, attempt.key, status=status, body=body)

@@ -1,17 +1,20 @@
-"""Every request has a trace and is counted, also one that no route takes.
+"""Every request has a trace and is counted, and every response says what protects it.
+
+So does one that no route takes, since this goes around all of them.
 
 Trace: a valid W3C `traceparent` of the caller is passed on as it is, into the log, the outbox and the
 response; the API records no spans of its own, so it must not put itself between. Without a valid one
 a new trace begins here. The response names it in its `traceparent` header.
 """
 
-import re
-from secrets import token_hex
 from time import perf_counter
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Histogram
 from structlog.contextvars import bound_contextvars
+
+from api.headers import protection
+from runtime.traces import begun, trace_id, valid
 
 SECONDS = Histogram(
     "innbox_http_request_seconds",
@@ -19,8 +22,6 @@ SECONDS = Histogram(
     ["method", "route", "status"],
 )
 
-# Version 00, the only one there is; ids of zeros alone are invalid.
-_VALID = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # A label for each method that a stranger can think of would be without bound.
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 _NO_ROUTE = "none"
@@ -29,11 +30,12 @@ _NO_ROUTE = "none"
 class Observed:
     """The application, observed; it goes around the router so that it sees its 404 and 405."""
 
-    def __init__(self, application: ASGIApp) -> None:
+    def __init__(self, application: ASGIApp, *, is_production: bool) -> None:
         self._application = application
+        self._is_production = is_production
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        traceparent = _continued(scope) or _begun()
+        traceparent = _continued(scope) or begun()
         scope["state"]["traceparent"] = traceparent
         begun_at = perf_counter()
         status = 500  # unless a response says otherwise
@@ -42,8 +44,12 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                header = (b"traceparent", traceparent.encode())
-                message["headers"] = [*message["headers"], header]
+                given = list(message["headers"])
+                message["headers"] = [
+                    *given,
+                    *protection(scope, given, is_production=self._is_production),
+                    (b"traceparent", traceparent.encode()),
+                ]
             await send(message)
 
         with bound_contextvars(trace_id=trace_id(traceparent)):
@@ -58,20 +64,10 @@ def traceparent(scope: Scope) -> str:
     return str(scope["state"]["traceparent"])
 
 
-def trace_id(traceparent: str) -> str:
-    return traceparent.split("-")[1]
-
-
 def _continued(scope: Scope) -> str | None:
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
     # Two of them contradict each other: the standard has us believe neither.
-    if len(given) == 1 and _VALID.fullmatch(given[0]):
-        return given[0].decode()
-    return None
-
-
-def _begun() -> str:
-    return f"00-{token_hex(16)}-{token_hex(8)}-01"
+    return valid(given[0].decode("latin-1")) if len(given) == 1 else None
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""The API as a process: `innbox api`."""
+"""The API as one process; see `api.processes` for `innbox api`."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
@@ -9,47 +9,66 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.heads import BoundedHeads
 from runtime.settings import Settings, SettingsError
-from runtime.shutdown import stop_on_signals
 
 _log = structlog.get_logger(__name__)
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM: then accept nothing more, answer what was asked, and end in time."""
-    with stop_on_signals(settings.shutdown_s) as stop, listening(settings) as listener:
-        server = Server(settings, stop)
-        host, port = listener.getsockname()[:2]
-        _log.info("serving", url=f"http://{host}:{port}", port=port)
-        server.run(sockets=[listener])
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    stop: Event,
+    *,
+    beat: Callable[[], None] | None = None,
+) -> None:
+    """Serve until the event: then accept nothing more, answer what was asked, and end in time.
+
+    `beat` is called about every second, for as long as the event loop turns.
+    """
+    server = Server(settings, stop, beat)
+    host, port = listener.getsockname()[:2]
+    _log.info("serving", url=f"http://{host}:{port}", port=port)
+    server.run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that stops when the event is set, and sends those who wait home first."""
+    """A uvicorn that stops when the event is set, and sends those who wait or load home first."""
 
-    def __init__(self, settings: Settings, stop: Event) -> None:
+    def __init__(
+        self, settings: Settings, stop: Event, beat: Callable[[], None] | None = None
+    ) -> None:
         app = create_app(settings)
-        self._waiters = app.state.waiters
+        self._waiters, self._loads = app.state.waiters, app.state.loads
         self._stop = stop
+        self._beat = beat
         super().__init__(
             uvicorn.Config(
                 app,
                 lifespan="on",
+                http=BoundedHeads,
                 ws="none",
                 access_log=False,
                 log_config=None,
                 log_level="warning",
                 server_header=False,
+                # By itself uvicorn would believe whatever comes from this machine.
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=list(settings.trusted_proxies),
                 # A second is left to close what is open, before `stop_on_signals` ends it all.
                 timeout_graceful_shutdown=max(1, int(settings.shutdown_s) - 1),
             )
         )
 
     async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, says uvicorn."""
+        if self._beat and counter % 10 == 0:
+            self._beat()
         return self._stop.is_set() or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._waiters.close()
+        self._loads.close()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -58,13 +77,18 @@ class Server(uvicorn.Server):
         yield
 
 
-def listening(settings: Settings) -> socket.socket:
-    """Return a socket that queues who comes before the API has started; port 0 is any free one."""
+def listening(settings: Settings, *, shared: bool = False) -> socket.socket:
+    """Return a socket that queues who comes before the API has started; port 0 is any free one.
+
+    Others may share its port if all of them say so.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's delay (40 ms a response) off only where it
     # reads TCP; `socket.create_server` leaves it open.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((settings.host, settings.api_port))
         listener.listen()

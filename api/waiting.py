@@ -1,16 +1,18 @@
-"""Waiting for the end of a saga without holding a thread or a database connection.
+"""Waiting for reservations to change without holding a thread or a database connection.
 
-One connection per process listens; what it hears wakes those who wait for the reservations named, and
+One connection per process listens; what it hears wakes those who watch the reservations named, and
 an empty payload has all of them looked after. A wake-up is a hint: the woken read the reservation, and
-wait on if its saga is still open. A slow poll, one query for everybody, makes good whatever is not heard.
+wait on if it is not what they wait for. A slow poll, one query for everybody, compares versions and makes
+good whatever is not heard.
 
-A waiter is there before it first reads, so nothing can happen unheard between its reading and waiting.
+A watch is there before it first reads, so nothing can happen unheard between its reading and waiting.
 """
 
 import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import structlog
@@ -20,9 +22,10 @@ from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.acting import ANYBODY, act_for
 from api.problems import DATABASE_AWAY
-from domain.reservations import store
-from domain.reservations.model import Reservation, Status
+from domain.reservations import reading, store
+from domain.reservations.model import Reservation
 from domain.reservations.store import SETTLED_CHANNEL
 from runtime.errors import first_line
 
@@ -43,13 +46,33 @@ Prefer = Annotated[
 ]
 
 
+@dataclass(eq=False, slots=True)
+class Watch:
+    """Somebody who watches a reservation, and the version that they have seen."""
+
+    seen: int = 0
+    rung: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def heard(self, deadline: float) -> bool:
+        """Wait to be woken; tells whether it came in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                return await self.rung.wait()
+        return False
+
+
 class Waiters:
     """Who waits for which reservation. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._watches: dict[int, set[Watch]] = {}
         self._closing = False
+
+    @property
+    def closing(self) -> bool:
+        """Whether the process stops, so that nobody should begin to wait."""
+        return self._closing
 
     async def ended(self, reservation_id: int, wait_s: float) -> Reservation | None:
         """Return the reservation once its saga has ended, or as it is after `wait_s` seconds.
@@ -57,51 +80,60 @@ class Waiters:
         None if the database cannot tell: what was accepted stays accepted.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self._expecting(reservation_id) as rung, suppress(*DATABASE_AWAY):
+        with self.watching(reservation_id) as watch, suppress(*DATABASE_AWAY):
             while True:
-                rung.clear()
+                watch.rung.clear()
                 reservation = await sync_to_thread(self._read, reservation_id)
-                if not reservation.status.open or self._closing or not await _heard(rung, deadline):
+                watch.seen = reservation.version
+                if not reservation.status.open or self._closing:
+                    return reservation
+                if not await watch.heard(deadline):
                     return reservation
         return None
 
     def wake(self, reservation_ids: Iterable[int]) -> None:
         for reservation_id in reservation_ids:
-            for rung in self._waiting.get(reservation_id, ()):
-                rung.set()
+            for watch in self._watches.get(reservation_id, ()):
+                watch.rung.set()
 
     async def poll_once(self) -> None:
-        """Wake those whose saga has ended unheard."""
-        if self._waiting:
-            statuses = await sync_to_thread(self._statuses, list(self._waiting))
-            self.wake(id_ for id_, status in statuses.items() if not status.open)
+        """Wake those who have not seen the version there is."""
+        if self._watches:
+            versions = await sync_to_thread(self._versions, list(self._watches))
+            for reservation_id, version in versions.items():
+                for watch in self._watches.get(reservation_id, ()):
+                    if watch.seen < version:
+                        watch.rung.set()
 
     def close(self) -> None:
         """Wake everybody, now and from now on: the process stops."""
         self._closing = True
-        self.wake(self._waiting)
+        self.wake(self._watches)
 
     @contextmanager
-    def _expecting(self, reservation_id: int) -> Iterator[asyncio.Event]:
-        rung = asyncio.Event()
-        self._waiting.setdefault(reservation_id, set()).add(rung)
+    def watching(self, reservation_id: int) -> Iterator[Watch]:
+        """Be woken, for the length of a block, by each change of a reservation."""
+        watch = Watch()
+        self._watches.setdefault(reservation_id, set()).add(watch)
         try:
-            yield rung
+            yield watch
         finally:
-            others = self._waiting[reservation_id]
-            others.discard(rung)
+            others = self._watches[reservation_id]
+            others.discard(watch)
             if not others:
-                del self._waiting[reservation_id]
+                del self._watches[reservation_id]
 
     def _read(self, reservation_id: int) -> Reservation:
         with self._engine.connect() as connection:
+            act_for(connection, ANYBODY)  # whose it is, the route has asked
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
-    def _statuses(self, ids: list[int]) -> dict[int, Status]:
+    def _versions(self, ids: list[int]) -> dict[int, int]:
         with self._engine.connect() as connection:
-            return store.statuses(connection, ids)
+            act_for(connection, ANYBODY)  # whose it is, the route has asked
+            return reading.versions(connection, ids)
 
 
 async def poll(waiters: Waiters) -> None:
@@ -145,14 +177,6 @@ def _report(event: str, error: Exception, reported: str | None) -> str:
     if reason != reported:
         _log.warning(event, error=reason)
     return reason
-
-
-async def _heard(rung: asyncio.Event, deadline: float) -> bool:
-    """Wait for the ring; tells whether it came in time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline):
-            return await rung.wait()
-    return False
 
 
 async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:

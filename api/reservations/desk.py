@@ -1,15 +1,76 @@
 """What the routes of reservations work with."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
 
 from litestar.params import PathParameter
+from prometheus_client import Gauge
 from sqlalchemy import Engine
 
 from api.bodies import ID_MAX
+from api.lanes import Lanes
+from api.problems import RETRY_AFTER, Declined
 from api.waiting import Waiters
+from outbox import Doorbell
+
+STREAMS = Gauge("innbox_event_streams", "Event streams that are open.", multiprocess_mode="livesum")
 
 ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
+
+
+class Streams:
+    """Which event streams are open, and how many may be. Belongs to the event loop."""
+
+    def __init__(self, most: int, most_of_a_member: int) -> None:
+        self._most = most
+        self._most_of_a_member = most_of_a_member
+        self._open: set[Claim] = set()
+        self._of: Counter[int] = Counter()
+
+    def claim(self, member_id: int) -> "Claim":
+        """Count one more from now on, until it is given back; raises `Declined`."""
+        if len(self._open) >= self._most:
+            raise _too_many(f"{self._most} streams are open")
+        if self._of[member_id] >= self._most_of_a_member:
+            raise _too_many(f"{self._most_of_a_member} streams of yours are open")
+        claim = Claim(self, member_id)
+        self._open.add(claim)
+        self._of[member_id] += 1
+        STREAMS.inc()
+        return claim
+
+    def give_back(self, claim: "Claim") -> None:
+        """Count it no more; a second time changes nothing."""
+        if claim not in self._open:
+            return
+        self._open.remove(claim)
+        self._of[claim.member_id] -= 1
+        if not self._of[claim.member_id]:
+            del self._of[claim.member_id]
+        STREAMS.dec()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Claim:
+    """The place of one stream; the end of a `with` gives it back."""
+
+    streams: Streams
+    member_id: int
+
+    def __enter__(self) -> None:
+        """It was claimed before."""
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        self.streams.give_back(self)
+
+
+def _too_many(reason: str) -> Declined:
+    detail = f"{reason}; no more are opened meanwhile"
+    return Declined("TOO_MANY_STREAMS", detail, headers=RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +80,16 @@ class Desk:
     engine: Engine
     reading: Engine
     waiters: Waiters
+    changes: Doorbell
+    streams: Streams
     nights_max: int
     days_max: int
     page_size_max: int
     wait_s_max: float
+    heartbeat_s: float
+    pending_per_member_max: int
+    lanes: Lanes
+
+    def changed(self, reservation_id: int) -> None:
+        """Wake who watches this reservation, in each process; call it when the change is committed."""
+        self.changes.ring([reservation_id])

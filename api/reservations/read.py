@@ -1,50 +1,68 @@
-"""Looking at reservations: a member sees their own only; others are not there for them."""
+"""Looking at one reservation, and at how it came about."""
 
 from typing import Annotated
 
-from litestar import get
+from litestar import Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, QueryParameter
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter
+from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
-from api.auth import MemberRequest
-from api.problems import Missing, documented
+from api.auth import READ, MemberRequest, needs
+from api.etags import etag, is_known
+from api.problems import documented
 from api.reservations.desk import Desk, ReservationId
-from api.reservations.views import ReservationPage, ReservationView, after, page_size
-from domain.reservations import store
+from api.reservations.looking import find, looking
+from api.reservations.views import HistoryView, ReservationView, TransitionView
+from domain.reservations import reading
 
+IfNoneMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-None-Match",
+        description="ETags of what the caller has: 304 if one of them is current (RFC 9110).",
+    ),
+]
 
-@get(
-    "/",
-    operation_id="listReservations",
-    summary="List one's own, newest first",
-    responses=documented(),
-    sync_to_thread=True,
-)
-def list_own(
-    request: MemberRequest,
-    desk: NamedDependency[Desk],
-    limit: Annotated[int | None, QueryParameter(ge=1, description="20 unless told")] = None,
-    cursor: FromQuery[str | None] = None,
-) -> ReservationPage:
-    """A page stays what it is while reservations are added: the cursor names where it ended."""
-    size = page_size(limit, desk.page_size_max)
-    with desk.reading.connect() as connection:
-        found = store.list_of_member(connection, request.user.id, after(cursor), size + 1)
-    return ReservationPage.of(found, size)
+UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller has it already")
 
 
 @get(
     "/{reservation_id:int}",
     operation_id="getReservation",
-    summary="Look at one's own",
-    responses=documented(404),
+    summary="Look at a reservation",
+    guards=[needs(READ)],
+    responses={304: UNCHANGED, **documented("SCOPE_MISSING", "NOT_FOUND")},
     sync_to_thread=True,
 )
 def read(
+    reservation_id: ReservationId,
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
+    if_none_match: IfNoneMatch = None,
+) -> Response[ReservationView | None]:
+    with looking(desk.reading, request.user) as connection:
+        found = find(connection, reservation_id, request.user)
+    # Not for a cache that others share, and for one's own only if it asks each time.
+    headers = {"ETag": etag(found.version), "Cache-Control": "private, no-cache"}
+    if is_known(if_none_match, found.version):
+        return Response(None, status_code=HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(ReservationView.of(found), headers=headers)
+
+
+@get(
+    "/{reservation_id:int}/history",
+    operation_id="getHistory",
+    summary="Look at how a reservation came about",
+    guards=[needs(READ)],
+    responses=documented("SCOPE_MISSING", "NOT_FOUND"),
+    sync_to_thread=True,
+)
+def history(
     reservation_id: ReservationId, request: MemberRequest, desk: NamedDependency[Desk]
-) -> ReservationView:
-    with desk.reading.connect() as connection:
-        reservation = store.get(connection, reservation_id, request.user.id)
-    if reservation is None:
-        raise Missing
-    return ReservationView.of(reservation)
+) -> HistoryView:
+    """Each transition: when, by whom, why, and with which message and trace. Oldest first."""
+    with looking(desk.reading, request.user) as connection:
+        find(connection, reservation_id, request.user)
+        found = reading.history(connection, reservation_id)
+    return HistoryView([TransitionView.of(one) for one in found])

@@ -1,40 +1,44 @@
-"""Reservations as members see them, and the cursor that names where a page ended."""
+"""Reservations, and how they came about, as members see them."""
 
-import base64
+import re
 from datetime import date, datetime
+from uuid import UUID
 
 import msgspec
 
-from api.bodies import ID_MAX
-from api.problems import Invalid
-from domain.reservations.model import Reservation, Status
+from domain.reservations.model import Reservation, Status, Transition
 
-PAGE_SIZE = 20
+_CODE = re.compile(r"([A-Z][A-Z0-9_]*)(?::|$)")
 
 
 class ReservationView(msgspec.Struct, frozen=True, rename="camel"):
-    """A reservation; `reason` says why it was rejected."""
+    """A reservation; `reason` and, for programs, `reasonCode` say why it was rejected."""
 
     id: int
+    member_id: int
     room_id: int
     check_in_date: date
     check_out_date: date
     status: Status
     reason: str | None
+    reason_code: str | None
     version: int
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(cls, one: Reservation) -> "ReservationView":
+        # Others are notes of ours on how the saga goes.
+        reason = one.reason if one.status is Status.REJECTED else None
         return cls(
             one.id,
+            one.member_id,
             one.room_id,
             one.stay.check_in,
             one.stay.check_out,
             one.status,
-            # Others are notes of ours on how the saga goes.
-            one.reason if one.status is Status.REJECTED else None,
+            reason,
+            _code(reason),
             one.version,
             one.created_at,
             one.updated_at,
@@ -47,33 +51,42 @@ class ReservationPage(msgspec.Struct, frozen=True):
     items: list[ReservationView]
     next: str | None
 
+
+class TransitionView(msgspec.Struct, frozen=True, rename="camel"):
+    """What a version brought: when, by whom, why, with which message and in which trace.
+
+    `by` is `member:` or `staff:` with an id, `rooms` for their answer, or `innbox` where it asked again.
+    """
+
+    version: int
+    status: Status
+    at: datetime
+    by: str | None
+    reason: str | None
+    message_id: UUID
+    trace_id: str | None
+
     @classmethod
-    def of(cls, found: list[Reservation], limit: int) -> "ReservationPage":
-        """Make a page of at most `limit`; one more that was found says that there is a next."""
-        items = [ReservationView.of(one) for one in found[:limit]]
-        return cls(items, _cursor(items[-1].id) if len(found) > limit else None)
+    def of(cls, one: Transition) -> "TransitionView":
+        cause = one.cause
+        return cls(
+            one.version,
+            one.status,
+            one.at,
+            cause.actor,
+            one.reason,
+            cause.message_id,
+            cause.trace_id,
+        )
 
 
-def page_size(limit: int | None, page_size_max: int) -> int:
-    if limit is None:
-        return min(PAGE_SIZE, page_size_max)
-    if limit > page_size_max:
-        raise Invalid("limit", f"a page has at most {page_size_max} reservations")
-    return limit
+class HistoryView(msgspec.Struct, frozen=True):
+    """Oldest first."""
+
+    items: list[TransitionView]
 
 
-def after(cursor: str | None) -> int | None:
-    """Return the id that ended the last page; raises `Invalid`."""
-    if cursor is None:
-        return None
-    try:
-        last_id = int(base64.b64decode(cursor, altchars=b"-_", validate=True))
-    except ValueError as error:
-        raise Invalid("cursor", "not a cursor of ours") from error
-    if not 0 < last_id <= ID_MAX:
-        raise Invalid("cursor", "not a cursor of ours")
-    return last_id
-
-
-def _cursor(last_id: int) -> str:
-    return base64.urlsafe_b64encode(b"%d" % last_id).decode()
+def _code(reason: str | None) -> str | None:
+    """Read `SOLD_OUT` out of `SOLD_OUT: no room left`; rooms that are not ours may give no code."""
+    found = _CODE.match(reason or "")
+    return found[1] if found else None

@@ -2,53 +2,59 @@
 
 What is answered 2xx is committed: the reservation, its transition, the message to the rooms and the
 idempotency key are one transaction. 202 says that the rooms have still to answer, 200 that the saga
-has ended. A member cancels their own reservations only; others are not there for them.
+has ended. Members reserve and cancel for themselves, the staff for anybody; what is another member's is
+not there for a member.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from typing import Annotated
 
 import msgspec
 from litestar import Response, post
 from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody
+from litestar.params import HeaderParameter, JSONBody
+from litestar.status_codes import HTTP_202_ACCEPTED
 from sqlalchemy import Connection
 
 import outbox
 from api import idempotency
-from api.auth import MemberRequest
+from api.acting import ANYBODY, act_for
+from api.auth import WRITE, MemberRequest, needs
 from api.bodies import NewStay, Strict
+from api.etags import etag, is_meant
 from api.idempotency import Attempt, Key
 from api.observe import traceparent
-from api.problems import Missing, Refused, documented
+from api.problems import OF_A_BODY, Declined, Missing, Refused, documented
 from api.reservations.desk import Desk, ReservationId
+from api.reservations.looking import find
+from api.reservations.reserving import Asked, reserve_once
 from api.reservations.views import ReservationView
+from api.tokens import Member
 from api.waiting import Prefer, wait_s
 from domain import messages
+from domain.idempotency import RESERVATION_KEYS
 from domain.reservations import store
 from domain.reservations.model import (
-    NewReservation,
+    Cause,
     NotCancellable,
-    NotReservable,
     Reservation,
     Unchanged,
+    by_member,
     cancel,
-    new,
 )
-from domain.stay import Stay
+from runtime.ids import new_uuid
+from runtime.traces import trace_id
 
 ENDED = ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
 
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What was committed, now or by an earlier request with the same key."""
-
-    view: ReservationView
-    replayed: bool = False
+IfMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-Match",
+        description="ETags of versions: 412 unless one of them is current (RFC 9110).",
+    ),
+]
 
 
 @post(
@@ -56,7 +62,21 @@ class Accepted:
     operation_id="reserve",
     summary="Ask for a room",
     status_code=202,
-    responses={200: ENDED, **documented(409)},
+    guards=[needs(WRITE)],
+    responses={
+        200: ENDED,
+        **documented(
+            "SCOPE_MISSING",
+            "TOO_MANY_PENDING",
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            "IDEMPOTENCY_KEY_REUSED",
+            "INVALID_STAY",
+            "CHECK_IN_PAST",
+            "STAY_TOO_LONG",
+            "TOO_FAR_AHEAD",
+            *OF_A_BODY,
+        ),
+    },
     dto=Strict[NewStay],
     return_dto=None,
 )
@@ -68,110 +88,111 @@ async def reserve(
     prefer: Prefer = None,
 ) -> Response[ReservationView]:
     """Accept the request; the rooms decide later. See Location, or wait with `Prefer: wait=N`."""
-    attempt = Attempt(request.user.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
-    accepted = await sync_to_thread(_reserve, desk, attempt, data, traceparent(request.scope))
-    return await _answer(desk, accepted, prefer)
+    content = b"reserve " + msgspec.json.encode(data)
+    attempt = Attempt.of(RESERVATION_KEYS, request.user.id, idempotency_key, content)
+    asked = Asked(request.user, data, attempt, traceparent(request.scope))
+    reservation, replayed = await reserve_once(desk, asked)
+    return await _answer(desk, ReservationView.of(reservation), prefer, replayed=replayed)
 
 
 @post(
     "/{reservation_id:int}/cancellation",
     operation_id="cancelReservation",
-    summary="Cancel one's own",
+    summary="Cancel a reservation",
     status_code=202,
-    responses={200: ENDED, **documented(404, 409)},
+    guards=[needs(WRITE)],
+    responses={
+        200: ENDED,
+        **documented(
+            "SCOPE_MISSING",
+            "NOT_FOUND",
+            "NOT_CANCELLABLE",
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            "IDEMPOTENCY_KEY_REUSED",
+            "PRECONDITION_FAILED",
+        ),
+    },
 )
-async def cancel_own(
+async def cancel_one(
     reservation_id: ReservationId,
     request: MemberRequest,
     desk: NamedDependency[Desk],
     idempotency_key: Key = None,
+    if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response[ReservationView]:
     """Begin to cancel; the rooms give the nights back later. Asking again changes nothing."""
-    attempt = Attempt(request.user.id, idempotency_key, b"cancel %d" % reservation_id)
-    trace = traceparent(request.scope)
-    accepted = await sync_to_thread(_cancel, desk, attempt, reservation_id, trace)
-    return await _answer(desk, accepted, prefer)
+    content = b"cancel %d" % reservation_id
+    attempt = Attempt.of(RESERVATION_KEYS, request.user.id, idempotency_key, content)
+    view, replayed = await sync_to_thread(
+        _cancel, desk, request.user, attempt, reservation_id, if_match, traceparent(request.scope)
+    )
+    if not replayed:
+        desk.changed(view.id)
+    return await _answer(desk, view, prefer, replayed=replayed)
 
 
-def _reserve(desk: Desk, attempt: Attempt, asked: NewStay, trace: str) -> Accepted:
-    message_id = uuid4()
+def _cancel(
+    desk: Desk,
+    caller: Member,
+    attempt: Attempt,
+    reservation_id: int,
+    if_match: str | None,
+    trace: str,
+) -> tuple[ReservationView, bool]:
+    """Return the reservation, and whether an earlier request with the same key had cancelled it."""
     with desk.engine.begin() as connection:
+        act_for(connection, ANYBODY if caller.is_staff else caller.id)
         if earlier := idempotency.answered(connection, attempt):
-            return _replayed(earlier)
+            view = idempotency.as_kept(earlier.response_body, ReservationView)
+            return view or ReservationView.of(find(connection, reservation_id, caller)), True
 
-        # Judged after the key: what was accepted yesterday is not too late today.
-        wish = _wish(attempt.member_id, asked, desk)
-        reservation = store.insert(connection, wish, message_id)
-        request = messages.room_reserve(
-            reservation.id, reservation.room_id, reservation.stay, message_id
-        )
-        outbox.append(connection, [request], headers={"traceparent": trace})
-        return _kept(connection, attempt, reservation)
-
-
-def _cancel(desk: Desk, attempt: Attempt, reservation_id: int, trace: str) -> Accepted:
-    message_id = uuid4()
-    with desk.engine.begin() as connection:
-        if earlier := idempotency.answered(connection, attempt):
-            return _replayed(earlier)
-
-        reservation = _locked(connection, reservation_id, attempt.member_id)
+        reservation = _locked(connection, reservation_id, caller)
+        if not is_meant(if_match, reservation.version):
+            current = f"the reservation is at version {reservation.version}"
+            raise Declined("PRECONDITION_FAILED", current)
         match cancel(reservation):
             case NotCancellable() as refusal:
                 raise Refused(refusal)
             case Reservation() as cancelling:
-                [reservation] = store.save_transitions(connection, [(cancelling, message_id)])
-                request = messages.room_cancel(
-                    reservation.id, reservation.room_id, reservation.stay, message_id
-                )
-                outbox.append(connection, [request], headers={"traceparent": trace})
+                reservation = _cancelled(connection, cancelling, caller, trace)
             case Unchanged():
                 pass
-        return _kept(connection, attempt, reservation)
+        view = ReservationView.of(reservation)
+        idempotency.keep(connection, attempt, HTTP_202_ACCEPTED, msgspec.json.encode(view))
+        return view, False
 
 
-def _wish(member_id: int, asked: NewStay, desk: Desk) -> NewReservation:
-    # Until it is over everywhere, a day may be the hotel's today.
-    today = (datetime.now(UTC) - timedelta(hours=12)).date()
-    wish = new(
-        member_id,
-        asked.room_id,
-        Stay(asked.check_in_date, asked.check_out_date),
-        today=today,
-        nights_max=desk.nights_max,
-        days_max=desk.days_max,
-    )
-    if isinstance(wish, NotReservable):
-        raise Refused(wish)
-    return wish
-
-
-def _locked(connection: Connection, reservation_id: int, member_id: int) -> Reservation:
-    """Lock a member's reservation; raises `Missing`, also for one of somebody else."""
+def _locked(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
+    """Lock what the caller may cancel; raises `Missing`, also for one of somebody else."""
     reservation = store.lock(connection, [reservation_id]).get(reservation_id)
-    if reservation is None or reservation.member_id != member_id:
+    if reservation is None or not (caller.is_staff or reservation.member_id == caller.id):
         raise Missing
     return reservation
 
 
-def _kept(connection: Connection, attempt: Attempt, reservation: Reservation) -> Accepted:
-    view = ReservationView.of(reservation)
-    idempotency.keep(connection, attempt, view.id, msgspec.json.encode(view))
-    return Accepted(view)
+def _cancelled(
+    connection: Connection, cancelling: Reservation, caller: Member, trace: str
+) -> Reservation:
+    is_for_another = cancelling.member_id != caller.id
+    cause = Cause(new_uuid(), by_member(caller.id, staff=is_for_another), trace_id(trace))
+    [cancelled] = store.save_transitions(connection, [(cancelling, cause)])
+    request = messages.room_cancel(
+        cancelled.id, cancelled.room_id, cancelled.stay, cause.message_id
+    )
+    outbox.append(connection, [request], headers={"traceparent": trace})
+    return cancelled
 
 
-def _replayed(answer: bytes) -> Accepted:
-    return Accepted(msgspec.json.decode(answer, type=ReservationView), replayed=True)
-
-
-async def _answer(desk: Desk, accepted: Accepted, prefer: str | None) -> Response[ReservationView]:
-    view = accepted.view
+async def _answer(
+    desk: Desk, view: ReservationView, prefer: str | None, *, replayed: bool
+) -> Response[ReservationView]:
     headers = {"Location": f"/v1/reservations/{view.id}"}
-    if accepted.replayed:
+    if replayed:
         headers["Idempotency-Replayed"] = "true"
     if (seconds := wait_s(prefer, desk.wait_s_max)) is not None:
         headers["Preference-Applied"] = f"wait={seconds:g}"
         if latest := await desk.waiters.ended(view.id, seconds):
             view = ReservationView.of(latest)
+    headers["ETag"] = etag(view.version)
     return Response(view, status_code=202 if view.status.open else 200, headers=headers)

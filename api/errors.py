@@ -1,0 +1,215 @@
+"""Errors become HTTP here and nowhere else: RFC 9457, `application/problem+json`.
+
+    400  not JSON, not HTTP                  413  body too large
+    401  who asks is not known               422  understood, and not possible
+    403  known, and not allowed              500  a broken rule: logged, nothing told
+    404  not there, or not for this member   503  the database is away: nothing is lost, try again
+    405  not here                                 with the same Idempotency-Key
+    409  possible, but not as things stand
+
+One function for each kind of error says which problem it is.
+"""
+
+import math
+from functools import singledispatch
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
+from sqlalchemy import exc
+
+from api import faults
+from api.auth import ScopeMissing
+from api.faults import Fault
+from api.limits import TooManyRequests
+from api.observe import traceparent
+from api.problems import (
+    MEDIA_TYPE,
+    RETRY_AFTER,
+    Declined,
+    Missing,
+    NamedNight,
+    Problem,
+    Refused,
+    problem,
+)
+from api.tokens import KeysAway, Unauthenticated
+from domain.idempotency import InFlight, Mismatch
+from domain.reservations.model import NotCancellable, NotReservable, Refusal
+from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity
+from domain.stay import InvalidStay
+from runtime.database import is_outage
+from runtime.errors import first_line
+from runtime.traces import trace_id
+
+_log = structlog.get_logger(__name__)
+
+_BROKEN_OFF = "client disconnected prematurely"
+
+Answer = tuple[Problem, dict[str, str]]
+
+
+def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer an error; what the caller cannot have caused is logged."""
+    found, headers = _answer(error)
+    if found.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("unexpected error", path=request.url.path, exc_info=error)
+    elif found.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        _log.warning("unavailable", path=request.url.path, error=first_line(error))
+
+    traced = msgspec.structs.replace(
+        found, instance=request.url.path, trace_id=trace_id(traceparent(request.scope))
+    )
+    return Response(
+        msgspec.json.encode(traced),
+        status_code=found.status,
+        media_type=MediaType.JSON,
+        headers={**headers, "Content-Type": MEDIA_TYPE},
+    )
+
+
+@singledispatch
+def _answer(_: Exception) -> Answer:
+    """One function for each kind of error; this one answers what none of us meant."""
+    return _ours()
+
+
+@_answer.register
+def _(_: exc.OperationalError | exc.InterfaceError | exc.TimeoutError) -> Answer:
+    return _away()
+
+
+@_answer.register
+def _(error: exc.DBAPIError) -> Answer:
+    """Any other error of the driver's: a server that is read-only since a failover is away, too."""
+    return _away() if is_outage(error) else _ours()
+
+
+@_answer.register
+def _(error: Unauthenticated) -> Answer:
+    challenge = 'Bearer error="invalid_token"' if error.invalid else "Bearer"
+    return problem(error.code, error.detail), {"WWW-Authenticate": challenge}
+
+
+@_answer.register
+def _(error: ScopeMissing) -> Answer:
+    challenge = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    return problem(error.code, str(error)), {"WWW-Authenticate": challenge}
+
+
+@_answer.register
+def _(error: KeysAway) -> Answer:
+    return problem("UNAVAILABLE", str(error)), _retry_after(error.retry_after_s)
+
+
+@_answer.register
+def _(error: TooManyRequests) -> Answer:
+    return problem(error.code, str(error)), _retry_after(error.wait_s)
+
+
+@_answer.register
+def _(_: Missing) -> Answer:
+    return problem("NOT_FOUND", "there is nothing here for you"), {}
+
+
+@_answer.register
+def _(error: Refused) -> Answer:
+    match error.refusal:
+        case NotReservable(code, text):
+            pointer = "checkOutDate" if code is Refusal.STAY_TOO_LONG else "checkInDate"
+            return problem(code, text, Fault(text, pointer=f"#/{pointer}")), {}
+        case NotCancellable(reservation, code):
+            return problem(code, f"the reservation is {reservation.status}"), {}
+        case Mismatch(code):
+            return problem(code, "this key was used for another request"), {}
+        case InFlight(code):
+            detail = "the first request with this key is still being done"
+            return problem(code, detail), RETRY_AFTER
+        case BelowTaken(nights, code):
+            taken = tuple(NamedNight(night.on, night.capacity, night.taken) for night in nights)
+            found = problem(code, "more rooms are held; nothing was changed")
+            return msgspec.structs.replace(found, nights=taken), {}
+        case WithoutCapacity(nights, code):
+            text = "a night that is new needs a capacity"
+            found = problem(code, text, Fault(text, pointer="#/capacity"))
+            new = tuple(NamedNight(night) for night in nights)
+            return msgspec.structs.replace(found, nights=new), {}
+
+
+@_answer.register
+def _(error: InvalidStay) -> Answer:
+    fault = Fault(error.reason, pointer="#/checkOutDate")
+    return problem(error.code, str(error), fault), {}
+
+
+@_answer.register
+def _(error: InvalidRange) -> Answer:
+    return problem(error.code, str(error)), {}
+
+
+@_answer.register
+def _(error: Declined) -> Answer:
+    return error.problem, error.headers
+
+
+@_answer.register
+def _(error: msgspec.ValidationError) -> Answer:
+    return _invalid(faults.of_body(error))
+
+
+@_answer.register
+def _(error: msgspec.DecodeError) -> Answer:
+    return problem("MALFORMED_BODY", f"the body is not JSON: {error}"), {}
+
+
+@_answer.register
+def _(error: ValidationException) -> Answer:
+    # An id that no row can have is an id that is not there.
+    return (
+        _answer(Missing()) if faults.is_of_path(error) else _invalid(*faults.of_parameters(error))
+    )
+
+
+@_answer.register
+def _(error: InternalServerException) -> Answer:
+    """Litestar raises one by itself when a client goes away within its body; nobody is left to hear."""
+    if error.detail == _BROKEN_OFF:
+        return problem("BAD_REQUEST", "the body broke off"), {}
+    return _ours()
+
+
+@_answer.register
+def _(error: HTTPException) -> Answer:
+    """What Litestar finds out by itself: routes, methods, sizes, hosts."""
+    match error.status_code:
+        case 404:
+            return _answer(Missing())
+        case 405:
+            detail = "the Allow header names the methods there are"
+            return problem("METHOD_NOT_ALLOWED", detail), error.headers or {}
+        case 413:
+            return problem("BODY_TOO_LARGE", "the body is over the limit"), {}
+        case 400:
+            return problem("BAD_REQUEST", error.detail), {}
+    return _ours()
+
+
+def _away() -> Answer:
+    advice = "nothing is lost; repeat the request with the same Idempotency-Key"
+    return problem("UNAVAILABLE", advice), RETRY_AFTER
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    """Say it in whole seconds, never too few."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _ours() -> Answer:
+    return problem("INTERNAL_ERROR", "the fault is ours; it has been logged"), {}
+
+
+def _invalid(*found: Fault) -> Answer:
+    return problem("INVALID_REQUEST", "; ".join(fault.detail for fault in found), *found), {}

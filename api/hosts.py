@@ -1,0 +1,52 @@
+"""Only those are answered who call us by a name of ours; ALLOWED_HOSTS has them.
+
+    inn.example     that name           *.inn.example   any name below it           *   whatever
+
+The platform's probes know addresses alone, and may ask for health and metrics by these.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Request
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from api import errors
+from api.problems import Declined
+
+ANY = "*"
+_PROBED = ("/healthz/", "/metrics")
+
+
+class KnownHosts:
+    """The application, for those who call it by its name."""
+
+    def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
+        names = {name.lower() for name in allowed}
+        self._application = application
+        self._any = ANY in names
+        self._names = frozenset(name for name in names if not name.startswith("*."))
+        self._endings = tuple(name.removeprefix("*") for name in names if name.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._any or self._knows(_host(scope)) or scope["path"].startswith(_PROBED):
+            await self._application(scope, receive, send)
+            return
+
+        unknown = Declined("BAD_REQUEST", "this is not a name of ours; see the header Host")
+        request = Request[Any, Any, Any](scope)
+        response = errors.respond(request, unknown).to_asgi_response(None, request)
+        await response(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        return host in self._names or host.endswith(self._endings)
+
+
+def _host(scope: Scope) -> str:
+    """Read the one Host header, without its port; empty if there is none, or two that may differ."""
+    given = [value for name, value in scope["headers"] if name == b"host"]
+    if len(given) != 1:
+        return ""
+    host = given[0].decode("latin-1").lower()
+    address, bracket, _ = host.partition("]")
+    return address + bracket if bracket else host.partition(":")[0].removesuffix(".")

@@ -1,0 +1,150 @@
+"""POST /v1/inventory: calendars of many rooms at once, streamed in and out. Needs the scope `inventory`.
+
+Neither the body nor the answers are ever whole in memory. Lines are applied as they come; the answers
+are put by and follow when the body has ended, so a client that does not read while it writes is not
+waited for. A client that goes away in the middle leaves what was applied so far.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+import structlog
+from litestar import Router, post
+from litestar.concurrency import sync_to_thread
+from litestar.di import NamedDependency, Provide
+from litestar.exceptions import InternalServerException
+from litestar.response.streaming import ASGIStreamingResponse
+from litestar.types import ASGIApp, Receive, Scope, Send
+from sqlalchemy import Engine
+
+from api.auth import INVENTORY, MemberRequest, needs
+from api.inventory.desk import BrokenOff, Desk, Loads
+from api.inventory.documented import ANSWERS, BulkOperation
+from api.inventory.lines import Lines
+from api.inventory.loading import Load
+from api.inventory.reading import NDJSON, reader_of
+from api.problems import Declined, documented
+
+__all__ = ["Loads", "inventory_routes"]
+
+# So much of the body goes to a thread at once: some thousand lines.
+PORTION_BYTES = 400_000
+# More answers than this are put by on the disk.
+SPOOLED_BYTES_MAX = 1_000_000
+# A line that is applied is answered with less than four times its bytes, however short it is; so only
+# a load of which most is refused can be stopped for its answers.
+ANSWERS_PER_BODY = 4
+_CHUNK_BYTES = 65_536
+
+_log = structlog.get_logger(__name__)
+
+
+def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Router:
+    desk = Desk(engine, loads, ANSWERS_PER_BODY * bulk_bytes_max)
+    return Router(
+        "/inventory",
+        route_handlers=[load_inventory],
+        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        request_max_body_size=bulk_bytes_max,
+        tags=["rooms"],
+    )
+
+
+@post(
+    "/",
+    operation_id="loadInventory",
+    summary="Change the calendars of many rooms",
+    status_code=200,
+    guards=[needs(INVENTORY)],
+    operation_class=BulkOperation,
+    responses={
+        200: ANSWERS,
+        **documented("SCOPE_MISSING", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
+    },
+)
+async def load_inventory(request: MemberRequest, desk: NamedDependency[Desk]) -> ASGIApp:
+    """Apply each line by itself, in order, and answer each: some may be refused while others are not.
+
+    Safe to repeat. Whatever ends a load in the middle is told in the summary: a `code`, and the first
+    line of which it is not known whether it was applied. 503 says so of the first.
+    """
+    _refuse_encoded(request)
+    reader = reader_of(request.headers.get("Content-Type"))
+    answers = SpooledTemporaryFile(SPOOLED_BYTES_MAX)  # noqa: SIM115 - who sends it closes it
+    load = Load(desk.engine, reader, answers, desk.loads.stop, desk.answers_bytes_max)
+    try:
+        await _take_all(load, request, desk.loads)
+    except BaseException:  # whatever it is goes on
+        answers.close()
+        raise
+    _log.info(
+        "inventory loaded",
+        lines=load.seen,
+        applied=load.applied,
+        refused=load.refused,
+        stopped=load.stopped and load.stopped.code,
+    )
+    return _sending(answers)
+
+
+def _refuse_encoded(request: MemberRequest) -> None:
+    """Raise `Declined` for a body whose bytes are not its lines."""
+    encodings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
+    if {one.strip().lower() for one in encodings} - {"", "identity"}:
+        detail = "the body must not be encoded"
+        raise Declined("UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"})
+
+
+async def _take_all(load: Load, request: MemberRequest, loads: Loads) -> None:
+    """Have the load take the body, in threads, for as long as both of them go on."""
+    try:
+        async for portion in _portions(request, loads):
+            await sync_to_thread(load.take, portion)
+    except BrokenOff:
+        load.break_off()
+    await sync_to_thread(load.end)
+
+
+async def _portions(request: MemberRequest, loads: Loads) -> AsyncIterator[list[bytes | None]]:
+    """Cut the body into lines and give them by the thousand.
+
+    Raises `Declined` if the client breaks off, and `BrokenOff` if the process does.
+    """
+    lines = Lines()
+    portion: list[bytes | None] = []
+    size = 0
+    chunks = request.stream()
+    while (chunk := await _next(chunks, loads)) is not None:
+        portion += lines.feed(chunk)
+        size += len(chunk)
+        if size >= PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    yield portion + lines.end()
+
+
+async def _next(chunks: AsyncIterator[bytes], loads: Loads) -> bytes | None:
+    try:
+        async with loads.waiting():
+            return await anext(chunks, None)
+    except InternalServerException as error:  # nobody is left to be answered
+        raise Declined("BAD_REQUEST", "the body broke off") from error
+
+
+def _sending(answers: IO[bytes]) -> ASGIApp:
+    """Return what sends the file and closes it, even if the client or the process goes away."""
+
+    async def send_all(scope: Scope, receive: Receive, send: Send) -> None:
+        with closing(answers):
+            response = ASGIStreamingResponse(iterator=_chunks(answers), media_type=NDJSON)
+            await response(scope, receive, send)
+
+    return send_all
+
+
+def _chunks(answers: IO[bytes]) -> Iterator[bytes]:
+    answers.seek(0)
+    while chunk := answers.read(_CHUNK_BYTES):
+        yield chunk

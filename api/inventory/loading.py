@@ -1,0 +1,223 @@
+"""A bulk load under way: lines in, changes made part by part, an answer for each line.
+
+Each part is a transaction, so whatever ends a load in the middle, what was answered `applied` stays. Of
+the part that it ended in nobody knows: a commit may have lost its answer. Values are absolute, so the
+whole load may be repeated, or what is left of it.
+"""
+
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import IO
+
+import msgspec
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.inventory.reading import Reader, Unreadable
+from api.problems import NamedNight
+from domain.rooms.calendar import change_nights
+from domain.rooms.change import BelowTaken, Change, Changed, NightsSet, WithoutCapacity
+from domain.rooms.nights import NIGHTS_NAMED_MAX
+from runtime.database import is_cancelled, is_conflict, is_outage
+
+# Many enough that a part costs little beside its nights, few enough that who waits for one of them
+# (the rooms' consumer, say) does not wait long, nor a process that is to stop. Lines that cannot be
+# read count as one.
+NIGHTS_PER_PART = 5_000
+# A part that waited for a lock in vain, or for too long for the time limit, is tried again. Each time
+# may last as long as the limit.
+ATTEMPTS_MAX = 3
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The answer to a line whose nights are now as it says."""
+
+    line: int
+    status: str
+    nights: int
+
+
+class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to a line of which nothing was done."""
+
+    line: int
+    status: str
+    code: str
+    detail: str
+    field: str | None = None
+    nights: tuple[NamedNight, ...] = ()
+
+
+class Summary(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The last line; of `stoppedAtLine` and what follows it is not known whether it was applied.
+
+    `code` says why.
+    """
+
+    lines: int
+    applied: int
+    refused: int
+    stopped_at_line: int = 0
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why a load ended before its body did."""
+
+    code: str
+    detail: str
+    line: int = 0
+
+
+Asked = tuple[int, Change | Unreadable]
+
+
+@dataclass(slots=True)
+class Load:
+    """Takes lines in order, in a thread; writes the answers to a file of the caller's.
+
+    The event stops it after the part in hand, and so do answers of too many bytes.
+    """
+
+    engine: Engine
+    read: Reader
+    answers: IO[bytes]
+    stop: Event
+    answers_bytes_max: int
+    seen: int = 0
+    applied: int = 0
+    refused: int = 0
+    stopped: Stopped | None = None
+    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
+
+    def take(self, lines: Sequence[bytes | None]) -> None:
+        """Apply some more lines, unless the load has stopped: later lines are passed over.
+
+        What may pass stops it, and the summary says what it was and where. Only a database that was
+        away from the start is raised, like any other error.
+        """
+        if self.stopped:
+            return
+        for part in _parts(self._asked(lines)):
+            if why := self._over() or self._made(part):
+                self.stopped = replace(why, line=part[0][0])
+                return
+
+    def break_off(self) -> None:
+        """Stop where the lines have ended, because no more of them are waited for."""
+        if not self.stopped:
+            self.stopped = replace(_STOPPING, line=self.seen + 1)
+
+    def end(self) -> None:
+        """Write the summary."""
+        answered = self.applied, self.refused
+        why = self.stopped
+        stop = (why.line, why.code, why.detail) if why else ()
+        self._write(Summary(sum(answered), *answered, *stop))
+
+    def _over(self) -> Stopped | None:
+        if self.stop.is_set():
+            return _STOPPING
+        return _TOO_MANY if self.answers.tell() > self.answers_bytes_max else None
+
+    def _made(self, part: Sequence[Asked]) -> Stopped | None:
+        """Apply a part and answer its lines, or say what was in the way and may pass."""
+        try:
+            outcomes = self._apply([one for _, one in part if isinstance(one, Change)])
+        except SQLAlchemyError as error:
+            why = _passing(error)
+            if why is None or (why is _AWAY and not self.applied):
+                raise
+            return why
+        self._answer(part, iter(outcomes))
+        return None
+
+    def _asked(self, lines: Sequence[bytes | None]) -> Iterator[Asked]:
+        """Number the lines of the body, from 1, and read those that ask for something."""
+        for given in lines:
+            self.seen += 1
+            # Spreadsheets begin the first line with a byte order mark.
+            line = given.removeprefix(BOM_UTF8) if given and self.seen == 1 else given
+            if (asked := self.read(line)) is not None:
+                yield self.seen, asked
+
+    def _apply(self, changes: Sequence[Change]) -> list[Changed]:
+        if not changes:
+            return []
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with self.engine.begin() as connection:
+                    return change_nights(connection, changes)
+            except SQLAlchemyError as error:
+                again = is_conflict(error) or is_cancelled(error)
+                if attempt == ATTEMPTS_MAX or not again or self.stop.is_set():
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _answer(self, part: Sequence[Asked], outcomes: Iterator[Changed]) -> None:
+        for number, asked in part:
+            answer = _answer(number, asked if isinstance(asked, Unreadable) else next(outcomes))
+            if isinstance(answer, Applied):
+                self.applied += 1
+            else:
+                self.refused += 1
+            self._write(answer)
+
+    def _write(self, answer: Applied | Refused | Summary) -> None:
+        self.answers.write(self._encoder.encode(answer) + b"\n")
+
+
+_AGAIN = "repeat the load, or what is left of it"
+_AWAY = Stopped("UNAVAILABLE", f"the database is away: {_AGAIN}")
+_STOPPING = Stopped("UNAVAILABLE", f"the process that applied it stops: {_AGAIN}")
+_LOCKED = Stopped("LOCKED", f"others hold its rooms or nights for too long: {_AGAIN}")
+_TIMED_OUT = Stopped("TIMED_OUT", f"the database took too long: {_AGAIN}")
+_TOO_MANY = Stopped(
+    "TOO_MANY_ANSWERS",
+    "too much of it is refused to say why of every line: mend it, then repeat it",
+)
+
+
+def _parts(asked: Iterator[Asked]) -> Iterator[list[Asked]]:
+    part: list[Asked] = []
+    nights = 0
+    for one in asked:
+        part.append(one)
+        nights += len(one[1].nights) if isinstance(one[1], Change) else 1
+        if nights >= NIGHTS_PER_PART:
+            yield part
+            part, nights = [], 0
+    if part:
+        yield part
+
+
+def _passing(error: SQLAlchemyError) -> Stopped | None:
+    """Say what it was, if the same may do another time."""
+    if is_outage(error):
+        return _AWAY
+    if is_conflict(error):
+        return _LOCKED
+    return _TIMED_OUT if is_cancelled(error) else None
+
+
+def _answer(line: int, outcome: Changed | Unreadable) -> Applied | Refused:
+    match outcome:
+        case NightsSet(count):
+            return Applied(line, "applied", count)
+        case BelowTaken(nights, code):
+            named = [NamedNight(one.on, one.capacity, one.taken) for one in nights]
+            return _refused(line, code, "more rooms are held on {} of its nights", named)
+        case WithoutCapacity(new, code):
+            named = [NamedNight(on) for on in new]
+            return _refused(line, code, "{} of its nights are new and have no capacity", named)
+        case Unreadable(code, detail, at_fault):
+            return Refused(line, "refused", code, detail, at_fault)
+
+
+def _refused(line: int, code: str, detail: str, nights: list[NamedNight]) -> Refused:
+    named = tuple(nights[:NIGHTS_NAMED_MAX])
+    return Refused(line, "refused", code, detail.format(len(nights)), nights=named)

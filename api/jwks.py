@@ -1,0 +1,205 @@
+"""The issuer's keys, by its JSON Web Key Set (RFC 7517), kept fresh beside the requests.
+
+    in good order     asked every JWKS_REFRESH_S; what is not in the set any more is not believed any more
+    an unknown kid    asks at once, one request for all who wait, and at most every JWKS_COOLDOWN_S
+    no usable answer  the last good set is believed for JWKS_STALE_S, then none
+
+A request whose key is known never waits for the issuer, and nobody can make us hammer it. A key is used
+with the one algorithm that it is for, and only if it is public, asymmetric, long enough and for
+signatures; one without a `kid` cannot be named and is left out. A set without any such key is no usable
+answer: an issuer that empties it by mistake locks nobody out.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import httpx
+import jwt
+import msgspec
+import structlog
+from prometheus_client import Gauge
+
+from api.tokens import Key, KeysAway, not_believed
+from runtime.errors import first_line
+from runtime.health import Health
+from runtime.settings import Settings, SettingsError
+
+KEYS = "keys"
+ANSWER_S_MAX = 5.0
+DOCUMENT_BYTES_MAX = 262_144
+
+FETCHED = Gauge(
+    "innbox_jwks_fetched_timestamp_seconds", "When the issuer's keys were last had, Unix time."
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Jwks:
+    """Finds the issuer's keys. Belongs to the event loop: call it from nowhere else."""
+
+    def __init__(
+        self, settings: Settings, health: Health, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Connect to nothing yet; raises `SettingsError` for an address that must not be trusted."""
+        self.generation = 0
+        self._url = _trustworthy(settings)
+        self._algorithms = frozenset(settings.jwks_algorithms)
+        self._refresh_s = settings.jwks_refresh_s
+        self._cooldown_s = settings.jwks_cooldown_s
+        self._stale_s = settings.jwks_stale_s
+        self._health = health
+        self._clock = clock
+        self._client = httpx.AsyncClient(
+            timeout=ANSWER_S_MAX,
+            # Five minutes later a connection that was kept would be a dead one.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            # Unpacked, a small document may be a large one.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+        self._document = b""
+        self._keys: dict[tuple[str, str], Key] = {}
+        self._had_at = self._asked_at = -float("inf")
+        self._asking: asyncio.Task[None] | None = None
+        self._problem: str | None = "starting"
+        health.unwell(KEYS, "starting")
+
+    async def find(self, kid: str | None, algorithm: str) -> Key:
+        if kid is None or algorithm not in self._algorithms:
+            raise not_believed()
+        if key := self._keys.get((kid, algorithm)):
+            return key
+        if self._asking or self._clock() - self._asked_at >= self._cooldown_s:
+            await self.refresh()
+        if key := self._keys.get((kid, algorithm)):
+            return key
+        raise not_believed() if self._keys else KeysAway(self._cooldown_s)
+
+    async def refresh(self) -> None:
+        """Ask the issuer; who comes before it has answered waits for the same answer."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        # A client that goes away must not end the asking of all the others.
+        await asyncio.shield(self._asking)
+
+    async def keep(self) -> None:
+        """Keep the keys fresh, until cancelled."""
+        soon_s = min(self._cooldown_s, self._refresh_s)
+        try:
+            while True:
+                await self.refresh()
+                await asyncio.sleep(soon_s if self._problem else self._refresh_s)
+        finally:
+            if self._asking:
+                self._asking.cancel()
+            await self._client.aclose()
+
+    async def _ask(self) -> None:
+        self._asked_at = self._clock()
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                document = await self._fetched()
+            self._believe(document, usable(document, self._algorithms))
+        except Exception as error:  # noqa: BLE001 - whatever a stranger sends, the last keys are good
+            self._bear(first_line(error) or type(error).__name__)
+        finally:
+            self._asking = None
+
+    async def _fetched(self) -> bytes:
+        document = bytearray()
+        async with self._client.stream("GET", self._url) as response:
+            if response.status_code != httpx.codes.OK:
+                raise ValueError(f"it answered {response.status_code}")
+            async for part in response.aiter_raw():
+                document += part
+                if len(document) > DOCUMENT_BYTES_MAX:
+                    raise ValueError(f"its answer is longer than {DOCUMENT_BYTES_MAX} bytes")
+        return bytes(document)
+
+    def _believe(self, document: bytes, keys: dict[tuple[str, str], Key]) -> None:
+        if document != self._document:
+            self._document, self._keys = document, keys
+            self.generation += 1
+            _log.info("the issuer's keys", kids=sorted(kid for kid, _ in keys))
+        self._had_at, self._problem = self._clock(), None
+        FETCHED.set_to_current_time()
+        self._health.well(KEYS)
+
+    def _bear(self, problem: str) -> None:
+        """Go on with the last good set, as long as it may be believed."""
+        if self._keys and self._clock() - self._had_at >= self._stale_s:
+            self._document, self._keys = b"", {}
+            self.generation += 1
+        if problem != self._problem:
+            _log.warning("the issuer's keys cannot be had", error=problem, known=len(self._keys))
+        self._problem = problem
+        if not self._keys:
+            self._health.unwell(KEYS, f"the issuer's keys cannot be had: {problem}")
+
+
+class _Jwk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What we read of a key; `d` is there to be refused, since only a private key has it."""
+
+    kty: str
+    kid: str
+    alg: str | None = None
+    use: str = "sig"
+    key_ops: tuple[str, ...] = ("verify",)
+    crv: str | None = None
+    n: str | None = None
+    e: str | None = None
+    x: str | None = None
+    y: str | None = None
+    d: str | None = None
+
+
+class _Document(msgspec.Struct, frozen=True):
+    keys: list[msgspec.Raw]
+
+
+def usable(document: bytes, algorithms: frozenset[str]) -> dict[tuple[str, str], Key]:
+    """Return the keys by kid and algorithm; raises `ValueError` if there is none to use."""
+    found: dict[tuple[str, str], Key] = {}
+    for raw in msgspec.json.decode(document, type=_Document).keys:
+        try:
+            jwk = msgspec.json.decode(raw, type=_Jwk)
+            key = _key(jwk)
+        except (msgspec.ValidationError, jwt.PyJWTError, ValueError):
+            continue  # of another kind, or broken: the others are as good without it
+        if key and key.algorithm in algorithms:
+            found.setdefault((jwk.kid, key.algorithm), key)
+    if not found:
+        raise ValueError("none of its keys can be used")
+    return found
+
+
+def _key(jwk: _Jwk) -> Key | None:
+    if jwk.kty == "oct" or jwk.d or jwk.use != "sig" or "verify" not in jwk.key_ops:
+        return None
+    parsed = jwt.PyJWK.from_dict(msgspec.to_builtins(jwk))
+    material = parsed.Algorithm.prepare_key(parsed.key)  # checks the curve, too
+    if parsed.Algorithm.check_key_length(material):
+        return None
+    return Key(parsed.algorithm_name, material)
+
+
+def _trustworthy(settings: Settings) -> httpx.URL:
+    """Who answers there says who everybody is: in production over TLS, or from this very machine."""
+    try:
+        url = httpx.URL(settings.jwks_url)
+    except httpx.InvalidURL as error:
+        raise SettingsError(f"JWKS_URL: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise SettingsError("JWKS_URL: not of the form https://host/path")
+    if url.scheme == "http" and settings.environment == "production" and not _is_here(url.host):
+        raise SettingsError("JWKS_URL: in production it has to be https")
+    return url
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,69 @@
+"""/v1/operations: what is open, for those who operate the service.
+
+Of the reservations' database alone, at a cost that grows with what is open and never with the history.
+Dead letters are the consumers'; `innbox dead-letters list` has them.
+"""
+
+import msgspec
+from litestar import Router, get
+from litestar.di import NamedDependency, Provide
+from sqlalchemy import Engine
+
+import outbox
+from api.acting import ANYBODY, act_for
+from api.auth import OPERATE, needs
+from api.problems import documented
+from domain.reservations.sagas import open_sagas
+
+
+class SagasView(msgspec.Struct, frozen=True):
+    """Reservations that wait for the rooms' answer; the oldest one's age is in seconds."""
+
+    pending: int
+    cancelling: int
+    oldest_age_s: float | None = msgspec.field(name="oldestAgeS")
+
+
+class OutboxView(msgspec.Struct, frozen=True, rename="camel"):
+    """Messages not yet published, counted among the newest 100,000, and keys that one holds up."""
+
+    backlog: int
+    blocked_keys: int
+
+
+class OperationsView(msgspec.Struct, frozen=True):
+    """What is open at this moment."""
+
+    sagas: SagasView
+    outbox: OutboxView
+
+
+def operation_routes(engine: Engine) -> Router:
+    """Return the routes; the engine is that of the reservations' database."""
+    return Router(
+        "/operations",
+        route_handlers=[look],
+        dependencies={"engine": Provide(lambda: engine, sync_to_thread=False)},
+        tags=["operations"],
+    )
+
+
+@get(
+    "/",
+    operation_id="getOperations",
+    summary="Look at what is open",
+    guards=[needs(OPERATE)],
+    responses=documented("SCOPE_MISSING"),
+    sync_to_thread=True,
+)
+def look(engine: NamedDependency[Engine]) -> OperationsView:
+    """Needs the scope `operate`."""
+    with engine.connect() as connection:
+        act_for(connection, ANYBODY)
+        sagas = open_sagas(connection)
+        backlog = outbox.count_backlog(connection)
+        blocked = outbox.blocked_keys(connection)
+    return OperationsView(
+        SagasView(sagas.pending, sagas.cancelling, sagas.oldest_s),
+        OutboxView(backlog, len(blocked)),
+    )

@@ -1,0 +1,69 @@
+"""Pages of a list: how long they are, and the cursor that names where one ended.
+
+A cursor is good for the list it came from alone: it carries a digest of what was asked for. A page
+stays what it is while rows are added, since the cursor names a row and not a number of rows.
+"""
+
+import base64
+from hashlib import sha256
+from typing import Annotated
+from urllib.parse import urlencode
+
+from litestar.params import QueryParameter
+
+from api.bodies import ID_MAX
+from api.problems import Invalid
+
+PAGE_SIZE = 20
+
+_ID_BYTES, _DIGEST_BYTES = 8, 10
+
+Limit = Annotated[
+    int | None,
+    QueryParameter(ge=1, description=f"How many at most; {PAGE_SIZE} unless told."),
+]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(description="`next` of the page before, with the same filters."),
+]
+
+
+def page_size(limit: int | None, page_size_max: int) -> int:
+    if limit is None:
+        return min(PAGE_SIZE, page_size_max)
+    if limit > page_size_max:
+        raise Invalid("limit", f"a page has at most {page_size_max}")
+    return limit
+
+
+def cursor(last_id: int, *asked: object) -> str:
+    """Name the row that ended a page of the list that was asked for."""
+    return base64.urlsafe_b64encode(_sealed(last_id, asked)).decode()
+
+
+def after(cursor: str | None, *asked: object) -> int | None:
+    """Return the id that ended the last page; raises `Invalid`, also for a cursor of another list."""
+    if cursor is None:
+        return None
+    try:
+        sealed = base64.b64decode(cursor, altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise Invalid("cursor", "not a cursor of ours") from error
+    last_id = int.from_bytes(sealed[:_ID_BYTES])
+    if not 0 < last_id <= ID_MAX or sealed != _sealed(last_id, asked):
+        raise Invalid("cursor", "not a cursor of this list: its filters must stay the same")
+    return last_id
+
+
+def next_link(path: str, parameters: list[tuple[str, str]], cursor: str | None) -> dict[str, str]:
+    """Return the header that leads to the next page, if there is one (RFC 8288)."""
+    if cursor is None:
+        return {}
+    kept = [(name, value) for name, value in parameters if name != "cursor"]
+    return {"Link": f'<{path}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}
+
+
+def _sealed(last_id: int, asked: tuple[object, ...]) -> bytes:
+    """No secret is in it: whoever forges one sees what they may see, from another row on."""
+    place = last_id.to_bytes(_ID_BYTES)
+    return place + sha256(place + repr(asked).encode()).digest()[:_DIGEST_BYTES]

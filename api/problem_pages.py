@@ -1,0 +1,104 @@
+"""/problems: what the `type` of a problem leads to, for programs and for people. No token is needed."""
+
+from collections.abc import Iterable
+from html import escape
+from typing import Annotated, Any
+
+import msgspec
+from litestar import MediaType, Request, Response, Router, get
+from litestar.params import PathParameter
+
+from api.problem_types import TYPES, ProblemType
+from api.problems import Missing, documented
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>
+{sections}
+</body>
+</html>
+"""
+_SECTION = """<h1><a href="{type}">{title}</a></h1>
+<p><code>{status}</code> {when}</p>
+<p>{advice}</p>
+<pre>{example}</pre>"""
+
+
+class ProblemPage(msgspec.Struct, frozen=True):
+    """A type of problem: when it happens, what to do about it, and an example."""
+
+    type: str
+    title: str
+    status: int
+    when: str
+    advice: str
+    example: dict[str, Any]
+
+    @classmethod
+    def of(cls, kind: ProblemType) -> "ProblemPage":
+        return cls(kind.uri, kind.title, kind.status, kind.when, kind.advice, kind.answer)
+
+
+class ProblemPages(msgspec.Struct, frozen=True):
+    items: list[ProblemPage]
+
+
+_PAGES = {kind.name: ProblemPage.of(kind) for kind in TYPES.values()}
+
+
+def problem_routes() -> Router:
+    return Router("/problems", route_handlers=[list_all, look], tags=["problems"])
+
+
+@get(
+    "/",
+    operation_id="listProblems",
+    summary="List the types of problems",
+    responses=documented("BAD_REQUEST", anywhere=()),
+    sync_to_thread=False,
+)
+def list_all(request: Request[Any, Any, Any]) -> Response[ProblemPages]:
+    """As a page for people, where one is asked for."""
+    pages = list(_PAGES.values())
+    return _answer(request, ProblemPages(pages), pages)
+
+
+@get(
+    "/{name:str}",
+    operation_id="getProblem",
+    summary="Look at one type of problem",
+    responses=documented("BAD_REQUEST", "NOT_FOUND", anywhere=()),
+    sync_to_thread=False,
+)
+def look(
+    name: Annotated[str, PathParameter()], request: Request[Any, Any, Any]
+) -> Response[ProblemPage]:
+    """As a page for people, where one is asked for."""
+    if (page := _PAGES.get(name)) is None:
+        raise Missing
+    return _answer(request, page, [page])
+
+
+def _answer(
+    request: Request[Any, Any, Any],
+    content: ProblemPage | ProblemPages,
+    pages: Iterable[ProblemPage],
+) -> Response[Any]:
+    kinds: list[str] = [MediaType.JSON, MediaType.HTML]
+    vary = {"Vary": "Accept"}
+    if request.accept.best_match(kinds) == MediaType.HTML:
+        return Response(_html(pages), media_type=MediaType.HTML, headers=vary)
+    return Response(content, media_type=MediaType.JSON, headers=vary)
+
+
+def _html(pages: Iterable[ProblemPage]) -> str:
+    pages = list(pages)
+    title = pages[0].title if len(pages) == 1 else "Problems"
+    return _PAGE.format(title=escape(title), sections="\n".join(map(_section, pages)))
+
+
+def _section(page: ProblemPage) -> str:
+    example = msgspec.json.format(msgspec.json.encode(page.example)).decode()
+    words = msgspec.structs.asdict(page) | {"example": example}
+    return _SECTION.format(**{name: escape(str(value)) for name, value in words.items()})

@@ -1,0 +1,262 @@
+"""Every problem that the API can answer: its status, when it happens, what to do, and an example.
+
+From this one list answers are built, the OpenAPI document gets an example of each error, and the pages
+that a problem's `type` leads to are served.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """`when` and `advice` are for people; `example` is what differs from one answer to the next."""
+
+    code: str
+    status: int
+    when: str
+    advice: str
+    detail: str
+    instance: str = "/v1/reservations"
+    example: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.code.lower().replace("_", "-")
+
+    @property
+    def uri(self) -> str:
+        return f"/problems/{self.name}"
+
+    @property
+    def title(self) -> str:
+        return self.code.replace("_", " ").capitalize()
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """A whole problem of this type, as it is sent."""
+        return {
+            "type": self.uri,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": self.instance,
+            "traceId": _TRACE_ID,
+            **self.example,
+        }
+
+
+def types_of(which: Iterable[int | str]) -> list[ProblemType]:
+    """Find types by their codes, or all of a status, in the order of the list."""
+    wanted = set(which)
+    return [one for one in TYPES.values() if {one.code, one.status} & wanted]
+
+
+def _at(detail: str, pointer: str) -> dict[str, Any]:
+    return {"errors": [{"detail": detail, "pointer": pointer}]}
+
+
+_RIGHT_IT = "Change the request as `errors` says; the same one will be refused again."
+_OTHER_DATES = "Ask for other dates."
+
+TYPES: Final = {
+    one.code: one
+    for one in (
+        ProblemType(
+            "MALFORMED_BODY",
+            400,
+            "The body cannot be read: it is not JSON, or not of the type it claims to be.",
+            "Send a body of the documented type.",
+            "the body is not JSON: Input data was truncated",
+        ),
+        ProblemType(
+            "BAD_REQUEST",
+            400,
+            "The request is not HTTP as the standard has it.",
+            "Look at how the client writes its requests.",
+            "the request is not valid",
+        ),
+        ProblemType(
+            "UNAUTHENTICATED",
+            401,
+            "There is no bearer token, or it is not believed: expired, or not made for this service.",
+            "Get a new token and repeat the request.",
+            "the token has expired",
+        ),
+        ProblemType(
+            "SCOPE_MISSING",
+            403,
+            "The token is good, but it lacks the scope for this, or to do it for another member.",
+            "Get a token with the scope that `detail` and the header `WWW-Authenticate` name.",
+            "this needs a token with the scope 'write'",
+        ),
+        ProblemType(
+            "NOT_FOUND",
+            404,
+            "It does not exist, or not for you: the two look the same on purpose.",
+            "Check the address, and whose token is used.",
+            "there is nothing here for you",
+            "/v1/reservations/4711",
+        ),
+        ProblemType(
+            "METHOD_NOT_ALLOWED",
+            405,
+            "The address exists, but knows no such method.",
+            "Use a method that the header `Allow` names.",
+            "the Allow header names the methods there are",
+        ),
+        ProblemType(
+            "NOT_CANCELLABLE",
+            409,
+            "The reservation was rejected, so there is nothing to cancel.",
+            "Nothing: it holds no room.",
+            "the reservation is REJECTED",
+            "/v1/reservations/4711/cancellation",
+        ),
+        ProblemType(
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            409,
+            "The first request with this Idempotency-Key is still being done.",
+            "Repeat it after `Retry-After` seconds, with the same key.",
+            "the first request with this key is still being done",
+        ),
+        ProblemType(
+            "TOO_MANY_PENDING",
+            409,
+            "The member has as many reservations without an answer as one may have.",
+            "Wait until some are confirmed or rejected, or cancel them.",
+            "20 reservations wait for an answer; no more are taken meanwhile",
+        ),
+        ProblemType(
+            "CAPACITY_BELOW_TAKEN",
+            409,
+            "More rooms are held on a night than it would have left; nothing was changed.",
+            "Keep a capacity of at least `taken` on each of the `nights`.",
+            "more rooms are held; nothing was changed",
+            "/v1/rooms/7/nights",
+            {"nights": [{"night": "2027-01-01", "capacity": 1, "taken": 2}]},
+        ),
+        ProblemType(
+            "PRECONDITION_FAILED",
+            412,
+            "The reservation has changed since the version that `If-Match` names; nothing was done.",
+            "Read it again, decide anew, and send the new ETag.",
+            "the reservation is at version 3",
+            "/v1/reservations/4711/cancellation",
+        ),
+        ProblemType(
+            "BODY_TOO_LARGE",
+            413,
+            "The body is over the limit.",
+            "Send less at once.",
+            "the body is over the limit",
+        ),
+        ProblemType(
+            "UNSUPPORTED_MEDIA_TYPE",
+            415,
+            "The body's Content-Type is not one that this address reads, or its Content-Encoding is not.",
+            "Send a Content-Type that the documentation names, and no Content-Encoding.",
+            "the body must be application/json",
+        ),
+        ProblemType(
+            "INVALID_REQUEST",
+            422,
+            "A field, parameter or header is missing, unknown, or not of its form.",
+            _RIGHT_IT,
+            "Expected `int`, got `str`",
+            example=_at("Expected `int`, got `str`", "#/roomId"),
+        ),
+        ProblemType(
+            "INVALID_STAY",
+            422,
+            "The dates are no stay: no night between them, too many, or outside the calendar.",
+            _OTHER_DATES,
+            "[2027-01-04, 2027-01-01) covers no night",
+            example=_at("covers no night", "#/checkOutDate"),
+        ),
+        ProblemType(
+            "CHECK_IN_PAST",
+            422,
+            "The check-in is over.",
+            _OTHER_DATES,
+            "check-in 2026-01-01 is in the past",
+            example=_at("check-in 2026-01-01 is in the past", "#/checkInDate"),
+        ),
+        ProblemType(
+            "STAY_TOO_LONG",
+            422,
+            "The stay has more nights than one may have.",
+            _OTHER_DATES,
+            "a stay is at most 30 nights",
+            example=_at("a stay is at most 30 nights", "#/checkOutDate"),
+        ),
+        ProblemType(
+            "TOO_FAR_AHEAD",
+            422,
+            "The check-in is later than can be reserved by now.",
+            _OTHER_DATES,
+            "check-in is at most 730 days ahead",
+            example=_at("check-in is at most 730 days ahead", "#/checkInDate"),
+        ),
+        ProblemType(
+            "IDEMPOTENCY_KEY_REUSED",
+            422,
+            "This Idempotency-Key was used for another request.",
+            "Use a new key for each new request, and an old one to repeat the same request alone.",
+            "this key was used for another request",
+        ),
+        ProblemType(
+            "INVALID_RANGE",
+            422,
+            "The dates are no range of nights: none between them, too many, or outside the calendar.",
+            _OTHER_DATES,
+            "[2027-01-04, 2027-01-01) covers no night",
+            "/v1/rooms/7/nights",
+        ),
+        ProblemType(
+            "NIGHT_WITHOUT_CAPACITY",
+            422,
+            "A night that is opened for the first time needs a capacity; nothing was changed.",
+            "Say how many rooms the night has.",
+            "a night that is new needs a capacity",
+            "/v1/rooms/7/nights",
+            {
+                **_at("a night that is new needs a capacity", "#/capacity"),
+                "nights": [{"night": "2027-01-01"}],
+            },
+        ),
+        ProblemType(
+            "TOO_MANY_REQUESTS",
+            429,
+            "More requests came with this token's member than are served in so short a time.",
+            "Repeat it after `Retry-After` seconds; nothing was done.",
+            "more than 50 requests a second",
+        ),
+        ProblemType(
+            "INTERNAL_ERROR",
+            500,
+            "The fault is ours, and it has been logged.",
+            "Repeat it with the same Idempotency-Key; report `traceId` if it stays so.",
+            "the fault is ours; it has been logged",
+        ),
+        ProblemType(
+            "UNAVAILABLE",
+            503,
+            "The database is away or overloaded, or we cannot learn the keys of tokens. Nothing that was "
+            "answered 2xx is lost.",
+            "Repeat it after `Retry-After` seconds, with the same Idempotency-Key.",
+            "nothing is lost; repeat the request with the same Idempotency-Key",
+        ),
+        ProblemType(
+            "TOO_MANY_STREAMS",
+            503,
+            "This process has as many open event streams as it may have, or the member has.",
+            "Close one and connect again after `Retry-After` seconds, or wait with `Prefer: wait`.",
+            "2000 streams are open; no more are opened meanwhile",
+            "/v1/reservations/4711/events",
+        ),
+    )
+}

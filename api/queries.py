@@ -1,0 +1,75 @@
+"""Query parameters, read strictly: one that a route does not know is refused, not passed over.
+
+Whoever misspells a filter would otherwise be given everything, and not notice. So too `limit=null`, which
+Litestar takes for no limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.enums import ParamType
+from litestar.handlers import BaseRouteHandler
+from litestar.params import ParameterKwarg
+from litestar.typing import FieldDefinition
+
+from api.auth import Guard
+from api.faults import Fault
+from api.problems import Declined
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    repeatable: bool
+    is_text: bool
+
+    @classmethod
+    def of(cls, field: FieldDefinition) -> "_Parameter":
+        kinds = [field, *field.inner_types]
+        return cls(
+            any(kind.is_non_string_sequence for kind in kinds),
+            any(kind.annotation is str for kind in kinds),
+        )
+
+
+def known_parameters() -> Guard:
+    """Return the guard that lets no unknown parameter pass, nor one that is given twice for once."""
+    known: dict[BaseRouteHandler, Mapping[str, _Parameter]] = {}
+
+    async def guard(
+        connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+    ) -> None:
+        if not connection.scope["query_string"]:
+            return
+        if handler not in known:
+            known[handler] = _parameters(handler)
+        if faults := _faults(connection, known[handler]):
+            raise Declined("INVALID_REQUEST", faults[0].detail, *faults)
+
+    return guard
+
+
+def _parameters(handler: BaseRouteHandler) -> Mapping[str, _Parameter]:
+    """A route's query parameters, by the names they are sent with."""
+    return {
+        field.kwarg_definition.name or name: _Parameter.of(field)
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, ParameterKwarg)
+        and field.kwarg_definition.param_type is ParamType.QUERY
+    }
+
+
+def _faults(
+    connection: ASGIConnection[Any, Any, Any, Any], known: Mapping[str, _Parameter]
+) -> list[Fault]:
+    found = []
+    for name, values in connection.query_params.dict().items():
+        parameter = known.get(name)
+        if parameter is None:
+            found.append(Fault("there is no such parameter here", parameter=name))
+        elif len(values) > 1 and not parameter.repeatable:
+            found.append(Fault("it is given more than once", parameter=name))
+        elif not parameter.is_text and any(value.lower() == "null" for value in values):
+            found.append(Fault("it cannot be null, but be left out", parameter=name))
+    return found

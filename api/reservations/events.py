@@ -1,0 +1,152 @@
+"""Server-sent events: each transition of a reservation, as it happens.
+
+A stream sends what is after `Last-Event-ID`, then what comes. An event's id is the version it brought, so
+whoever reconnects goes on where they were. It ends with a status that is final, with the token that it
+was opened with, and when the process stops. In between it is a coroutine that waits: no thread, no
+database connection. What it reads next it reads from the database, so no wake-up carries the truth.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from weakref import finalize
+
+import msgspec
+import structlog
+from litestar import Response, get
+from litestar.concurrency import sync_to_thread
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter
+from litestar.response import Stream
+from litestar.status_codes import HTTP_204_NO_CONTENT
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.auth import READ, MemberRequest, needs
+from api.problems import DATABASE_AWAY, InvalidHeader, documented
+from api.reservations.desk import Claim, Desk, ReservationId
+from api.reservations.looking import find, looking
+from api.reservations.views import TransitionView
+from api.tokens import Member
+from domain.reservations import reading
+from domain.reservations.model import Reservation, Transition
+
+MEDIA_TYPE = "text/event-stream"
+RETRY_MS = 2_000
+VERSION_MAX = 2**31 - 1
+
+OVER = ResponseSpec(
+    None, generate_examples=False, description="Nothing will follow: do not connect again"
+)
+# A comment and the hint need no empty line after them, which some readers take for an event's end.
+_HEARTBEAT = b": still here\n"
+# A proxy that gathers or keeps what it passes on would keep the events from whom they are for.
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+_log = structlog.get_logger(__name__)
+
+LastEventId = Annotated[
+    int,
+    HeaderParameter(
+        name="Last-Event-ID",
+        ge=0,
+        le=VERSION_MAX,
+        description="The id of the last event that was received; what is after it is sent.",
+    ),
+]
+
+
+@get(
+    "/{reservation_id:int}/events",
+    operation_id="followReservation",
+    summary="Follow a reservation",
+    guards=[needs(READ)],
+    media_type=MEDIA_TYPE,
+    responses={204: OVER, **documented("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
+)
+async def follow(
+    reservation_id: ReservationId,
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
+    last_event_id: LastEventId = 0,
+) -> Response[Any]:
+    """Server-sent events named `transition`; the `data` of each is an item of the history.
+
+    They begin with the first transition, or after `Last-Event-ID`. The stream ends after a status that is
+    final, and with the token; comments keep it alive.
+    """
+    reservation = await sync_to_thread(_find, desk, request.user, reservation_id)
+    if last_event_id > reservation.version:
+        raise InvalidHeader("Last-Event-ID", "no event has had this id yet")
+    if reservation.status.final and last_event_id == reservation.version:
+        return Response(None, status_code=HTTP_204_NO_CONTENT)
+    claim = desk.streams.claim(request.user.id)
+    events = _events(desk, request.user, claim, reservation_id, last_event_id)
+    return Stream(placed(events, claim), media_type=MEDIA_TYPE, headers=_HEADERS)
+
+
+def placed(events: AsyncIterator[bytes], claim: Claim) -> AsyncIterator[bytes]:
+    """Return the stream, whose place is given back also if it is thrown away before it has begun.
+
+    A generator that is never begun never comes to its `finally`.
+    """
+    finalize(events, claim.give_back)
+    return events
+
+
+async def _events(
+    desk: Desk, member: Member, claim: Claim, reservation_id: int, seen: int
+) -> AsyncIterator[bytes]:
+    """Yield what goes over the wire, until there is nothing more to say."""
+    now = asyncio.get_running_loop().time
+    ends_at = now() + member.expires_at - time.time()
+    with claim, desk.waiters.watching(reservation_id) as watch:
+        watch.seen = seen
+        yield b"retry: %d\n" % RETRY_MS
+        while not desk.waiters.closing:
+            watch.rung.clear()
+            if (news := await _since(desk, member, reservation_id, watch.seen)) is None:
+                return
+            for transition in news:
+                watch.seen = transition.version
+                yield _event(transition)
+                if transition.status.final:
+                    return
+            while now() < ends_at and not await watch.heard(min(ends_at, now() + desk.heartbeat_s)):
+                yield _HEARTBEAT
+            if now() >= ends_at:
+                return
+
+
+def _find(desk: Desk, member: Member, reservation_id: int) -> Reservation:
+    with looking(desk.reading, member) as connection:
+        return find(connection, reservation_id, member)
+
+
+async def _since(
+    desk: Desk, member: Member, reservation_id: int, version: int
+) -> list[Transition] | None:
+    """Read what is new; nothing while the database is away, for the poll wakes us when it is back.
+
+    None if it cannot be read at all: the stream ends, and the caller connects again or is told why not.
+    """
+
+    def read() -> list[Transition]:
+        with looking(desk.reading, member) as connection:
+            return reading.history(connection, reservation_id, version)
+
+    try:
+        return await sync_to_thread(read)
+    except DATABASE_AWAY:
+        return []
+    except SQLAlchemyError as error:  # the head is sent, so nobody else can answer it
+        _log.error("a stream broke off", reservation_id=reservation_id, exc_info=error)
+        return None
+
+
+def _event(transition: Transition) -> bytes:
+    data = msgspec.json.encode(
+        TransitionView.of(transition)
+    )  # in one line, as JSON is written here
+    return b"id: %d\nevent: transition\ndata: %b\n\n" % (transition.version, data)

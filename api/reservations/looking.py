@@ -1,0 +1,28 @@
+"""For whom the API looks: a member sees their own reservations only, the staff everybody's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
+
+from api.acting import ANYBODY, act_for
+from api.problems import Missing
+from api.tokens import Member
+from domain.reservations import store
+from domain.reservations.model import Reservation
+
+
+@contextmanager
+def looking(engine: Engine, member: Member) -> Iterator[Connection]:
+    """Lend a connection that shows what this member may see."""
+    with engine.connect() as connection:
+        act_for(connection, ANYBODY if member.is_staff else member.id)
+        yield connection
+
+
+def find(connection: Connection, reservation_id: int, member: Member) -> Reservation:
+    """Read a reservation that this member may see; raises `Missing`, also for one of somebody else."""
+    whose = None if member.is_staff else member.id
+    if (found := store.get(connection, reservation_id, whose)) is None:
+        raise Missing
+    return found

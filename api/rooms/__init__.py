@@ -1,0 +1,27 @@
+"""/v1/rooms and /v1/availability: the rooms, their calendars, and what can be had.
+
+Looking holds nothing: by the time a stay is asked for, it may be gone.
+"""
+
+from litestar import Router
+from litestar.di import Provide
+
+from api.rooms.desk import Desk
+from api.rooms.read import calendar, list_rooms, look, read, search_all
+from api.rooms.write import name_room, set_nights
+
+__all__ = ["Desk", "room_routes"]
+
+
+def room_routes(desk: Desk) -> Router:
+    return Router(
+        "/",
+        route_handlers=[
+            Router(
+                "/rooms", route_handlers=[list_rooms, read, name_room, calendar, set_nights, look]
+            ),
+            Router("/availability", route_handlers=[search_all]),
+        ],
+        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        tags=["rooms"],
+    )

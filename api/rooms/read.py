@@ -1,0 +1,124 @@
+"""Looking at rooms: any member may."""
+
+from datetime import date
+from typing import Annotated
+
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, QueryParameter
+
+from api.pages import Cursor, Limit, after, page_size
+from api.problems import Invalid, Missing, documented
+from api.rooms.desk import Desk, RoomId
+from api.rooms.views import (
+    AvailabilityView,
+    CalendarView,
+    FoundPage,
+    NightView,
+    RoomPage,
+    RoomView,
+)
+from domain.rooms import calendar as nights
+from domain.rooms import directory
+from domain.rooms.change import NIGHTS_SET_MAX
+from domain.rooms.search import search
+from domain.stay import Stay
+
+CheckIn = Annotated[date, QueryParameter(name="checkIn")]
+CheckOut = Annotated[date, QueryParameter(name="checkOut")]
+
+
+@get(
+    "/",
+    operation_id="listRooms",
+    summary="List the rooms",
+    responses=documented(),
+    sync_to_thread=True,
+)
+def list_rooms(desk: NamedDependency[Desk], limit: Limit = None, cursor: Cursor = None) -> RoomPage:
+    size = page_size(limit, desk.page_size_max)
+    with desk.reading.connect() as connection:
+        found = directory.list_rooms(connection, after=after(cursor, "rooms") or 0, limit=size + 1)
+    return RoomPage.of(found, size)
+
+
+@get(
+    "/{room_id:int}",
+    operation_id="getRoom",
+    summary="Look at a room",
+    responses=documented("NOT_FOUND"),
+    sync_to_thread=True,
+)
+def read(room_id: RoomId, desk: NamedDependency[Desk]) -> RoomView:
+    with desk.reading.connect() as connection:
+        found = directory.get(connection, room_id)
+    if found is None:
+        raise Missing
+    return RoomView.of(found)
+
+
+@get(
+    "/{room_id:int}/calendar",
+    operation_id="getCalendar",
+    summary="Look at the nights of a room",
+    responses=documented("NOT_FOUND"),
+    sync_to_thread=True,
+)
+def calendar(
+    room_id: RoomId,
+    desk: NamedDependency[Desk],
+    from_: Annotated[date, QueryParameter(name="from")],
+    to: FromQuery[date],
+) -> CalendarView:
+    """Give the nights of [from, to) that were ever opened, in order."""
+    if not 0 < (to - from_).days <= NIGHTS_SET_MAX:
+        raise Invalid("to", f"it is from 1 to {NIGHTS_SET_MAX} nights after `from`")
+    with desk.reading.connect() as connection:
+        found = directory.get(connection, room_id)
+        opened = nights.opened_nights(connection, room_id, from_, to)
+    if found is None:
+        raise Missing
+    return CalendarView(found.id, found.name, [NightView.of(night) for night in opened])
+
+
+@get(
+    "/{room_id:int}/availability",
+    operation_id="getAvailability",
+    summary="Look whether a stay could be held",
+    responses=documented("NOT_FOUND", "INVALID_STAY"),
+    sync_to_thread=True,
+)
+def look(
+    room_id: RoomId, desk: NamedDependency[Desk], check_in: CheckIn, check_out: CheckOut
+) -> AvailabilityView:
+    """A room that nobody built fails with UNKNOWN_ROOM; only an id that none can have is not found."""
+    stay = Stay(check_in, check_out)
+    with desk.reading.connect() as connection:
+        return AvailabilityView.of(nights.availability(connection, room_id, stay))
+
+
+@get(
+    "/",
+    operation_id="searchRooms",
+    summary="Look in which rooms a stay could be held",
+    responses=documented("INVALID_STAY"),
+    sync_to_thread=True,
+)
+def search_all(
+    desk: NamedDependency[Desk],
+    check_in: CheckIn,
+    check_out: CheckOut,
+    bookable: Annotated[
+        bool | None, QueryParameter(description="only those that are so; all unless told")
+    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+) -> FoundPage:
+    """Answer as each room's own availability does."""
+    stay = Stay(check_in, check_out)
+    size = page_size(limit, desk.page_size_max)
+    asked = ("found", stay, bookable)
+    last_id = after(cursor, *asked) or 0
+    with desk.reading.connect() as connection:
+        found = search(connection, stay, after=last_id, limit=size + 1, bookable=bookable)
+    return FoundPage.of(found, size, *asked)

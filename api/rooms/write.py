@@ -1,0 +1,104 @@
+"""Changing rooms and their calendars: needs the scope `inventory`.
+
+What is answered 2xx is committed, with its idempotency key. Values are absolute, so a request may be
+repeated without one, too, as long as nobody else has changed the same in between.
+"""
+
+from typing import TypeVar
+
+import msgspec
+from litestar import Response, put
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+from litestar.status_codes import HTTP_200_OK
+from sqlalchemy import Connection
+
+from api import idempotency
+from api.auth import INVENTORY, MemberRequest, needs
+from api.bodies import Strict
+from api.idempotency import Attempt, Key
+from api.problems import OF_A_BODY, Refused, documented
+from api.rooms.desk import Desk, RoomId
+from api.rooms.views import NewName, Nights, NightsView, RoomView
+from domain.idempotency import ROOM_KEYS
+from domain.rooms import directory
+from domain.rooms.calendar import change_nights
+from domain.rooms.change import NightsSet, nights_of
+
+_View = TypeVar("_View", RoomView, NightsView)
+
+_WRITTEN = ("SCOPE_MISSING", "NOT_FOUND", *OF_A_BODY)
+_KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
+
+
+@put(
+    "/{room_id:int}",
+    operation_id="nameRoom",
+    summary="Name a room, or make it",
+    guards=[needs(INVENTORY)],
+    responses=documented(*_WRITTEN, *_KEYED),
+    dto=Strict[NewName],
+    return_dto=None,
+    sync_to_thread=True,
+)
+def name_room(
+    room_id: RoomId,
+    data: JSONBody[NewName],
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
+    idempotency_key: Key = None,
+) -> Response[RoomView]:
+    asked = b"room %d " % room_id + msgspec.json.encode(data)
+    attempt = Attempt.of(ROOM_KEYS, request.user.id, idempotency_key, asked)
+    with desk.engine.begin() as connection:
+        if earlier := idempotency.answered(connection, attempt):
+            return _replayed(earlier.response_body, RoomView(room_id, data.name))
+        view = RoomView.of(directory.name_room(connection, room_id, data.name))
+        return _kept(connection, attempt, view)
+
+
+@put(
+    "/{room_id:int}/nights",
+    operation_id="setNights",
+    summary="Open nights, or change how many rooms they have and which rules",
+    guards=[needs(INVENTORY)],
+    responses=documented(
+        *_WRITTEN,
+        "CAPACITY_BELOW_TAKEN",
+        "NIGHT_WITHOUT_CAPACITY",
+        "INVALID_RANGE",
+        *_KEYED,
+    ),
+    dto=Strict[Nights],
+    return_dto=None,
+    sync_to_thread=True,
+)
+def set_nights(
+    room_id: RoomId,
+    data: JSONBody[Nights],
+    request: MemberRequest,
+    desk: NamedDependency[Desk],
+    idempotency_key: Key = None,
+) -> Response[NightsView]:
+    """All of the nights or none. Makes the room if it is new."""
+    change = data.change(room_id, nights_of(data.from_, data.to, data.weekdays))
+    asked = b"nights %d " % room_id + msgspec.json.encode(data)
+    attempt = Attempt.of(ROOM_KEYS, request.user.id, idempotency_key, asked)
+    with desk.engine.begin() as connection:
+        if earlier := idempotency.answered(connection, attempt):
+            return _replayed(earlier.response_body, NightsView(room_id, len(change.nights)))
+        [outcome] = change_nights(connection, [change])
+        if not isinstance(outcome, NightsSet):
+            raise Refused(outcome)
+        return _kept(connection, attempt, NightsView(room_id, outcome.count))
+
+
+def _kept(connection: Connection, attempt: Attempt, view: _View) -> Response[_View]:
+    idempotency.keep(connection, attempt, HTTP_200_OK, msgspec.json.encode(view))
+    return Response(view)
+
+
+def _replayed(answer: bytes, asked: _View) -> Response[_View]:
+    """Repeat the answer, or what was asked for if the answer is of a form that we no longer have."""
+    view = idempotency.as_kept(answer, type(asked)) or asked
+    return Response(view, headers={"Idempotency-Replayed": "true"})

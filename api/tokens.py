@@ -1,0 +1,209 @@
+"""A bearer token (JWT) becomes a member, or is not believed.
+
+A token is believed if a key that we know verifies it, by the one algorithm that the key is for; if it has
+not expired; and if it names our audience and issuer. Its `sub` is the member's id, its `scope` a list
+separated by spaces. Its header chooses nothing but which of our keys is tried (RFC 8725).
+
+What is believed is remembered until it expires or the keys change: to verify takes up to a tenth of a
+millisecond of the event loop. A digest stands for the token, so that all take the same room and none can
+be read out of our memory.
+
+    Unauthenticated   no token, or one that is not believed
+    KeysAway          there are no keys to tell by, yet
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Protocol
+
+import jwt
+
+from runtime.settings import Settings, SettingsError
+
+STAFF = "staff"  # the scope to act for any member, and see them all
+REMEMBERED_MAX = 10_000
+
+_HS256_KEY_BYTES_MIN = 32  # RFC 7518, section 3.2
+_MEMBER_ID_MAX = 2**63 - 1
+_REQUIRED_CLAIMS = ["exp", "sub", "aud", "iss"]
+_TYPES = frozenset({"jwt", "at+jwt"})  # RFC 9068 has the second
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who asks, what they may, and until when that is known (seconds of the Unix clock)."""
+
+    id: int
+    scopes: frozenset[str] = frozenset()
+    expires_at: float = float("inf")
+
+    @property
+    def is_staff(self) -> bool:
+        return STAFF in self.scopes
+
+
+class Unauthenticated(Exception):
+    """We do not know who asks; `invalid` tells a bad token from a missing one."""
+
+    code = "UNAUTHENTICATED"
+
+    def __init__(self, detail: str, *, invalid: bool) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.invalid = invalid
+
+
+class KeysAway(Exception):
+    """The issuer has not told us its keys, so nobody can be known; worth asking again after a while."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("the issuer's keys cannot be had")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key in the form that PyJWT takes, and the one algorithm that it may be used with."""
+
+    algorithm: str
+    material: Any
+
+
+class Keys(Protocol):
+    """Where keys come from. A new `generation` says that an old one may have gone."""
+
+    generation: int
+
+    async def find(self, kid: str | None, algorithm: str) -> Key:
+        """Return the key that a token names; raises `Unauthenticated` or `KeysAway`."""
+
+    async def keep(self) -> None:
+        """Keep the keys fresh, until cancelled."""
+
+
+class OneKey:
+    """The key of JWT_KEY, whatever a token calls it."""
+
+    generation = 0
+
+    def __init__(self, settings: Settings) -> None:
+        """Raise `SettingsError` without a usable key."""
+        self._key = Key(settings.jwt_algorithm, verification_key(settings))
+
+    async def find(self, _kid: str | None, algorithm: str) -> Key:
+        if algorithm != self._key.algorithm:
+            raise not_believed()
+        return self._key
+
+    async def keep(self) -> None:
+        """Do nothing: it is the same for as long as the process runs."""
+
+
+class Tokens:
+    """Tells whose a token is. Belongs to the event loop: call it from nowhere else."""
+
+    def __init__(self, keys: Keys, settings: Settings) -> None:
+        self._keys = keys
+        self._audience = settings.jwt_audience
+        self._issuer = settings.jwt_issuer
+        self._leeway_s = settings.jwt_leeway_s
+        self._remembered: OrderedDict[bytes, Member] = OrderedDict()
+        self._generation = keys.generation
+
+    async def member(self, token: bytes) -> Member:
+        """Return the member of a token; raises `Unauthenticated` or `KeysAway`."""
+        digest = sha256(token).digest()
+        return self._recalled(digest) or await self._verified(token, digest)
+
+    def _recalled(self, digest: bytes) -> Member | None:
+        if self._generation != self._keys.generation:
+            self._generation = self._keys.generation
+            self._remembered.clear()
+        member = self._remembered.get(digest)
+        # The very instant at which it would not be verified any more.
+        if member is None or member.expires_at <= time.time() - self._leeway_s:
+            return None
+        self._remembered.move_to_end(digest)
+        return member
+
+    async def _verified(self, token: bytes, digest: bytes) -> Member:
+        try:
+            key = await self._keys.find(*_kid_and_algorithm(token))
+            # Nothing is awaited from here on: what is remembered was verified with a key of now.
+            member = self._member(token, key)
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthenticated("the token has expired", invalid=True) from error
+        # ValueError: PyJWT lets some through from tokens that are no JSON or no base64.
+        except (jwt.InvalidTokenError, ValueError) as error:
+            raise not_believed() from error
+        self._recalled(digest)
+        self._remembered[digest] = member
+        if len(self._remembered) > REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        return member
+
+    def _member(self, token: bytes, key: Key) -> Member:
+        claims = jwt.decode(
+            token,
+            key.material,
+            algorithms=[key.algorithm],  # the key's own, never the token's
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=self._leeway_s,
+            options={"require": _REQUIRED_CLAIMS, "verify_sub": False},
+        )
+        return Member(_member_id(claims["sub"]), _scopes(claims), int(claims["exp"]))
+
+
+def not_believed() -> Unauthenticated:
+    """One answer for all that is wrong with a token: a stranger learns nothing from it."""
+    return Unauthenticated("the token is not valid here", invalid=True)
+
+
+def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types as algorithms
+    """Return the key to verify with: a secret for HS256, else a public key in PEM."""
+    key = settings.jwt_key.get_secret_value()
+    if not key:
+        raise SettingsError("JWT_KEY: neither it nor JWKS_URL is set; no member can be known")
+    if settings.jwt_algorithm == "HS256" and len(key.encode()) < _HS256_KEY_BYTES_MIN:
+        raise SettingsError(f"JWT_KEY: HS256 needs at least {_HS256_KEY_BYTES_MIN} bytes")
+    algorithm = jwt.get_algorithm_by_name(settings.jwt_algorithm)
+    try:
+        prepared = algorithm.prepare_key(key)
+    except (jwt.InvalidKeyError, ValueError) as error:
+        raise SettingsError(f"JWT_KEY: not a key for {settings.jwt_algorithm}") from error
+    if too_short := algorithm.check_key_length(prepared):
+        raise SettingsError(f"JWT_KEY: {too_short}")
+    return prepared
+
+
+def _kid_and_algorithm(token: bytes) -> tuple[str | None, str]:
+    """Read the header; raises `jwt.InvalidTokenError` for what asks more of us than we know."""
+    header = jwt.get_unverified_header(token)
+    kind, algorithm = header.get("typ", "JWT"), header.get("alg")
+    if "crit" in header or not isinstance(kind, str) or not isinstance(algorithm, str):
+        raise jwt.InvalidTokenError("not a header of ours")
+    if kind.lower().removeprefix("application/") not in _TYPES:
+        raise jwt.InvalidTokenError("a token of another kind")
+
+    return header.get("kid"), algorithm
+
+
+def _member_id(subject: object) -> int:
+    """Read a `sub`: a decimal text, as the standard has it, or a number, as some issuers do."""
+    if isinstance(subject, str) and subject.isascii() and subject.isdecimal():
+        subject = int(subject)
+    if type(subject) is not int or not 0 < subject <= _MEMBER_ID_MAX:
+        raise jwt.InvalidTokenError("sub is no member id")
+
+    return subject
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[str]:
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        raise jwt.InvalidTokenError("scope is no text")
+
+    return frozenset(scope.split())
