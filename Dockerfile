@@ -7,6 +7,7 @@ RUN pip install --no-cache-dir uv==${UV_VERSION}
 WORKDIR /innbox
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY api api
+COPY client client
 COPY consumers consumers
 COPY domain domain
 COPY migrations migrations

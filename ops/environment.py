@@ -47,8 +47,17 @@ def as_environment(settings: Settings) -> dict[str, str]:
         if name == "jwt_key":
             own["JWT_KEY"] = settings.jwt_key.get_secret_value()
         else:
-            own[name.upper()] = json.dumps(value) if isinstance(value, dict) else str(value)
+            own[name.upper()] = _in_a_line(value)
     return own
+
+
+def _in_a_line(value: object) -> str:
+    match value:
+        case dict():
+            return json.dumps(value)
+        case list():
+            return ",".join(value)
+    return str(value)
 
 
 def signing_key(data: Path) -> str:

@@ -5,10 +5,11 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import IO, Any
 
 from ops import signals
 from ops.environment import settings_for
@@ -20,6 +21,10 @@ from ops.topics import create_topics
 from runtime.settings import Settings
 
 READY_S = 60.0
+API_URL_FILE = "api.url"
+LOCK_FILE = "up.lock"
+# Whoever looks whether the lock is held has it for an instant: a few looks of others are waited for.
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 5, 0.02
 
 # A crash on this machine is noticed sooner than a deployment would want to.
 IMPATIENT = {"lease_s": 2.0}
@@ -55,7 +60,9 @@ def running_stack(data: Path, say: Say, *, port: int = 0, brokers: int = 1) -> I
         with Supervisor(children, stop_s=settings.shutdown_s + 2) as supervisor:
             try:
                 supervisor.wait_until_ready(READY_S)
-                yield Running(settings, supervisor, f"http://{settings.host}:{settings.api_port}")
+                url = f"http://{settings.host}:{settings.api_port}"
+                with told(data, url):
+                    yield Running(settings, supervisor, url)
             finally:
                 signals.hear_no_more()
 
@@ -66,20 +73,16 @@ def only_one(data: Path) -> Iterator[None]:
 
     The lock is the kernel's, so it goes with its holder, however that one ends.
     """
-    path = data / "up.lock"
+    path = data / LOCK_FILE
     data.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it until a moment ago has removed it: then this lock guards nothing.
-            is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        except BlockingIOError:
-            is_ours = False
-        if not is_ours:
+        # Whoever held it until a moment ago may have removed it: then this lock guards nothing.
+        if not (_locked(file) and _is_there(path, file)):
             raise CommandError(
                 f"process {_holder(path)} runs innbox on {data} already; stop it, or choose "
                 "another directory with --data"
             )
+        (data / API_URL_FILE).unlink(missing_ok=True)  # left by one that was killed
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -87,6 +90,29 @@ def only_one(data: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def told(data: Path, url: str) -> Iterator[None]:
+    """Leave the API's URL in the data directory for the length of a block, for commands to find."""
+    path = data / API_URL_FILE
+    path.write_text(url)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running_url(data: Path) -> str | None:
+    """Return where the API of this directory's `innbox up` is; None if it does not run.
+
+    What a killed one left is not believed: anybody may listen there by now.
+    """
+    try:
+        is_up = _is_locked(data / LOCK_FILE)
+        return (is_up and (data / API_URL_FILE).read_text()) or None
+    except FileNotFoundError:
+        return None
 
 
 def refuse_taken(host: str, port: int) -> None:
@@ -143,6 +169,29 @@ def servers(
         report=say,
     ):
         yield
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _locked(file: IO[str]) -> bool:
+    for attempt in range(LOCK_ATTEMPTS):
+        if attempt:
+            sleep(LOCK_PAUSE_S)
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def _holder(path: Path) -> str:

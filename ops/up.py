@@ -14,11 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import make_url
 
-from api.auth import sign
+from api.auth import INVENTORY, READ, WRITE, sign
 from ops import signals
 from ops.cli.output import console, say
 from ops.stack import Running, running_stack
 from ops.supervisor import ChildState
+from runtime.settings import SettingsError
 
 REFRESH_S = 1.0
 
@@ -72,15 +73,19 @@ def done(name: str, metrics: str) -> float:
 
 
 def _welcome(stack: Running) -> None:
-    token = sign(stack.settings, 7, scopes=("inventory",), lifetime_s=12 * 3600)
     url = stack.api_url
     console.print(f"\nAPI      {url}/v1   (OpenAPI: {url}/schema)", highlight=False)
     for database in map(make_url, stack.settings.databases):
         shown = database.render_as_string(hide_password=True)
         console.print(f"Postgres {escape(shown)}", highlight=False)
     console.print(f"Kafka    {stack.settings.kafka_bootstrap_servers}", highlight=False)
-    console.print("Token of member 7, who may also change the inventory:", highlight=False)
-    console.print(token, highlight=False, soft_wrap=True)
+    try:
+        token = sign(stack.settings, 7, scopes=(READ, WRITE, INVENTORY), lifetime_s=12 * 3600)
+    except SettingsError as reason:
+        console.print(f"No token is made here: {reason}", highlight=False, markup=False)
+    else:
+        console.print("Token of member 7, who may also change the inventory:", highlight=False)
+        console.print(token, highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything.\n", highlight=False)
 
 

@@ -76,7 +76,14 @@ def topics(data: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--member", type=click.IntRange(min=1), required=True, help="The member's id.")
-@click.option("--scope", "scopes", multiple=True, help="For example inventory. May be repeated.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("read", "write"),
+    show_default="read and write",
+    help="read, write, staff, inventory or operate. May be repeated.",
+)
 @click.option("--hours", type=float, default=12.0, show_default=True, help="How long it is valid.")
 @click.pass_obj
 def token(data: Path, member: int, scopes: tuple[str, ...], hours: float) -> None:

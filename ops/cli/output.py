@@ -36,7 +36,7 @@ def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=_plain(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

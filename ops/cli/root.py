@@ -11,6 +11,9 @@ COMMANDS = (
     "processes",
     "deploy",
     "servers",
+    "reservations",
+    "inventory",
+    "loading",
     "letters",
     "outbox.look",
     "outbox.blocked",
@@ -40,6 +43,7 @@ def cli(context: click.Context, data: Path) -> None:
     \b
     Try it:      innbox demo
     Run it here: innbox up
+    Use it:      innbox reserve | cancel | reservations | availability | inventory
     Deploy it:   innbox migrate, innbox topics, then innbox api | relay | rooms | results
 
     DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name your servers; without them the embedded ones of

@@ -1,4 +1,7 @@
-"""Running a command: every expected failure is one clear message and exit code 2, never a traceback."""
+"""Running a command: every expected failure is one clear message and an exit code, never a traceback.
+
+The codes are those of `ops.cli`.
+"""
 
 import click
 import httpx
@@ -6,10 +9,13 @@ from alembic.util import CommandError as MigrationError
 from confluent_kafka import KafkaException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from client import Problem, Unavailable
+from ops.cli.asking import explained, is_refusal
 from ops.cli.output import complain
 from ops.errors import CommandError
 from runtime.settings import SettingsError
 
+REFUSED = 1
 FAILED = 2
 INTERRUPTED = 130
 
@@ -18,6 +24,8 @@ INTERRUPTED = 130
 EXPECTED = (
     SettingsError,
     CommandError,
+    Problem,
+    Unavailable,
     MigrationError,
     SQLAlchemyError,
     KafkaException,
@@ -38,12 +46,14 @@ def run(cli: click.Command) -> int:
         return INTERRUPTED
     except EXPECTED as error:
         complain(_explained(error))
-        return FAILED
+        return REFUSED if isinstance(error, Problem) and is_refusal(error) else FAILED
     return result if isinstance(result, int) else 0
 
 
 def _explained(error: Exception) -> str:
     match error:
+        case Problem() | Unavailable():
+            return explained(error)
         case DBAPIError():
             return f"Postgres: {str(error.orig).strip()}"
         case KafkaException():

@@ -1,7 +1,7 @@
 """The demo's guests: members who reserve over HTTP, many at a time, and cancel now and then.
 
-They behave as careful clients do: each wish has an idempotency key, and a request whose answer did not
-come is repeated under the same key until one comes.
+Each wish has an idempotency key; the client repeats a request whose answer did not come under that key,
+until one comes.
 """
 
 import random
@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
-from threading import Event, local
-from typing import Any
+from threading import Lock
+from typing import Self
 
 import httpx
 
 from api.auth import sign
+from client import Innbox
 from ops.demo.hotel import Hotel
-from ops.errors import CommandError
 from runtime.settings import Settings
 
 MEMBERS = 40
@@ -27,9 +27,6 @@ BUSY_SHARE = 0.6
 NIGHTS_MAX = 4
 WAIT_S = 25
 PATIENCE_S = 60.0
-
-_DONE = frozenset({200, 201, 202})
-_TRY_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,6 @@ class Stayed:
     reservation_id: int
     took_ms: float
     has_result: bool
-    repeats: int
 
 
 def wishes(hotel: Hotel, today: date, count: int, seed: int) -> list[Wish]:
@@ -64,7 +60,7 @@ def wishes(hotel: Hotel, today: date, count: int, seed: int) -> list[Wish]:
 
 
 class Guests:
-    """Carries wishes out with concurrent clients.
+    """Carries wishes out with concurrent clients; to be closed.
 
     They are members of this run alone, so that its reservations can be told from all others, and its
     idempotency keys from those of an earlier run.
@@ -72,11 +68,27 @@ class Guests:
 
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
         self.members = _new_members()
-        self._api_url = api_url
+        self.repeats = 0
+        self._counting = Lock()
         self._clients = clients
-        self._own = local()
-        self._halt = Event()
-        self._tokens = {member: sign(settings, member, lifetime_s=3600) for member in self.members}
+        # One for all: each would read the certificates anew, and have connections of its own.
+        self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=clients))
+        self._innboxes = {
+            member: Innbox(
+                api_url,
+                sign(settings, member, lifetime_s=3600),
+                patience_s=PATIENCE_S,
+                on_repeat=self._count,
+                http=self._http,
+            )
+            for member in self.members
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def carry_out(self, wanted: Sequence[Wish]) -> Iterator[Stayed]:
         """Yield each wish's story as it ends."""
@@ -86,61 +98,28 @@ class Guests:
                 for story in as_completed(stories):
                     yield story.result()
             finally:
-                self._halt.set()
+                self._stop()
                 pool.shutdown(cancel_futures=True)
 
     def _stay(self, wish: Wish) -> Stayed:
-        body = {
-            "roomId": wish.room_id,
-            "checkInDate": wish.check_in.isoformat(),
-            "checkOutDate": wish.check_out.isoformat(),
-        }
+        innbox = self._innboxes[self.members[wish.guest]]
         began_at = time.perf_counter()
-        answer, repeats = self._post(wish, "/v1/reservations", wish.key, body)
+        reservation = innbox.reserve(
+            wish.room_id, wish.check_in, wish.check_out, wait_s=WAIT_S, key=wish.key
+        )
         took_ms = (time.perf_counter() - began_at) * 1000
-        reservation = answer.json()
-        if wish.is_cancelled_later and reservation["status"] != "REJECTED":
-            path = f"/v1/reservations/{reservation['id']}/cancellation"
-            _, again = self._post(wish, path, f"{wish.key}-cancel", None)
-            repeats += again
-        # A 200 is the settled reservation; a 202 says that the wait was over first.
-        has_result = answer.status_code == httpx.codes.OK
-        return Stayed(reservation["id"], took_ms, has_result, repeats)
+        if wish.is_cancelled_later and reservation.status != "REJECTED":
+            innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{wish.key}-cancel")
+        return Stayed(reservation.id, took_ms, has_result=not reservation.open)
 
-    def _post(
-        self, wish: Wish, path: str, key: str, body: dict[str, Any] | None
-    ) -> tuple[httpx.Response, int]:
-        """Post until an answer comes; returns it and how many times the request was repeated."""
-        headers = {
-            "Authorization": f"Bearer {self._tokens[self.members[wish.guest]]}",
-            "Idempotency-Key": key,
-            "Prefer": f"wait={WAIT_S}",
-        }
-        ends_at = time.monotonic() + PATIENCE_S
-        repeats = 0
-        while not self._halt.is_set():
-            try:
-                answer = self._client().post(path, json=body, headers=headers)
-            except httpx.TransportError as error:
-                problem = str(error)
-            else:
-                if answer.status_code in _DONE:
-                    return answer, repeats
-                if answer.status_code not in _TRY_AGAIN:
-                    raise CommandError(f"POST {path}: {answer.status_code} {answer.text}")
-                problem = answer.text
-            if time.monotonic() > ends_at:
-                raise CommandError(f"POST {path}: no answer within {PATIENCE_S:.0f} s: {problem}")
-            repeats += 1
-            self._halt.wait(0.1)
-        raise CommandError("the demo was stopped")
+    def _stop(self) -> None:
+        """Have nobody repeat anything any more."""
+        for innbox in self._innboxes.values():
+            innbox.close()
 
-    def _client(self) -> httpx.Client:
-        """Return this thread's client, whose connection is kept alive."""
-        if not hasattr(self._own, "client"):
-            self._own.client = httpx.Client(base_url=self._api_url, timeout=WAIT_S + 10)
-        client: httpx.Client = self._own.client
-        return client
+    def _count(self, _: Exception) -> None:
+        with self._counting:
+            self.repeats += 1
 
 
 def _new_members() -> range:

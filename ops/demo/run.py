@@ -8,16 +8,15 @@ from datetime import UTC, date, datetime, timedelta
 from statistics import quantiles
 from typing import Any
 
-import httpx
 from sqlalchemy import create_engine, select
 from sqlalchemy.pool import NullPool
 
 from api.auth import INVENTORY, sign
+from client import Innbox
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from ops.demo.guests import Guests, Stayed, wishes
 from ops.demo.hotel import Hotel
-from ops.errors import CommandError
 from ops.progress import Report
 from ops.stack import Running
 from ops.verify import Verdict, verify
@@ -93,13 +92,13 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
     today = datetime.now(UTC).date()
     open_hotel(stack, hotel, today, report)
     wanted = wishes(hotel, today, count, seed)
-    guests = Guests(stack.api_url, stack.settings, clients=CLIENTS)
     stories: list[Stayed] = []
     kills: list[Kill] = []
-    for story in guests.carry_out(wanted):
-        stories.append(story)
-        report("reserving, cancelling, killing", len(stories), count)
-        kills += _kill_when_due(stack, len(stories), count, len(kills))
+    with Guests(stack.api_url, stack.settings, clients=CLIENTS) as guests:
+        for story in guests.carry_out(wanted):
+            stories.append(story)
+            report("reserving, cancelling, killing", len(stories), count)
+            kills += _kill_when_due(stack, len(stories), count, len(kills))
     _wait_until_settled(stack.settings, guests.members, report)
     stored = _stored(stack.settings, guests.members)
     verdict = verify(
@@ -116,7 +115,7 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
         p50_ms=p50_ms,
         p99_ms=p99_ms,
         without_result=sum(not story.has_result for story in stories),
-        repeats=sum(story.repeats for story in stories),
+        repeats=guests.repeats,
         seconds=time.monotonic() - began_at,
     )
 
@@ -137,20 +136,9 @@ def open_hotel(stack: Running, hotel: Hotel, today: date, report: Report) -> Non
     token = sign(stack.settings, 1, scopes=(INVENTORY,))
     opens_on = hotel.opens_on(today)
     closes_on = opens_on + timedelta(days=hotel.season.nights)
-    with httpx.Client(base_url=stack.api_url, timeout=30) as client:
+    with Innbox(stack.api_url, token) as innbox:
         for number, room in enumerate(hotel.rooms, start=1):
-            answer = client.put(
-                f"/v1/rooms/{room.id}/nights",
-                headers={"Authorization": f"Bearer {token}"},
-                json={
-                    "from": opens_on.isoformat(),
-                    "to": closes_on.isoformat(),
-                    "capacity": room.capacity,
-                    "name": room.name,
-                },
-            )
-            if answer.is_error:
-                raise CommandError(f"opening room {room.id}: {answer.status_code} {answer.text}")
+            innbox.set_nights(room.id, opens_on, closes_on, capacity=room.capacity, name=room.name)
             report("opening the hotel", number, len(hotel.rooms))
 
 

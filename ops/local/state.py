@@ -28,7 +28,7 @@ STATE_FILE = "servers.json"
 LOCK_FILE = "servers.lock"
 # What `innbox up` leaves here. It does so without servers of ours, too: then this directory is not
 # marked, and yet not foreign.
-OF_THE_PROCESSES = ("jwt.key", "jwt.[0-9]*", "up.lock", "logs")
+OF_THE_PROCESSES = ("jwt.key", "jwt.[0-9]*", "up.lock", "api.url", "logs")
 # Of the logs only those that our processes write: a directory of this name may hold others.
 LOGS = tuple(f"logs/{name}.log" for name in ("api", "relay", "relay-*", "rooms", "results"))
 OUR_ENTRIES = (

@@ -1,0 +1,175 @@
+"""Loading inventory in bulk: many lines, sent in parts, each line answered.
+
+A part is small enough to be repeated when its answer is lost: a line says what its nights are to be, so
+applying it twice is applying it once. Of a part that was stopped in the middle only the rest is repeated.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import httpx
+import msgspec
+
+from client.errors import UNREADABLE, Problem, Unavailable
+from client.sending import Asked, Attempts, Wire
+
+Format = Literal["ndjson", "csv"]
+
+LINES_MAX, BYTES_MAX = 2_000, 256 * 1024
+# Each line may cover years of nights, and the answer comes when all are set.
+ANSWER_S = 300.0
+# Longer than a call's: a load of hours should outlive the API's being exchanged.
+PATIENCE_S = 120.0
+
+_MEDIA_TYPES: Final[dict[Format, str]] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+_PATH = "/v1/inventory"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their files with it
+
+
+class LineRefused(msgspec.Struct, frozen=True):
+    """A line that was not applied: its number in what was given, counted from 1, and why."""
+
+    line: int
+    code: str
+    detail: str = ""
+    field: str | None = None
+    nights: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What has been answered so far: bytes of what was given, lines applied, lines refused."""
+
+    bytes: int = 0
+    applied: int = 0
+    refused: tuple[LineRefused, ...] = ()
+
+    @property
+    def lines(self) -> int:
+        return self.applied + len(self.refused)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    status: str
+    code: str = ""
+    detail: str = ""
+    field: str | None = None
+    nights: int | tuple[dict[str, Any], ...] = ()  # how many were set, or which are in the way
+
+
+class _Summary(msgspec.Struct, frozen=True, rename="camel"):
+    """The last line of an answer, which may have been stopped when its status was sent already.
+
+    What became of the line where it stopped, and of those behind it, is not known then.
+    """
+
+    lines: int
+    stopped_at_line: int = 0
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Lines that are sent together, each with its number, and how many bytes they were."""
+
+    header: bytes = b""
+    lines: Sequence[bytes] = ()
+    numbers: Sequence[int] = ()
+    bytes: int = 0
+
+    def behind(self, count: int) -> "_Part":
+        """Return what is left of it when so many lines are answered."""
+        return replace(self, lines=self.lines[count:], numbers=self.numbers[count:])
+
+    def asked(self, format_: Format) -> Asked:
+        return Asked(
+            "POST",
+            _PATH,
+            body=self.header + b"".join(self.lines),
+            headers={"Content-Type": _MEDIA_TYPES[format_]},
+            answer_s=ANSWER_S,
+            patience_s=PATIENCE_S,
+        )
+
+
+def load(
+    wire: Wire, lines: Iterable[str | bytes], format_: Format, progress: Callable[[Loaded], None]
+) -> Loaded:
+    """Send every line; tells `progress` after each part what has been answered until then."""
+    loaded = Loaded()
+    for part in _parts(lines, format_):
+        # A header without any line behind it is sent, too: it may be wrong.
+        is_asked = part.lines or (part.header and not loaded.lines)
+        refused = _sent(wire, part, format_) if is_asked else ()
+        applied = loaded.applied + len(part.lines) - len(refused)
+        loaded = Loaded(loaded.bytes + part.bytes, applied, loaded.refused + refused)
+        progress(loaded)
+    return loaded
+
+
+def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[_Part]:
+    """Cut into parts; each of a CSV begins with the header, the first line that says anything.
+
+    Raises `ValueError` for an item that is more than one line: an answer is told from others by counting.
+    """
+    header = b""
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    size = given_size = 0
+    for number, item in enumerate(items, start=1):
+        given = item.encode() if isinstance(item, str) else item
+        given_size += len(given)
+        said = (given.removeprefix(_BYTE_ORDER_MARK) if number == 1 else given).strip()
+        if b"\n" in said:
+            raise ValueError(f"item {number} is more than one line")
+        if not said:
+            continue
+        if format_ == "csv" and not header:
+            header = said + b"\n"
+            continue
+        lines.append(said + b"\n")
+        numbers.append(number)
+        size += len(said) + 1
+        if len(lines) >= LINES_MAX or size >= BYTES_MAX:
+            yield _Part(header, lines, numbers, given_size)
+            lines, numbers, size, given_size = [], [], 0, 0
+    yield _Part(header, lines, numbers, given_size)
+
+
+def _sent(wire: Wire, part: _Part, format_: Format) -> tuple[LineRefused, ...]:
+    """Return a part's refusals; raises `Unavailable` if it is not answered to its end in time."""
+    attempts = Attempts(wire, part.asked(format_))
+    refused: tuple[LineRefused, ...] = ()
+    while True:
+        asked = part.asked(format_)
+        answers, summary = _read(asked, wire.send(asked), part)
+        refused += tuple(_refused(part, answers))
+        if not summary.stopped_at_line:
+            return refused
+        if answers:
+            attempts.renew()
+        part = part.behind(len(answers))
+        attempts.pause(Problem(503, {"title": summary.code, "detail": summary.detail}))
+
+
+def _read(asked: Asked, answer: httpx.Response, part: _Part) -> tuple[list[_Answer], _Summary]:
+    """Read an answer for each line, but for those beyond a stop; raises `Unavailable` for any other."""
+    *lines, last = answer.content.splitlines() or [b""]
+    try:
+        answers = [msgspec.json.decode(line, type=_Answer) for line in lines]
+        summary = msgspec.json.decode(last, type=_Summary)
+        answered, asked_for = len(answers), len(part.lines)
+        if answered > asked_for or (answered < asked_for) != bool(summary.stopped_at_line):
+            raise msgspec.ValidationError(f"{answered} answers to {asked_for} lines")
+    except UNREADABLE as error:
+        raise Unavailable(str(asked), error, None) from error
+    return answers, summary
+
+
+def _refused(part: _Part, answers: Iterable[_Answer]) -> Iterator[LineRefused]:
+    for number, answer in zip(part.numbers, answers, strict=False):
+        if answer.status == "refused":
+            nights = answer.nights if isinstance(answer.nights, tuple) else ()
+            yield LineRefused(number, answer.code, answer.detail, answer.field, nights)

@@ -1,0 +1,97 @@
+"""What the API tells, as frozen values. Fields that are not known here are ignored."""
+
+from datetime import date, datetime
+
+import msgspec
+
+_OPEN = frozenset({"PENDING", "CANCELLING"})
+
+
+class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What all of them have in common."""
+
+
+class Reservation(_Seen, frozen=True, kw_only=True):
+    """A reservation; `reason` and its code say why it was rejected."""
+
+    id: int
+    member_id: int
+    room_id: int
+    check_in: date = msgspec.field(name="checkInDate")
+    check_out: date = msgspec.field(name="checkOutDate")
+    status: str
+    reason: str | None = None
+    reason_code: str | None = None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def open(self) -> bool:
+        """Whether an answer of the rooms is still awaited."""
+        return self.status in _OPEN
+
+
+class Transition(_Seen, frozen=True, kw_only=True):
+    """One line of a reservation's history: what it became, when, and by whom."""
+
+    version: int
+    status: str
+    at: datetime
+    by: str | None = None
+    reason: str | None = None
+    message_id: str | None = None
+    trace_id: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.status in _OPEN
+
+
+class Room(_Seen, frozen=True, kw_only=True):
+    id: int
+    name: str | None = None
+
+
+class Night(_Seen, frozen=True, kw_only=True):
+    """One night of a room: how many there are, how many are held, and the rules of staying."""
+
+    night: date
+    capacity: int
+    taken: int
+    free: int
+    closed: bool = False
+    min_stay: int = 1
+    closed_to_arrival: bool = False
+    closed_to_departure: bool = False
+
+
+class Calendar(_Seen, frozen=True, kw_only=True):
+    room_id: int
+    name: str | None = None
+    nights: tuple[Night, ...] = ()
+
+
+class NightsSet(_Seen, frozen=True, kw_only=True):
+    """How many nights were set."""
+
+    room_id: int
+    nights: int
+
+
+class FailingNight(_Seen, frozen=True, kw_only=True):
+    night: date
+    reason: str
+
+
+class Availability(_Seen, frozen=True, kw_only=True):
+    """Whether a stay could be held now, and which nights are in the way."""
+
+    bookable: bool
+    minimum_free: int
+    failing_nights: tuple[FailingNight, ...] = ()
+
+
+class RoomAvailability(Availability, frozen=True, kw_only=True):
+    room_id: int
+    name: str | None = None

@@ -1,0 +1,205 @@
+"""Sending a request until it is answered: repeats, pauses, and the end of patience.
+
+A request is repeated as it is, under its one idempotency key, when no answer came, or one that says
+"not now"; under a key also when the API says that it failed, since nobody knows then whether it was
+done. Every other answer is final. Patience begins with the first failure, however long that took. Pauses
+double up to `PAUSE_S_MAX` and are jittered, so that the clients of an API that comes back do not come
+back all at once; a Retry-After makes them longer.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from client.errors import UNREADABLE, Problem, Unavailable
+
+PATIENCE_S = 30.0
+CONNECT_S, ANSWER_S = 5.0, 15.0
+PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 2.0
+
+# The network's faults; others of httpx's are the caller's, such as an address that is none.
+UNANSWERED = (
+    httpx.TimeoutException,
+    httpx.NetworkError,
+    httpx.RemoteProtocolError,
+    httpx.ProxyError,
+    httpx.DecodingError,
+)
+
+_NOT_NOW = frozenset({429, 502, 503, 504})
+_IN_FLIGHT = "IDEMPOTENCY_KEY_IN_FLIGHT"
+
+Token = str | Callable[[], str]
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, the same however often it is sent.
+
+    `wait_s` is how long the API is asked to hold it, `answer_s` how long it may be silent otherwise.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    wait_s: int = 0
+    answer_s: float = ANSWER_S
+    patience_s: float = PATIENCE_S
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where the API is, who one is there, and how long one tries. Threads may share it.
+
+    A `patience_s` of None leaves it to the request.
+    """
+
+    http: httpx.Client
+    url: str
+    token: Token
+    patience_s: float | None
+    on_repeat: Callable[[Exception], None]
+    closed: Event = field(default_factory=Event)
+
+    def send(self, asked: Asked) -> httpx.Response:
+        """Return the answer; raises `Problem` if it is no, `Unavailable` if there is none in time.
+
+        Patience ends before another attempt, and does not cut one short.
+        """
+        attempts = Attempts(self, asked)
+        while True:
+            try:
+                with self._open(asked):
+                    return self._answer(asked)
+            except Problem as problem:
+                if not is_passing(problem):
+                    raise
+                attempts.pause(problem)
+            except UNANSWERED as error:
+                attempts.pause(error)
+
+    @contextmanager
+    def stream(self, asked: Asked, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """Open an answer without an end; a peer that is silent for its `answer_s` counts as gone."""
+        with (
+            self._open(asked),
+            self.http.stream(
+                asked.method,
+                self.url + asked.path,
+                headers=self._headers() | dict(headers),
+                timeout=httpx.Timeout(CONNECT_S, read=asked.answer_s),
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+            yield _checked(response)
+
+    @contextmanager
+    def _open(self, asked: Asked) -> Iterator[None]:
+        """Raise `Unavailable` if the client is closed, or is being closed while the block sends."""
+        if self.closed.is_set():
+            raise Unavailable(str(asked), None, asked.key)
+        try:
+            yield
+        except RuntimeError as error:  # httpx's, of connections that another thread has closed
+            if not self.closed.is_set():
+                raise
+            raise Unavailable(str(asked), None, asked.key) from error
+
+    def _answer(self, asked: Asked) -> httpx.Response:
+        headers = self._headers() | dict(asked.headers)
+        if asked.key is not None:
+            headers["Idempotency-Key"] = _quoted(asked.key)
+        if asked.wait_s:
+            headers["Prefer"] = f"wait={asked.wait_s}"
+        response = self.http.request(
+            asked.method,
+            self.url + asked.path,
+            params=asked.params,
+            content=asked.body,
+            headers=headers,
+            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, read=asked.answer_s + asked.wait_s),
+        )
+        return _checked(response, asked.key)
+
+    def _headers(self) -> dict[str, str]:
+        token = self.token if isinstance(self.token, str) else self.token()
+        return {"Authorization": f"Bearer {token}"}
+
+
+class Attempts:
+    """The patience of one call; it begins when an attempt has failed."""
+
+    def __init__(self, wire: Wire, asked: Asked) -> None:
+        self._wire = wire
+        self._asked = asked
+        self._ends_at: float | None = None
+        self._pause_s = PAUSE_S_MIN
+
+    def renew(self) -> None:
+        """Have patience anew: something was heard. Pauses stay as long as they have become."""
+        self._ends_at = None
+
+    def pause(self, error: Exception) -> None:
+        """Wait for the next attempt; raises `Unavailable` if there is to be none."""
+        # Jitter: no adversary gains by guessing it.
+        pause_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311
+        if isinstance(error, Problem):
+            pause_s = max(pause_s, error.retry_after_s or 0)
+        now = time.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + self._patience_s()
+        if now + pause_s > self._ends_at:
+            raise Unavailable(str(self._asked), error, self._asked.key) from error
+        self._wire.on_repeat(error)
+        if self._wire.closed.wait(pause_s):
+            raise Unavailable(str(self._asked), None, self._asked.key) from error
+        self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
+
+    def _patience_s(self) -> float:
+        own_s = self._wire.patience_s
+        # A repeat may be held by the API as long as the first attempt.
+        return (self._asked.patience_s if own_s is None else own_s) + self._asked.wait_s
+
+
+def is_passing(problem: Problem) -> bool:
+    """Tell whether the same request may be answered otherwise in a moment.
+
+    A failure of the API's may have come before the commit or behind it; under a key, asking tells.
+    """
+    failed = problem.status == httpx.codes.INTERNAL_SERVER_ERROR and problem.key is not None
+    return failed or problem.status in _NOT_NOW or problem.code == _IN_FLIGHT
+
+
+def read(asked: Asked, answer: httpx.Response, kind: type[Kind]) -> Kind:
+    """Read an answer; raises `Unavailable` if it cannot be one of the API's."""
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except UNREADABLE as error:
+        raise Unavailable(str(asked), error, asked.key) from error
+
+
+def _checked(response: httpx.Response, key: str | None = None) -> httpx.Response:
+    if response.is_success:
+        return response
+    raise Problem.of(response, key)
+
+
+def _quoted(key: str) -> str:
+    """Write a string as structured headers do (RFC 9651)."""
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

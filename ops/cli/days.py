@@ -1,0 +1,101 @@
+"""Days as a person types and reads them."""
+
+from datetime import date, datetime, timedelta
+
+import click
+
+DAY = "DAY"
+WEEKDAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
+
+_LETTERS_MIN = 2  # from there on a weekday is told from the others
+
+
+class Day(click.ParamType[date]):
+    """A day: 2027-01-10, today, tomorrow, +14 (days from today), or fri (the next one).
+
+    With `behind`, the name of another day's parameter, a weekday is the next one after that day. That
+    parameter is to be eager: so it is read first, wherever it stands.
+    """
+
+    name = DAY
+
+    def __init__(self, *, behind: str | None = None) -> None:
+        self._behind = behind
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> date:
+        if isinstance(value, date):
+            return value
+        given = str(value).strip()
+        first = ctx.params.get(self._behind) if ctx and self._behind else None
+        after = first if isinstance(first, date) else today()
+        found = _relative(given.lower(), today(), after)
+        if found is not None:
+            return found
+        try:
+            return date.fromisoformat(given)
+        except ValueError:
+            self.fail(
+                f"{given!r} is no day; write 2027-01-10, today, tomorrow, +14 or fri", param, ctx
+            )
+
+
+class Weekdays(click.ParamType[tuple[str, ...]]):
+    """Days of the week, separated by commas: SAT,SUN or saturday,sunday."""
+
+    name = "WEEKDAYS"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        numbers = [weekday(word.strip()) for word in str(value).split(",")]
+        if None in numbers:
+            self.fail(f"{value!r} are no days of the week; write, say, SAT,SUN", param, ctx)
+        return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
+
+
+arrives = click.option(
+    "--check-in", type=Day(), required=True, is_eager=True, help="2027-01-10, tomorrow, +14, fri"
+)
+leaves = click.option(
+    "--check-out",
+    type=Day(behind="check_in"),
+    required=True,
+    help="The day of leaving; sun is the one after the check-in.",
+)
+
+
+def today() -> date:
+    """Return the day that it is for whoever asks."""
+    return datetime.now().astimezone().date()
+
+
+def shown(day: date) -> str:
+    """Write a day with its weekday, whatever the locale."""
+    return f"{WEEKDAYS[day.weekday()][:3].title()} {day}"
+
+
+def shown_instant(at: datetime) -> str:
+    """Write an instant on the clock of whoever looks."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def weekday(word: str) -> int | None:
+    """Return which day of the week a word begins, counted from Monday, which is 0."""
+    if len(word) < _LETTERS_MIN:
+        return None
+    names = [number for number, name in enumerate(WEEKDAYS) if name.startswith(word.upper())]
+    return names[0] if names else None
+
+
+def _relative(word: str, today: date, after: date) -> date | None:
+    if word in {"today", "tomorrow"}:
+        return today + timedelta(days=word == "tomorrow")
+    if word.startswith("+") and word[1:].isdecimal() and len(word) <= len("+3650"):
+        return today + timedelta(days=int(word[1:]))
+    if (number := weekday(word)) is not None:
+        return after + timedelta(days=(number - after.weekday() - 1) % 7 + 1)
+    return None

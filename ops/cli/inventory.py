@@ -1,0 +1,188 @@
+"""`innbox availability | inventory`: what is free, and what there is to be had."""
+
+from collections.abc import Sequence
+from datetime import date
+from itertools import islice
+
+import click
+import msgspec
+
+from client import Availability, FailingNight, Innbox, Night, NightsChange
+from ops.cli.asking import asks, under_a_key
+from ops.cli.days import Day, Weekdays, arrives, leaves, shown
+from ops.cli.output import as_json, print_json, print_table, say
+from ops.cli.root import cli
+
+NOT_BOOKABLE = 1
+NIGHTS_NAMED_MAX = 3
+
+_room = click.argument("room_id", metavar="ROOM", type=click.IntRange(min=1))
+_from = click.option(
+    "--from", "from_on", type=Day(), required=True, is_eager=True, help="The first night."
+)
+_to = click.option(
+    "--to", "to_on", type=Day(behind="from_on"), required=True, help="The day after the last night."
+)
+
+
+@cli.command()
+@arrives
+@leaves
+@click.option("--room", type=click.IntRange(min=1), help="This room alone.")
+@click.option("--all", "every", is_flag=True, help="Also rooms that could not be had, and why.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
+)
+@as_json
+@asks
+def availability(
+    innbox: Innbox,
+    check_in: date,
+    check_out: date,
+    room: int | None,
+    every: bool,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """Look which rooms could be had for a stay. Exit code 1 if none could.
+
+    Looking holds nothing.
+
+    \b
+    innbox availability --check-in 2027-01-10 --check-out 2027-01-13
+    innbox availability --check-in fri --check-out sun --all
+    innbox availability --check-in 2027-01-10 --check-out 2027-01-13 --room 7
+    """
+    if room is not None:
+        seen: Sequence[Availability] = [innbox.availability(room, check_in, check_out)]
+        rows = [(room, *_row(one)) for one in seen]
+        columns: Sequence[str] = ("room", "bookable", "free", "in the way")
+    else:
+        found = list(islice(innbox.search(check_in, check_out, bookable=not every), limit))
+        seen = found
+        rows = [(one.room_id, one.name, *_row(one)) for one in found]
+        columns = ("room", "name", "bookable", "free", "in the way")
+    if as_json:
+        print_json(msgspec.to_builtins(seen[0]) if room else {"rooms": msgspec.to_builtins(seen)})
+    else:
+        print_table(f"{shown(check_in)} to {shown(check_out)}", columns, rows)
+    return 0 if any(one.bookable for one in seen) else NOT_BOOKABLE
+
+
+@cli.group()
+def inventory() -> None:
+    """Look at rooms and their nights, and change them. Changing needs the scope `inventory`.
+
+    \b
+    innbox inventory rename 7 "Suite, lake"
+    innbox inventory set 7 --from 2027-01-01 --to 2027-02-01 --capacity 2
+    innbox inventory show 7 --from 2027-01-01 --to 2027-01-08
+    innbox inventory load season.csv
+    """
+
+
+@inventory.command()
+@as_json
+@asks
+def rooms(innbox: Innbox, as_json: bool) -> None:
+    """List the rooms."""
+    found = list(innbox.rooms())
+    if as_json:
+        print_json({"rooms": msgspec.to_builtins(found)})
+        return
+    print_table("Rooms", ("room", "name"), [(room.id, room.name) for room in found])
+
+
+@inventory.command()
+@_room
+@click.argument("name")
+@under_a_key
+@as_json
+@asks
+def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
+    """Name a room, a new one too."""
+    named = innbox.set_room(room_id, name, key=key)
+    if as_json:
+        print_json(msgspec.to_builtins(named))
+        return
+    say(f"Room {named.id} is {named.name}.")
+
+
+@inventory.command("show")
+@_room
+@_from
+@_to
+@as_json
+@asks
+def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_json: bool) -> None:
+    """Show the nights of a room, with what is held of them and the rules of staying."""
+    found = innbox.calendar(room_id, from_on, to_on)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    title = f"Room {room_id}" + (f", {found.name}" if found.name else "")
+    columns = ("night", "rooms", "held", "free", "rules")
+    rows = [
+        (shown(night.night), night.capacity, night.taken, night.free, ", ".join(_rules(night)))
+        for night in found.nights
+    ]
+    print_table(title, columns, rows)
+
+
+@inventory.command("set")
+@_room
+@_from
+@_to
+@click.option("--weekdays", type=Weekdays(), help="Only these: SAT,SUN.")
+@click.option("--capacity", type=click.IntRange(min=0), help="How many rooms there are.")
+@click.option("--min-stay", type=click.IntRange(min=1), help="Nights, for who arrives then.")
+@click.option("--closed/--open", default=None, help="Take no new guests.")
+@click.option("--closed-to-arrival/--open-to-arrival", default=None)
+@click.option("--closed-to-departure/--open-to-departure", default=None)
+@click.option("--name", help="Of the room.")
+@under_a_key
+@as_json
+@asks
+def set_(
+    innbox: Innbox,
+    room_id: int,
+    from_on: date,
+    to_on: date,
+    key: str,
+    as_json: bool,
+    **change: object,
+) -> None:
+    """Open or change nights, all of them or none. What is not named stays as it is.
+
+    \b
+    innbox inventory set 7 --from 2027-01-01 --to 2027-02-01 --capacity 2
+    innbox inventory set 7 --from 2027-01-01 --to 2027-02-01 --weekdays FRI,SAT --min-stay 2
+    innbox inventory set 7 --from 2027-01-20 --to 2027-01-25 --closed
+    """
+    wanted = {name: value for name, value in change.items() if value is not None}
+    asked = msgspec.convert(wanted, NightsChange)
+    done = innbox.set_nights(room_id, from_on, to_on, key=key, **asked)
+    if as_json:
+        print_json(msgspec.to_builtins(done))
+        return
+    say(f"Room {done.room_id}: {done.nights} nights set.")
+
+
+def _row(one: Availability) -> tuple[object, ...]:
+    return ("yes" if one.bookable else "no", one.minimum_free, _reasons(one.failing_nights))
+
+
+def _reasons(failing: Sequence[FailingNight]) -> str:
+    named = [f"{shown(night.night)} {night.reason}" for night in failing[:NIGHTS_NAMED_MAX]]
+    more = len(failing) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _rules(night: Night) -> list[str]:
+    rules = {
+        "closed": night.closed,
+        f"{night.min_stay} nights or more": night.min_stay > 1,
+        "no arrival": night.closed_to_arrival,
+        "no departure": night.closed_to_departure,
+    }
+    return [rule for rule, holds in rules.items() if holds]

@@ -1,0 +1,164 @@
+"""`innbox inventory load`: many nights of many rooms from a file."""
+
+import os
+import stat
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import click
+import msgspec
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
+from client.loading import PATIENCE_S
+from ops.cli.asking import asks_for
+from ops.cli.inventory import inventory
+from ops.cli.output import as_json, errors, print_json, print_table, say
+from ops.errors import CommandError
+
+REFUSED = 1
+REFUSED_SHOWN_MAX = 20
+
+_FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+
+
+@inventory.command()
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["auto", "csv", "ndjson"]),
+    default="auto",
+    show_default=True,
+    help="auto: by the file's ending, else by its first character.",
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every refused line here as it is answered, one JSON object a line.",
+)
+@as_json
+@asks_for(PATIENCE_S)
+def load(
+    innbox: Innbox,
+    file: BinaryIO,
+    format_: Literal["auto", "csv", "ndjson"],
+    report: Path | None,
+    as_json: bool,
+) -> int:
+    """Set nights from a CSV or NDJSON file, a line each; `-` reads standard input.
+
+    Each line is applied or refused by itself. Exit code 1 if any was refused. A load that was cut short
+    may be repeated from its beginning: a line applied twice is applied once.
+
+    \b
+    roomId,from,to,weekdays,capacity,minStay
+    7,2027-01-01,2027-02-01,,2,
+    7,2027-01-01,2027-02-01,FRI SAT,,2
+
+    \b
+    innbox inventory load season.csv
+    innbox inventory load season.ndjson --report refused.ndjson
+    """
+    so_far = Loaded()
+    with _report(report, file) as keep, _bar(_size(file)) as advance:
+
+        def hear(loaded: Loaded) -> None:
+            nonlocal so_far
+            so_far = loaded
+            keep(loaded)
+            advance(loaded)
+
+        try:
+            chosen = format_of(file) if format_ == "auto" else format_
+            so_far = innbox.load_inventory(file, format=chosen, progress=hear)
+        except (KeyboardInterrupt, Problem, Unavailable, OSError):
+            say(f"Cut short: {_counts(so_far)}. Repeating the whole load is safe.")
+            raise
+    if as_json:
+        print_json(
+            {
+                "lines": so_far.lines,
+                "applied": so_far.applied,
+                "refused": msgspec.to_builtins(so_far.refused),
+            }
+        )
+    else:
+        _print(so_far)
+    return REFUSED if so_far.refused else 0
+
+
+def _print(loaded: Loaded) -> None:
+    shown = loaded.refused[:REFUSED_SHOWN_MAX]
+    if shown:
+        rows = [(one.line, one.code, one.field, one.detail, _nights(one)) for one in shown]
+        print_table("Refused", ("line", "why", "field", "", "nights"), rows)
+    if more := len(loaded.refused) - len(shown):
+        say(f"and {more:,} more; --report FILE keeps them all")
+    say(f"Loaded: {_counts(loaded)}.")
+
+
+def _counts(loaded: Loaded) -> str:
+    return f"{loaded.lines:,} lines, {loaded.applied:,} applied, {len(loaded.refused):,} refused"
+
+
+def _nights(refused: LineRefused) -> str:
+    return ", ".join(str(night.get("night", "")) for night in refused.nights)
+
+
+def format_of(file: BinaryIO) -> Format:
+    """Tell the format by the file's name, or by how it begins."""
+    if found := _FORMATS.get(Path(getattr(file, "name", "")).suffix.lower()):
+        return found
+    begins = file.peek(1) if isinstance(file, BufferedReader) else b""
+    return "ndjson" if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"{") else "csv"
+
+
+def _size(file: BinaryIO) -> int | None:
+    """How many bytes there are, where that is known: of a pipe it is not."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def _report(path: Path | None, read: BinaryIO) -> Iterator[Callable[[Loaded], None]]:
+    """Open the report, and give what adds the lines that were refused since it was called last."""
+    if path is None:
+        yield lambda _: None
+        return
+
+    if path.exists() and os.path.samestat(path.stat(), os.fstat(read.fileno())):
+        raise CommandError(f"--report: {path} is the file to be loaded")
+    with path.open("wb") as report:
+        kept = 0
+
+        def keep(loaded: Loaded) -> None:
+            nonlocal kept
+            report.writelines(msgspec.json.encode(one) + b"\n" for one in loaded.refused[kept:])
+            report.flush()
+            kept = len(loaded.refused)
+
+        yield keep
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[Loaded], None]]:
+    """Show on a terminal how much has been answered, and of that how much was refused."""
+    if not errors.is_terminal:
+        yield lambda _: None
+        return
+
+    columns = (
+        TextColumn("loading"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda loaded: bars.update(task, completed=loaded.bytes, description=_counts(loaded))

@@ -1,0 +1,224 @@
+"""`innbox reserve | cancel | reservations`: a member's business, over HTTP."""
+
+from collections.abc import Sequence
+from datetime import date
+from itertools import islice
+
+import click
+import msgspec
+
+from client import Filters, Innbox, Reservation, Transition
+from ops.cli.asking import asks, under_a_key
+from ops.cli.days import Day, arrives, leaves, shown, shown_instant
+from ops.cli.output import as_json, print_json, print_table, say
+from ops.cli.root import cli
+
+REFUSED = 1
+UNANSWERED = 3
+STATUSES = ("PENDING", "CONFIRMED", "REJECTED", "CANCELLING", "CANCELLED")
+
+_id = click.argument("reservation_id", metavar="ID", type=click.IntRange(min=1))
+_wait = click.option(
+    "--wait",
+    type=click.IntRange(0, 3_600),
+    metavar="SECONDS",
+    help="Wait so long for the rooms' answer, at most as long as the API lets wait.",
+)
+
+
+@cli.command()
+@click.option("--room", type=click.IntRange(min=1), required=True, help="The room's id.")
+@arrives
+@leaves
+@click.option("--member", type=click.IntRange(min=1), help="For whom, if you are staff.")
+@_wait
+@under_a_key
+@as_json
+@asks
+def reserve(
+    innbox: Innbox,
+    room: int,
+    check_in: date,
+    check_out: date,
+    member: int | None,
+    wait: int | None,
+    key: str,
+    as_json: bool,
+) -> int:
+    """Ask for a room.
+
+    With --wait, exit code 0 says that it is confirmed, 1 that the rooms refuse it, and 3 that they have
+    not answered yet. Without, 0 says that the request is accepted.
+
+    \b
+    innbox reserve --room 7 --check-in 2027-01-10 --check-out 2027-01-13 --wait 10
+    innbox reserve --room 7 --check-in fri --check-out sun --member 42 --key party-of-ann
+    """
+    made = innbox.reserve(room, check_in, check_out, member_id=member, wait_s=wait, key=key)
+    _show(made, as_json=as_json)
+    return REFUSED if made.status == "REJECTED" else _waited(made, wait)
+
+
+@cli.command()
+@_id
+@click.option("--if-version", type=click.IntRange(min=1), help="Only if it still has this version.")
+@_wait
+@under_a_key
+@as_json
+@asks
+def cancel(
+    innbox: Innbox,
+    reservation_id: int,
+    if_version: int | None,
+    wait: int | None,
+    key: str,
+    as_json: bool,
+) -> int:
+    """Cancel a reservation and give its nights back. Asking again changes nothing.
+
+    Exit code 3 if with --wait the rooms have not answered yet.
+
+    \b
+    innbox cancel 12 --wait 10
+    """
+    left = innbox.cancel(reservation_id, version=if_version, wait_s=wait, key=key)
+    _show(left, as_json=as_json)
+    return _waited(left, wait)
+
+
+class _ListsUnlessTold(click.Group):
+    """Options without a command are those of `list`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@cli.group(cls=_ListsUnlessTold)
+def reservations() -> None:
+    """List reservations, or look at one. You see your own; staff see everybody's.
+
+    \b
+    innbox reservations                                       the same as: list
+    innbox reservations --status confirmed --from today
+    innbox reservations show 12
+    innbox reservations history 12
+    innbox reservations watch 12
+    """
+
+
+@reservations.command("list")
+@click.option("--status", type=click.Choice(STATUSES, case_sensitive=False))
+@click.option("--room", type=click.IntRange(min=1), help="A room's id.")
+@click.option("--from", "from_on", type=Day(), is_eager=True, help="Check-in on this day or later.")
+@click.option("--to", "to_on", type=Day(behind="from_on"), help="Check-in on this day or earlier.")
+@click.option("--member", type=click.IntRange(min=1), help="Whose, if you are staff.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
+)
+@as_json
+@asks
+def list_(
+    innbox: Innbox,
+    status: str | None,
+    room: int | None,
+    from_on: date | None,
+    to_on: date | None,
+    member: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List reservations, the newest first."""
+    filters: Filters = {}
+    if status:
+        filters["status"] = status
+    if room:
+        filters["room_id"] = room
+    if from_on:
+        filters["check_in_from"] = from_on
+    if to_on:
+        filters["check_in_to"] = to_on
+    if member:
+        filters["member_id"] = member
+    found = list(islice(innbox.reservations(**filters), limit))
+    if as_json:
+        print_json({"reservations": msgspec.to_builtins(found)})
+        return
+    columns = ("id", "member", "room", "check-in", "check-out", "status", "reason")
+    print_table("Reservations", columns, [_row(one) for one in found])
+
+
+@reservations.command()
+@_id
+@as_json
+@asks
+def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
+    """Show one reservation."""
+    _show(innbox.get(reservation_id), as_json=as_json)
+
+
+@reservations.command()
+@_id
+@as_json
+@asks
+def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
+    """Show what became of one, and by whom, oldest first."""
+    found = innbox.history(reservation_id)
+    if as_json:
+        print_json({"history": msgspec.to_builtins(found)})
+        return
+    columns = ("version", "at", "status", "by", "reason", "trace")
+    rows = [(*_told(one), one.trace_id) for one in found]
+    print_table(f"History of reservation {reservation_id}", columns, rows)
+
+
+@reservations.command()
+@_id
+@click.option("--until-answered", is_flag=True, help="End when the rooms have answered.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@asks
+def watch(innbox: Innbox, reservation_id: int, until_answered: bool, as_json: bool) -> None:
+    """Follow one as it changes, from its beginning, until nothing can come any more or Ctrl-C."""
+    for one in innbox.events(reservation_id):
+        if as_json:
+            click.echo(msgspec.json.encode(one))
+        else:
+            click.echo("  ".join(str(word) for word in _told(one) if word is not None))
+        if until_answered and not one.open:
+            return
+
+
+def _waited(one: Reservation, wait_s: int | None) -> int:
+    """Say so if the rooms have not answered while somebody waited for them."""
+    if not (wait_s and one.open):
+        return 0
+    say(f"Accepted, but the rooms have not answered yet: innbox reservations watch {one.id}")
+    return UNANSWERED
+
+
+def _show(one: Reservation, *, as_json: bool) -> None:
+    if as_json:
+        print_json(msgspec.to_builtins(one))
+        return
+    rows = [
+        ("status", one.status),
+        *([("reason", one.reason)] if one.reason else []),
+        ("member", one.member_id),
+        ("room", one.room_id),
+        ("check-in", shown(one.check_in)),
+        ("check-out", shown(one.check_out)),
+        ("version", one.version),
+        ("created", shown_instant(one.created_at)),
+        ("updated", shown_instant(one.updated_at)),
+    ]
+    print_table(f"Reservation {one.id}", ("", ""), rows)
+
+
+def _row(one: Reservation) -> Sequence[object]:
+    days = (shown(one.check_in), shown(one.check_out))
+    return (one.id, one.member_id, one.room_id, *days, one.status, one.reason)
+
+
+def _told(one: Transition) -> Sequence[object]:
+    return (one.version, shown_instant(one.at), one.status, one.by, one.reason)
