@@ -1,6 +1,6 @@
 # Everything here needs Python 3.11 or newer with pip, make, and the package registries. Nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench format clean
+.PHONY: help demo up test check audit bench format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,10 @@ check: $(READY)  ## Format, lint, types, import contracts and the tests that nee
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/pytest -m unit -q
+
+audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what cannot be asked fails
+	@$(UV) export --quiet --frozen --all-extras --no-emit-project --output-file $(VENV)/locked.txt
+	$(RUN)/pip-audit --strict --requirement $(VENV)/locked.txt --disable-pip --require-hashes
 
 BENCHES := relay "relay --mode exactly-once" latency "latency --mode exactly-once" writers contention consumer cost \
 	end-to-end growth

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, make_url, text
 
-from api.auth import sign
+from api.auth import READ, WRITE, sign
 from api.process import Server, listening
 from runtime.settings import Settings
 from tests.waiting import eventually
@@ -39,7 +39,9 @@ class Api:
     clients: ExitStack = field(default_factory=ExitStack)
 
     def member(self, member: int = ME, *scopes: str) -> httpx.Client:
-        return self.client({"Authorization": f"Bearer {sign(self.settings, member, scopes)}"})
+        """Return a client of a member who may reserve, or exactly what is named."""
+        token = sign(self.settings, member, scopes or (READ, WRITE))
+        return self.client({"Authorization": f"Bearer {token}"})
 
     def client(self, headers: dict[str, str]) -> httpx.Client:
         client = httpx.Client(base_url=self.url, headers=headers, timeout=30)

@@ -102,6 +102,12 @@ def settings(servers: Servers, database_url: str) -> Settings:
     return settings
 
 
+@pytest.fixture(params=["at-least-once", "exactly-once"])
+def relaying(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """The settings with each way of relaying; the test runs once for each."""
+    return settings.model_copy(update={"relay_mode": request.param})
+
+
 def a_configuration(servers: Servers, database_url: str, **changes: object) -> Settings:
     """Settings that wait shortly, since tests wait for what must happen and not for time."""
     defaults: dict[str, object] = {

@@ -52,7 +52,7 @@ class Running:
 @contextmanager
 def a_relay(settings: Settings) -> Iterator[Running]:
     """A relay in a thread, stopped and joined at the end."""
-    engine = direct_engine(settings, settings.database_url, "relay")
+    engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     running = Running()
     relay = Relay(engine, settings, running.health, running.stop)
     thread = Thread(target=relay.run)
@@ -83,6 +83,14 @@ def a_relay_process(name: str, settings: Settings, log: Path) -> Iterator[subpro
 def the_shard(engine: Engine) -> Shard:
     with engine.connect() as connection:
         (shard,) = outbox.shards(connection)
+    return shard
+
+
+def claimed(engine: Engine) -> Shard:
+    """The shard, in the hand of a relay that is only a name."""
+    with engine.begin() as connection:
+        shard = outbox.claim(connection, "a relay", lease_s=60)
+    assert shard
     return shard
 
 

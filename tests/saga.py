@@ -20,14 +20,23 @@ from domain import messages
 from domain.answers import Answer
 from domain.messages import Envelope
 from domain.reservations import store
-from domain.reservations.model import NewReservation, Reservation, Status, cancel
+from domain.reservations.model import (
+    Cause,
+    NewReservation,
+    Reservation,
+    Status,
+    by_member,
+    cancel,
+)
 from domain.rooms import calendar
+from domain.rooms.change import Change, Changed, NightsSet, nights_of
 from domain.stay import Stay
 from relay.publisher import producer_properties
 from relay.sharing import Relay
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Context, Settings
+from tests.wishes import reserved
 
 ALPINE, SEASIDE = 7, 8
 EVE = date(2026, 12, 24)
@@ -42,7 +51,23 @@ def open_rooms(engine: Engine, capacity: int = 2) -> None:
     """Open both rooms from Christmas Eve to New Year."""
     with engine.begin() as connection:
         for room_id in (ALPINE, SEASIDE):
-            calendar.set_nights(connection, room_id, EVE, NEW_YEAR, capacity)
+            opened = set_nights(connection, room_id, EVE, NEW_YEAR, capacity)
+            assert opened == NightsSet(8)
+
+
+def set_nights(
+    connection: Connection,
+    room_id: int,
+    from_on: date,
+    until_on: date,
+    capacity: int,
+    *,
+    name: str | None = None,
+) -> Changed:
+    """Open the nights of [from_on, until_on), or change how many rooms they have, as the routes do."""
+    asked = Change(room_id, nights_of(from_on, until_on), capacity, name=name)
+    [outcome] = calendar.change_nights(connection, [asked])
+    return outcome
 
 
 def a_reserve(
@@ -90,7 +115,7 @@ def a_reservation(engine: Engine, *, room_id: int = ALPINE, stay: Stay = CHRISTM
     request = messages.room_reserve(1, room_id, stay)
     with engine.begin() as connection:
         wish = NewReservation(ANN, room_id, stay)
-        reservation = store.insert(connection, wish, request.message_id)
+        reservation = reserved(connection, wish, Cause(request.message_id, by_member(ANN)))
         ours = messages.room_reserve(reservation.id, room_id, stay, request.message_id)
         outbox.append(connection, [ours])
     return reservation
@@ -105,7 +130,8 @@ def cancel_reservation(engine: Engine, reservation_id: int) -> None:
                 request = messages.room_cancel(
                     reservation_id, reservation.room_id, reservation.stay
                 )
-                store.save_transitions(connection, [(cancelling, request.message_id)])
+                cause = Cause(request.message_id, by_member(ANN))
+                store.save_transitions(connection, [(cancelling, cause)])
                 outbox.append(connection, [request])
 
 
@@ -142,7 +168,7 @@ def a_consumer(
 @contextmanager
 def a_relay(settings: Settings, context: Context = "reservations") -> Iterator[None]:
     """A relay of this context's database in a thread, stopped and joined at the end."""
-    engine = direct_engine(settings, settings.database_of(context), "relay")
+    engine = direct_engine(settings, settings.database_of(context), "relay", "innbox_relay")
     stop = Event()
     with _in_a_thread(Relay(engine, settings, Health(), stop), stop):
         yield
@@ -172,9 +198,8 @@ def allocations(engine: Engine) -> dict[int, str]:
 
 
 def statuses(engine: Engine, ids: Sequence[int]) -> list[Status]:
-    with engine.connect() as connection:
-        found = store.statuses(connection, ids)
-    return [found[id_] for id_ in ids]
+    found = dict(_rows(engine, "SELECT id, status FROM reservations.reservation"))
+    return [Status(found[id_]) for id_ in ids]
 
 
 def answers(engine: Engine) -> list[tuple[int, str]]:

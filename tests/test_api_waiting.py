@@ -18,7 +18,7 @@ from api import waiting
 from api.waiting import Waiters, wait_s
 from domain.answers import Answer, RoomResult
 from domain.reservations import store
-from domain.reservations.model import Reservation, Status, settle
+from domain.reservations.model import ROOMS, Cause, Reservation, Status, settle
 from domain.reservations.store import SETTLED_CHANNEL
 from domain.stay import Stay
 from outbox import Doorbell
@@ -326,7 +326,7 @@ def settled(engine: Engine, reservation_id: int, answer: Answer = Answer.SUCCESS
         result = RoomResult(reservation_id, answer, "", uuid4())
         outcome = settle(reservation, result)
         assert isinstance(outcome, Reservation)
-        store.save_transitions(connection, [(outcome, result.message_id)])
+        store.save_transitions(connection, [(outcome, Cause(result.message_id, ROOMS))])
     return reservation_id
 
 

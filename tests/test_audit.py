@@ -61,7 +61,7 @@ class System:
     @contextmanager
     def owning(self) -> Iterator[tuple[Connection, outbox.Shard]]:
         url = self.engine.url.render_as_string(hide_password=False)
-        with direct_engine(self.settings, url, "relay").connect() as connection:
+        with direct_engine(self.settings, url, "relay", "innbox_relay").connect() as connection:
             outbox.prepare_session(connection)
             shard = outbox.claim(connection, "test", lease_s=60)
             assert shard
@@ -175,6 +175,7 @@ def test_a_skipped_message_that_is_replayed_later_has_overtaken_nobody(system: S
     with system.owning() as (connection, shard):
         reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
         outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
+    with system.engine.begin() as connection:
         outbox.skip_message(connection, refused.key, skipped_by="a test")
     system.relay(lambda rows: system.produce(rows[1:]))
     system.produce(reading.rows)

@@ -20,6 +20,7 @@ from ops.bench import (
     Comparison,
     Measured,
     Times,
+    bench_api,
     bench_consumer,
     bench_contention,
     bench_cost,
@@ -171,6 +172,19 @@ def test_end_to_end_has_a_result_for_every_request(settings: Settings, tmp_path:
     assert found["reservations_per_s"] > 0
     assert_ordered(found, "p50_ms", "p99_ms", "max_ms")
     assert found["machine"]["cpus"]
+
+
+def test_api_is_compared_with_pgbench_and_shown_beside_its_floor(
+    settings: Settings, tmp_path: Path
+) -> None:
+    found = bench_api(settings, tmp_path, nobody, callers=3, seconds=1, rounds=1, rate=50).as_dict()
+    assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
+    assert found["ratio"] > 0
+    assert found["contrasts"].keys() == {"one_process", "pipelined", "floor"}
+    assert_ordered(found, "p50_ms", "p99_ms")
+    assert [each["count"] > 0 for each in found["rates"]] == [True, True]
+    # What the callers themselves cost is little beside a request.
+    assert 0 < found["caller_us"] < 1_000
 
 
 def test_a_made_message_is_what_append_makes(engine: Engine) -> None:

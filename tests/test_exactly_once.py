@@ -325,7 +325,7 @@ def test_an_outage_that_outlasts_the_transaction_is_waited_out_and_shown(
 @contextmanager
 def a_shard(settings: Settings) -> Iterator[tuple[Connection, Shard, Publisher]]:
     """The one shard, claimed and resumed as a relay does it, without the relay."""
-    engine = direct_engine(settings, settings.database_url, "relay")
+    engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     with engine.connect() as connection:
         outbox.prepare_session(connection)
         shard = outbox.claim(connection, "a test", lease_s=settings.lease_s)

@@ -186,7 +186,7 @@ def test_reset_erases_what_was_made_here_and_nothing_else(data: Path) -> None:
 def test_what_up_leaves_is_ours_and_goes_with_a_reset(data: Path) -> None:
     """Also where the servers were somebody else's, so that nothing marks the directory."""
     (data / "logs").mkdir(parents=True)
-    ours = ("jwt.key", "jwt.1234", "up.lock", "logs/api.log", "logs/relay-rooms.log")
+    ours = ("jwt.key", "jwt.1234", "up.lock", "api.url", "logs/api.log", "logs/relay-rooms.log")
     for name in ours:
         (data / name).touch()
 

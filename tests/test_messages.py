@@ -1,5 +1,6 @@
 """The wire: what other services read and write, byte for byte."""
 
+from dataclasses import replace
 from datetime import date
 from uuid import UUID
 
@@ -37,6 +38,17 @@ def test_a_reserve_is_these_bytes() -> None:
     assert envelope == messages.Envelope(
         MESSAGE, "room-reserve", "7", "innbox.room.reserve.v1", "/innbox/reservations", ASKED
     )
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1) | st.just(2**63 - 1))
+def test_a_reserve_whose_id_is_put_in_later_is_the_same(reservation_id: int, room_id: int) -> None:
+    """One definition of the bytes, though one statement draws the id and appends."""
+    later = messages.unnumbered_room_reserve(room_id, CHRISTMAS, MESSAGE)
+    at_once = messages.room_reserve(reservation_id, room_id, CHRISTMAS, MESSAGE)
+
+    assert replace(later.envelope, value=b"") == replace(at_once, value=b"")
+    assert later.head + b"%d" % reservation_id + later.tail == at_once.value
+    assert len(later.envelope.value) >= len(at_once.value)
 
 
 def test_a_cancel_is_these_bytes() -> None:

@@ -1,6 +1,7 @@
 """Appending: in the caller's transaction and no other, and nothing that could not be published."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import msgspec
@@ -189,6 +190,56 @@ def test_a_class_of_the_callers_own_will_do(engine: Engine) -> None:
 def declare(engine: Engine, topics: dict[str, int]) -> None:
     with engine.begin() as connection:
         outbox.declare_topics(connection, topics)
+
+
+# Within a statement of the caller's own.
+
+ROW_AND_MESSAGE = text(f"""
+    WITH made AS (
+        INSERT INTO made (word) SELECT CAST(:word AS text) RETURNING id
+    ), appended AS (
+        {outbox.append_within(value="convert_to(CAST(id AS text), 'UTF8')", rows="made")}
+    )
+    SELECT id FROM made
+""")
+
+
+def test_a_message_that_says_what_its_statement_draws(
+    engine: Engine, connection: Connection
+) -> None:
+    """It is what `append` would have made of it, and the doorbell is rung for it."""
+    message = a_message()
+    connection.execute(
+        text("CREATE TABLE made (id bigint GENERATED ALWAYS AS IDENTITY, word text)")
+    )
+    binds = outbox.binds_within(connection, message, headers={"shade": "blue"})
+    assert connection.scalar(ROW_AND_MESSAGE, {"word": "one", **binds}) == 1
+    assert connection.info.pop("outbox.rings")
+    outbox.append(connection, [replace(message, value=b"1")], headers={"shade": "blue"})
+    within, appended = connection.execute(
+        text("SELECT topic, key, key_hash, value, headers FROM outbox.message ORDER BY position")
+    ).all()
+
+    assert within[:4] == appended[:4]
+    assert within.headers | {"ce_time": ""} == appended.headers | {"ce_time": ""}
+    assert list(within.headers) == list(appended.headers)
+    connection.rollback()
+    assert stored(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("unfit", "refusal"),
+    [
+        ({"topic": "nowhere"}, UnknownTopic),
+        ({"key": ""}, KeyMissing),
+        ({"value": bytes(VALUE_BYTES_MAX + 1)}, ValueTooLarge),
+    ],
+)
+def test_what_append_refuses_is_refused_within_a_statement_too(
+    connection: Connection, unfit: dict[str, object], refusal: type[OutboxError]
+) -> None:
+    with pytest.raises(refusal):
+        outbox.binds_within(connection, replace(a_message(), **unfit))  # type: ignore[arg-type]
 
 
 def appended_in(connection: Connection) -> list[UUID]:

@@ -96,7 +96,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
             stop.set()
 
     monkeypatch.setattr(Publisher, "flush", stop_in_the_second_reading)
-    relay_engine = direct_engine(settings, settings.database_url, "relay")
+    relay_engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     Relay(relay_engine, settings, Health(), stop).run()
 
     left = the_shard(engine)

@@ -1,22 +1,20 @@
 """Reservations and idempotency keys in a real Postgres."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from uuid import UUID
 
 import pytest
 from psycopg.errors import CheckViolation
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from consumers import timeouts
 from domain.answers import Answer, RoomResult
-from domain.reservations import idempotency, store
-from domain.reservations.idempotency import Claimed, InFlight, Mismatch, Replay
+from domain.reservations import reading, store
 from domain.reservations.model import (
     REDRIVEN,
+    Cause,
     NewReservation,
     Reservation,
     Status,
@@ -24,7 +22,9 @@ from domain.reservations.model import (
     redrive,
     settle,
 )
+from domain.reservations.reading import Filter
 from domain.stay import Stay
+from tests.wishes import reserved
 
 CHRISTMAS = Stay(date(2026, 12, 24), date(2026, 12, 27))
 ANN, BEN = 42, 43
@@ -35,7 +35,7 @@ HASH, OTHER_HASH = b"\1" * 32, b"\2" * 32
 
 def a_reservation(connection: Connection, *, member_id: int = ANN, message: int = 1) -> Reservation:
     wish = NewReservation(member_id, ALPINE, CHRISTMAS)
-    return store.insert(connection, wish, UUID(int=message))
+    return reserved(connection, wish, Cause(UUID(int=message)))
 
 
 def reservations(engine: Engine, count: int) -> list[Reservation]:
@@ -58,7 +58,9 @@ def cancelled(reservation: Reservation) -> Reservation:
 def save(engine: Engine, moved: Sequence[tuple[Reservation, int]]) -> list[Reservation]:
     with engine.begin() as connection:
         store.lock(connection, [one.id for one, _ in moved])
-        return store.save_transitions(connection, [(one, UUID(int=id_)) for one, id_ in moved])
+        return store.save_transitions(
+            connection, [(one, Cause(UUID(int=id_))) for one, id_ in moved]
+        )
 
 
 def history(engine: Engine, reservation_id: int) -> list[tuple[int, str, str | None, UUID]]:
@@ -111,8 +113,8 @@ def test_a_members_list_is_paged_newest_first(engine: Engine) -> None:
         first, second, third = (a_reservation(connection) for _ in range(3))
         a_reservation(connection, member_id=BEN)
 
-        page = store.list_of_member(connection, ANN, None, 2)
-        rest = store.list_of_member(connection, ANN, page[-1].id, 2)
+        page = reading.page(connection, Filter(ANN), None, 2)
+        rest = reading.page(connection, Filter(ANN), page[-1].id, 2)
 
     assert page == [third, second]
     assert rest == [first]
@@ -147,9 +149,9 @@ def test_hundreds_of_reservations_are_settled_by_one_statement(engine: Engine) -
     saved = save(engine, [(one, 1_000 + one.id) for one in settled])
 
     with engine.connect() as connection:
-        stored = store.statuses(connection, [one.id for one in pending])
+        found = reading.page(connection, Filter(ANN), None, len(pending))
         assert [store.get(connection, one.id) for one in saved[:2]] == saved[:2]
-    assert stored == {one.id: one.status for one in settled}
+    assert [one.status for one in reversed(found)] == [one.status for one in settled]
     assert history(engine, saved[1].id)[-1] == (
         2,
         "REJECTED",
@@ -228,132 +230,6 @@ def test_postgres_itself_refuses_what_no_reservation_can_be(
 
     assert isinstance(refused.value.orig, CheckViolation)
     assert refused.value.orig.diag.constraint_name == constraint
-
-
-# Idempotency keys.
-
-
-def claim(connection: Connection, *, member_id: int = ANN, request_hash: bytes = HASH) -> object:
-    return idempotency.claim_key(connection, member_id, "christmas", request_hash)
-
-
-def answer(connection: Connection, *, reservation_id: int = 1) -> None:
-    idempotency.answer_key(
-        connection, ANN, "christmas", reservation_id=reservation_id, status=202, body=b"{}"
-    )
-
-
-def test_a_key_is_claimed_once_and_then_replayed(engine: Engine) -> None:
-    with engine.begin() as connection:
-        assert claim(connection) == Claimed()
-        answer(connection, reservation_id=5)
-
-    with engine.begin() as connection:
-        assert claim(connection) == Replay(5, 202, b"{}")
-
-
-def test_a_key_belongs_to_its_member(engine: Engine) -> None:
-    with engine.begin() as of_ann, engine.begin() as of_ben:
-        assert claim(of_ann, member_id=ANN) == Claimed()
-        assert claim(of_ben, member_id=BEN) == Claimed()
-
-
-def test_a_key_used_for_another_request_is_a_mismatch(engine: Engine) -> None:
-    with engine.begin() as connection:
-        claim(connection)
-        answer(connection)
-
-    with engine.begin() as connection:
-        assert claim(connection, request_hash=OTHER_HASH) == Mismatch()
-
-
-def test_the_same_key_at_the_same_time_is_in_flight_and_nobody_waits(engine: Engine) -> None:
-    """Both transactions are this thread's: had the second waited, the test would hang."""
-    with engine.begin() as first, engine.begin() as second:
-        second.execute(text("SET LOCAL lock_timeout = '5s'"))
-        assert claim(first) == Claimed()
-        assert claim(second) == InFlight()
-
-
-def test_a_key_is_free_again_after_a_rollback(engine: Engine) -> None:
-    with engine.connect() as connection:
-        assert claim(connection) == Claimed()
-        connection.rollback()
-        assert claim(connection) == Claimed()
-        connection.rollback()
-
-
-def test_two_replays_at_the_same_time_both_get_the_answer(engine: Engine) -> None:
-    """Holding the lock is no reason to withhold an answer that is there."""
-    with engine.begin() as connection:
-        claim(connection)
-        answer(connection)
-
-    with engine.begin() as first, engine.begin() as second:
-        assert claim(first) == claim(second) == Replay(1, 202, b"{}")
-
-
-def test_of_many_at_once_exactly_one_claims(engine: Engine) -> None:
-    def attempt(number: int) -> object:
-        with engine.begin() as connection:
-            claimed = claim(connection)
-            if claimed == Claimed():
-                answer(connection, reservation_id=number)
-            return claimed
-
-    for _ in range(20):
-        with ThreadPoolExecutor(5) as pool:
-            outcomes = list(pool.map(attempt, range(1, 11)))
-        winners = [number for number, one in enumerate(outcomes, 1) if one == Claimed()]
-        [winner] = winners
-        others = [one for one in outcomes if one != Claimed()]
-        assert all(one in {InFlight(), Replay(winner, 202, b"{}")} for one in others)
-        forget_all(engine)
-
-
-def forget_all(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("TRUNCATE reservations.idempotency_key"))
-
-
-def test_answering_a_key_that_was_never_claimed_is_a_broken_rule(engine: Engine) -> None:
-    with pytest.raises(AssertionError), engine.begin() as connection:
-        answer(connection)
-
-
-def test_old_keys_are_forgotten(engine: Engine) -> None:
-    with engine.begin() as connection:
-        claim(connection)
-        answer(connection)
-        connection.execute(
-            text("UPDATE reservations.idempotency_key SET created_at = now() - interval '25 hours'")
-        )
-
-        assert idempotency.forget_keys(connection, 26 * HOUR_S, 10) == 0
-        assert idempotency.forget_keys(connection, 24.9 * HOUR_S, 10) == 1
-
-
-def test_keys_are_forgotten_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each in a transaction of its own, so that no statement grows with what is old."""
-    monkeypatch.setattr(timeouts, "FORGOTTEN_AT_ONCE", 2)
-    with engine.begin() as connection:
-        for member_id in range(1, 6):
-            claim(connection, member_id=member_id)
-        aged = "UPDATE reservations.idempotency_key SET created_at = now() - interval '1 minute'"
-        connection.execute(text(aged))
-        claim(connection, member_id=6)
-    parts = 0
-
-    @event.listens_for(engine, "commit")
-    def count(_: Connection) -> None:
-        nonlocal parts
-        parts += 1
-
-    assert timeouts.forget_keys_once(engine, HOUR_S) == 0
-    assert timeouts.forget_keys_once(engine, 30.0) == 5
-    assert parts == 1 + 3
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT member_id FROM reservations.idempotency_key")) == 6
 
 
 def test_a_saved_reservation_carries_the_databases_time(engine: Engine) -> None:

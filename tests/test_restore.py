@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, text
@@ -32,7 +33,7 @@ from outbox import (
     TransactionIdsRestarted,
 )
 from relay.housekeeping import keep_house_once
-from runtime.database import direct_engine
+from runtime.database import Role, direct_engine
 from runtime.settings import Settings
 from tests.conftest import _database
 from tests.kafka_reader import ids
@@ -269,7 +270,7 @@ def test_housekeeping_touches_nothing_until_the_rebase(
 ) -> None:
     """A native message that it moved would look as if it were restored, and be lost."""
     url = restored.url.render_as_string(hide_password=False)
-    house = direct_engine(settings, url, "relay")
+    house = direct_engine(settings, url, "relay", "innbox_relay")
     native = messages_of_keys(3)
     append(restored, *native)
     assert keep_house_once(house, settings) == PartitionChanges([], [])
@@ -359,8 +360,17 @@ def restored_in(servers: Servers, source: Engine, folder: Path) -> Iterator[Engi
     run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={libpq(source.url)}")
     with _database(servers, f"restored_{next(_numbers)}") as url:
         target = create_engine(url, poolclass=NullPool)
-        run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={libpq(target.url)}", dump)
+        make_roles(target)
+        run("pg_restore", "--exit-on-error", f"--dbname={libpq(target.url)}", dump)
         yield target
+
+
+def make_roles(target: Engine) -> None:
+    """Roles are the cluster's and in no dump; a dump grants them what they had."""
+    with target.begin() as connection:
+        there = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
+        for role in set(get_args(Role)) - there:
+            connection.execute(text(f"CREATE ROLE {role}"))
 
 
 def run(program: str, *arguments: str) -> None:

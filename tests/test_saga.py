@@ -22,6 +22,8 @@ from consumers.timeouts import redrive_once
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations.model import Status
 from domain.reservations.store import SETTLED_CHANNEL
+from domain.rooms.calendar import change_nights
+from domain.rooms.change import Change
 from outbox import Doorbell, install_doorbell
 from runtime.settings import Context, Settings
 from tests.saga import (
@@ -117,7 +119,8 @@ class Saga(RuleBasedStateMachine):
         with engine.begin() as connection:
             connection.execute(text("TRUNCATE reservations.reservation CASCADE"))
             connection.execute(text("TRUNCATE rooms.allocation, outbox.message"))
-            connection.execute(text("UPDATE rooms.room_night SET taken = 0"))
+            anew = "taken = 0, closed = false, min_stay = 1, closed_to_departure = false"
+            connection.execute(text(f"UPDATE rooms.room_night SET {anew}"))
 
     @rule(room_id=st.sampled_from([ALPINE, SEASIDE]))
     def reserve(self, room_id: int) -> None:
@@ -133,6 +136,16 @@ class Saga(RuleBasedStateMachine):
         """Bring any messages, among them some that were brought before."""
         if sent := self.sent():
             self.bring(data.draw(st.lists(st.sampled_from(sent), min_size=1, max_size=6)))
+
+    @rule(closed=st.booleans(), min_stay=st.sampled_from([1, 4]), no_departure=st.booleans())
+    def change_the_rules(self, *, closed: bool, min_stay: int, no_departure: bool) -> None:
+        """For who asks from now on; what is held stays held."""
+        days = (*CHRISTMAS.nights, CHRISTMAS.check_out)
+        rules = Change(
+            ALPINE, days, closed=closed, min_stay=min_stay, closed_to_departure=no_departure
+        )
+        with self.engine.begin() as connection:
+            change_nights(connection, [rules])
 
     @rule()
     def ask_again(self) -> None:

@@ -57,8 +57,14 @@ def test_what_is_missing_is_named_with_a_way_out(tmp_path: Path) -> None:
 
 def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     given = load_settings(
-        **SERVERS, jwt_key="a secret", lease_s=3.5, kafka_properties={"debug": "topic"}
+        **SERVERS,
+        jwt_key="a secret",
+        lease_s=3.5,
+        kafka_properties={"debug": "topic"},
+        allowed_hosts="inn.example, *.inn.example",
+        trusted_proxies=("10.0.0.0/8", "::1"),
     )
+    assert given.allowed_hosts == ("inn.example", "*.inn.example")
     for name, value in as_environment(given).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == given

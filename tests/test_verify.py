@@ -24,8 +24,7 @@ from domain import messages
 from domain.answers import Answer
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, TOPICS
 from domain.reservations import model, store
-from domain.reservations.model import NewReservation, Reservation, Status
-from domain.rooms import calendar
+from domain.reservations.model import Cause, NewReservation, Reservation, Status
 from domain.stay import Stay
 from ops.topics import create_topics
 from ops.verify import Finding, Verdict, verify
@@ -35,6 +34,8 @@ from relay.publisher import Publisher
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Context, Settings
+from tests.saga import set_nights
+from tests.wishes import reserved
 
 EVE = date(2026, 12, 24)
 CHRISTMAS = Stay(EVE, EVE + timedelta(days=3))
@@ -58,14 +59,14 @@ class World:
 
     def open(self) -> None:
         with self.rooms.begin() as connection:
-            calendar.set_nights(connection, ALPINE, EVE, EVE + timedelta(days=5), 2)
-            calendar.set_nights(connection, SEASIDE, EVE, EVE + timedelta(days=5), 1)
+            set_nights(connection, ALPINE, EVE, EVE + timedelta(days=5), 2)
+            set_nights(connection, SEASIDE, EVE, EVE + timedelta(days=5), 1)
 
     def reserve(self, room_id: int = ALPINE) -> int:
         message_id = uuid4()
         with self.reservations.begin() as connection:
             new = NewReservation(member_id=1, room_id=room_id, stay=CHRISTMAS)
-            reservation = store.insert(connection, new, message_id)
+            reservation = reserved(connection, new, Cause(message_id))
             request = messages.room_reserve(reservation.id, room_id, CHRISTMAS, message_id)
             outbox.append(connection, [request])
         return reservation.id
@@ -74,7 +75,7 @@ class World:
         message_id = uuid4()
         with self.reservations.begin() as connection:
             changed = into(store.lock(connection, [reservation_id])[reservation_id])
-            store.save_transitions(connection, [(changed, message_id)])
+            store.save_transitions(connection, [(changed, Cause(message_id))])
             wanted = request(changed.id, changed.room_id, changed.stay, message_id)
             outbox.append(connection, [wanted])
 
@@ -102,7 +103,7 @@ class World:
         """Publish all that is committed, by the real relay or, with `publish`, in another way."""
         contexts: tuple[Context, ...] = ("reservations", "rooms")
         for url in {self.settings.database_of(context) for context in contexts}:
-            engine = direct_engine(self.settings, url, "relay")
+            engine = direct_engine(self.settings, url, "relay", "innbox_relay")
             with engine.connect() as connection:
                 outbox.prepare_session(connection)
                 shard = outbox.claim(connection, "test", lease_s=60)

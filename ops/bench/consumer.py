@@ -14,7 +14,8 @@ from sqlalchemy.pool import NullPool
 from consumers.rooms import RoomsHandler
 from consumers.runner import Runner
 from domain import messages
-from domain.rooms.calendar import set_nights
+from domain.rooms.calendar import change_nights
+from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
 from ops.bench.ground import scratch
 from ops.bench.measure import Comparison, Measured, rate
@@ -94,7 +95,9 @@ def _fill(settings: Settings, opens_on: date, first: int, count: int) -> None:
 
 def _open_rooms(url: str, opens_on: date) -> None:
     with create_engine(url, poolclass=NullPool).begin() as connection:
-        for room in range(1, ROOMS + 1):
-            until = opens_on + timedelta(days=NIGHTS)
-            set_nights(connection, room, opens_on, until, 100_000, name=f"Room {room}")
+        nights = nights_of(opens_on, opens_on + timedelta(days=NIGHTS))
+        rooms = range(1, ROOMS + 1)
+        asked = [Change(room, nights, capacity=100_000, name=f"Room {room}") for room in rooms]
+        opened = change_nights(connection, asked)
+        assert all(isinstance(one, NightsSet) for one in opened), "the rooms are new"
         connection.execute(text("ANALYZE rooms.room_night"))

@@ -75,11 +75,11 @@ def _reserve(
     stack: Running, clients: int, name: str, count: int, report: Report
 ) -> Sequence[Stayed]:
     """Carry wishes out; raises `CommandError` if one has no final status in time."""
-    guests = Guests(stack.api_url, stack.settings, clients=clients)
     stories = []
-    for story in guests.carry_out([_wish(name, number) for number in range(count)]):
-        stories.append(story)
-        report(f"reserving ({name})", len(stories), count)
+    with Guests(stack.api_url, stack.settings, clients=clients) as guests:
+        for story in guests.carry_out([_wish(name, number) for number in range(count)]):
+            stories.append(story)
+            report(f"reserving ({name})", len(stories), count)
     if without := sum(not story.has_result for story in stories):
         raise CommandError(f"{without} of {count} reservations had no result in time")
     return stories

@@ -1,0 +1,143 @@
+"""The bulk load over HTTP, and the search over all rooms, on a hotel of a thousand kinds of rooms.
+
+Nights come in the order of their dates, as a price list does: those of a room lie far apart on the disk,
+which is the worst order for a search. One in twenty is sold out, some have rules.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from secrets import token_urlsafe
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import httpx
+import msgspec
+from pydantic import SecretStr
+from sqlalchemy import Connection, text
+
+from api.auth import INVENTORY, sign
+from domain.rooms.search import SEARCH
+from ops.bench.ground import processes, scratch, session
+from ops.bench.measure import Measured
+from ops.errors import CommandError
+from ops.ports import free_port
+from ops.progress import Report
+from ops.supervisor import children_of
+from runtime.settings import Settings
+
+OPENS_ON = date(2030, 1, 1)
+LENGTHS = (1, 7, 30)
+PAGE_SIZE = 100
+LOOKS = 5
+
+_TIMEOUT_S = 600.0
+_SELL = text(
+    "UPDATE rooms.room_night SET taken = capacity WHERE (room_id + (night - :day)) % 20 = 0"
+)
+_CLOSE = text("UPDATE rooms.room_night SET closed = true WHERE night = :day")
+_OPEN = text("UPDATE rooms.room_night SET closed = false WHERE closed")
+_EXPLAIN = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {SEARCH}")
+
+
+def bench_inventory(
+    settings: Settings, logs: Path, report: Report, *, rooms: int, nights: int
+) -> Measured:
+    """Load every night by a line of its own, in both formats; then look for stays in all rooms."""
+    figures: dict[str, Any] = {"rooms": rooms, "nights": rooms * nights}
+    for kind, write in (("csv", _csv), ("ndjson", _ndjson)):
+        with _served(settings, logs) as (ours, client):
+            for what in ("load", "load_again"):
+                body = _reported(write(rooms, nights), f"{kind}, {what}", nights, report)
+                took_s = _load(client, kind, body, rooms * nights)
+                figures[f"{kind}_{what}_s"] = took_s
+                figures[f"{kind}_{what}_nights_per_s"] = rooms * nights / took_s
+            if kind == "ndjson":
+                with session(ours) as connection:
+                    figures |= _search(connection, nights)
+    return Measured("inventory", figures=figures)
+
+
+@contextmanager
+def _served(settings: Settings, logs: Path) -> Iterator[tuple[Settings, httpx.Client]]:
+    """An API as it is deployed, on a database of its own, and staff who may change the inventory."""
+    of_this_run = {
+        "environment": "development",
+        "jwt_algorithm": "HS256",
+        "jwt_key": SecretStr(token_urlsafe(48)),
+        "api_port": free_port(settings.host),
+    }
+    with scratch(settings.model_copy(update=of_this_run)) as ours:
+        api = [child for child in children_of(ours, logs) if child.name == "api"]
+        token = {"Authorization": f"Bearer {sign(ours, 1, (INVENTORY,))}"}
+        url = f"http://{ours.host}:{ours.api_port}"
+        with (
+            processes(ours, api),
+            httpx.Client(base_url=url, headers=token, timeout=_TIMEOUT_S) as client,
+        ):
+            yield ours, client
+
+
+def _load(client: httpx.Client, kind: str, body: Iterator[bytes], expected: int) -> float:
+    """Return the seconds until the last answer; raises `CommandError` unless all was applied."""
+    types = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+    began_at = perf_counter()
+    headers = {"Content-Type": types[kind]}
+    with client.stream("POST", "/v1/inventory", content=body, headers=headers) as response:
+        [last] = deque(response.iter_lines(), maxlen=1)
+    if msgspec.json.decode(last).get("applied") != expected:
+        raise CommandError(f"not all was applied: {last}")
+    return perf_counter() - began_at
+
+
+def _search(connection: Connection, nights: int) -> dict[str, float]:
+    """Time the very statement in Postgres: a page of any rooms, and one for which no room is bookable."""
+    connection.execute(_SELL, {"day": OPENS_ON})
+    connection.execute(text("VACUUM ANALYZE rooms.room, rooms.room_night"))
+    figures = {}
+    for length in (length for length in LENGTHS if length < nights):
+        figures[f"search_{length}_nights_page_ms"] = _looked(connection, length, bookable=None)
+        connection.execute(_CLOSE, {"day": OPENS_ON})
+        figures[f"search_{length}_nights_all_rooms_ms"] = _looked(connection, length, bookable=True)
+        connection.execute(_OPEN)
+    return figures
+
+
+def _looked(connection: Connection, length: int, *, bookable: bool | None) -> float:
+    asked = {
+        "check_in": OPENS_ON,
+        "check_out": OPENS_ON + timedelta(days=length),
+        "length": length,
+        "after": 0,
+        "bookable": bookable,
+        "limit": PAGE_SIZE + 1,
+    }
+    return median(
+        float(connection.execute(_EXPLAIN, asked).scalar_one()[0]["Execution Time"])
+        for _ in range(LOOKS)
+    )
+
+
+def _reported(days: Iterator[bytes], what: str, total: int, report: Report) -> Iterator[bytes]:
+    for done, day in enumerate(days):
+        report(what, done, total)
+        yield day
+    report(what, total, total)
+
+
+def _csv(rooms: int, nights: int) -> Iterator[bytes]:
+    for day in range(nights):
+        on = OPENS_ON + timedelta(days=day)
+        lines = [f"{room},{on},5,false,1\n" for room in range(1, rooms + 1)]
+        header = "roomId,night,capacity,closed,minStay\n" if day == 0 else ""
+        yield (header + "".join(lines)).encode()
+
+
+def _ndjson(rooms: int, nights: int) -> Iterator[bytes]:
+    for day in range(nights):
+        on = OPENS_ON + timedelta(days=day)
+        rest = f'"night":"{on}","capacity":5,"closed":false,"minStay":1}}\n'
+        yield "".join(f'{{"roomId":{room},{rest}' for room in range(1, rooms + 1)).encode()

@@ -1,0 +1,125 @@
+"""Nobody can take more than their share: requests per second of each member."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.auth import STAFF, sign
+from api.limits import Pace, TooManyRequests
+from tests.api_client import ANOTHER, ME, Api, an_api
+
+
+@pytest.fixture
+def api(database_url: str) -> Iterator[Api]:
+    # One in a thousand seconds: none comes back while the test runs.
+    with an_api(database_url, requests_per_s_max=0.001, requests_burst_max=3) as api:
+        yield api
+
+
+def test_who_asks_too_fast_is_told_to_wait_and_nobody_else_is(api: Api) -> None:
+    statuses = [api.member().get("/v1/reservations").status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+
+    refused = api.member().get("/v1/reservations")
+    assert refused.json()["type"] == "/problems/too-many-requests"
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert 990 <= int(refused.headers["Retry-After"]) <= 1000
+    assert api.member(ANOTHER).get("/v1/reservations").status_code == 200
+
+
+def test_it_is_the_member_that_counts_whatever_the_token_may_and_the_request_asks(
+    api: Api,
+) -> None:
+    for scopes in ((), (STAFF,), ("housekeeping",)):
+        api.member(ME, *scopes).get("/v1/rooms")
+
+    assert api.member(ME, STAFF).get("/v1/reservations/1").status_code == 429
+    assert api.member(ME).post("/v1/reservations", content=b"{").status_code == 429
+
+
+def test_who_is_not_known_uses_up_nobodys_share(api: Api) -> None:
+    expired = {"Authorization": f"Bearer {sign(api.settings, ME, lifetime_s=-60)}"}
+    for _ in range(5):
+        response = httpx.get(f"{api.url}/v1/reservations", headers=expired)
+        assert response.status_code == 401
+
+    assert api.member().get("/v1/reservations").status_code == 200
+
+
+def test_the_platform_is_never_told_to_wait(api: Api) -> None:
+    for _ in range(5):
+        assert httpx.get(f"{api.url}/healthz/live").status_code == 200
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.unit
+def test_after_a_pause_so_many_at_once_and_then_one_by_one() -> None:
+    clock = Clock()
+    pace = Pace(2, 4, clock=clock)
+
+    assert [admitted(pace) for _ in range(6)] == [True] * 4 + [False] * 2
+    clock.now += 0.5
+    assert [admitted(pace) for _ in range(2)] == [True, False]
+    clock.now += 100
+    assert [admitted(pace) for _ in range(6)] == [True] * 4 + [False] * 2
+
+
+@pytest.mark.unit
+def test_who_waits_as_long_as_told_is_admitted() -> None:
+    clock = Clock()
+    pace = Pace(4, 2, clock=clock)
+    pace.admit(ME)
+    pace.admit(ME)
+    with pytest.raises(TooManyRequests) as refused:
+        pace.admit(ME)
+    assert refused.value.wait_s == 0.25
+
+    clock.now += 0.25
+    assert admitted(pace)
+
+
+@pytest.mark.unit
+def test_the_members_that_were_not_seen_for_longest_are_forgotten_first() -> None:
+    pace = Pace(1, 2, members_max=2, clock=Clock())
+
+    assert [admitted(pace, member) for member in (1, 2, 1, 3, 1)] == [True] * 4 + [False]
+    assert [admitted(pace, 2) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.unit
+@given(
+    rate=st.sampled_from([0.5, 1, 2, 8, 64]),
+    burst=st.integers(1, 20),
+    gaps=st.lists(st.sampled_from([0, 0, 0, 1 / 64, 0.25, 1, 5]), max_size=60),
+)
+def test_in_no_span_of_time_more_than_the_burst_and_the_rate(
+    rate: float, burst: int, gaps: list[float]
+) -> None:
+    clock = Clock()
+    pace = Pace(rate, burst, clock=clock)
+    came_at = []
+    for gap in gaps:
+        clock.now += gap
+        if admitted(pace):
+            came_at.append(clock.now)
+
+    for first, begun_at in enumerate(came_at):
+        for count, ended_at in enumerate(came_at[first:], start=1):
+            assert count <= burst + rate * (ended_at - begun_at)
+
+
+def admitted(pace: Pace, member: int = ME) -> bool:
+    try:
+        pace.admit(member)
+    except TooManyRequests:
+        return False
+    return True

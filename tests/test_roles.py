@@ -1,0 +1,284 @@
+"""Each process may do what its statements need, and nothing else; a new table needs a decision here."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+import outbox
+from consumers import dead_letters
+from consumers.timeouts import forget_keys_once, redrive_once
+from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
+from ops.local import Servers
+from relay.housekeeping import keep_house_once
+from runtime.database import Role, direct_engine, pooled_engine
+from runtime.settings import Settings
+from tests.conftest import a_configuration
+from tests.relays import messages_of_keys
+from tests.saga import a_record, a_reserve
+
+ROLES: tuple[Role, ...] = get_args(Role)
+API, RELAY, ROOMS, RESULTS = ROLES
+APPEND = "INSERT(headers key message_id topic value)"
+ANSWER_KEY = "INSERT SELECT UPDATE(response_body response_status)"
+CHANGE_RESERVATION = "UPDATE(reason status updated_at version)"
+KEEP_LETTER = (
+    "INSERT(attempts group_id headers key offset partition reason topic value) "
+    "SELECT(offset partition topic)"
+)
+RULES = "closed closed_to_arrival closed_to_departure min_stay"
+PLACE = "batch_snapshot epoch floor leased_until next_xid number owner position snapshot touched touches"
+
+MAY: dict[str, dict[str, str]] = {
+    "consumers": {ROOMS: "USAGE", RESULTS: "USAGE"},
+    "outbox": {API: "USAGE", RELAY: "USAGE", ROOMS: "USAGE", RESULTS: "USAGE"},
+    "reservations": {API: "USAGE", RESULTS: "USAGE"},
+    "rooms": {API: "USAGE", ROOMS: "USAGE"},
+    "consumers.dead_letter": {ROOMS: KEEP_LETTER, RESULTS: KEEP_LETTER},
+    "consumers.dead_letter_id_seq": {},
+    "outbox.blocked_key": {API: "SELECT", RELAY: "DELETE INSERT SELECT UPDATE"},
+    "outbox.dead_letter": {},
+    "outbox.dead_letter_id_seq": {},
+    "outbox.drop_partitions(date[],pg_snapshot)": {RELAY: "EXECUTE"},
+    "outbox.make_partition(date)": {RELAY: "EXECUTE"},
+    "outbox.message": {
+        API: f"{APPEND} SELECT(key_hash position xid)",
+        RELAY: "SELECT",
+        ROOMS: APPEND,
+        RESULTS: APPEND,
+    },
+    "outbox.message_position_seq": {
+        API: "USAGE",
+        RELAY: "SELECT",
+        ROOMS: "USAGE",
+        RESULTS: "USAGE",
+    },
+    "outbox.relay": {RELAY: "DELETE INSERT SELECT UPDATE"},
+    "outbox.replay": {},
+    "outbox.replay_id_seq": {},
+    "outbox.shard": {API: "SELECT", RELAY: f"SELECT UPDATE({PLACE})"},
+    "outbox.shard_id_seq": {},
+    "outbox.topic": {API: "SELECT", ROOMS: "SELECT", RESULTS: "SELECT"},
+    "reservations.idempotency_key": {API: ANSWER_KEY, RESULTS: "DELETE SELECT(created_at ctid)"},
+    "reservations.reservation": {
+        API: f"INSERT SELECT {CHANGE_RESERVATION}",
+        RESULTS: f"SELECT {CHANGE_RESERVATION}",
+    },
+    "reservations.reservation_id_seq": {API: "USAGE"},
+    "reservations.transition": {API: "INSERT SELECT", RESULTS: "INSERT SELECT"},
+    "rooms.allocation": {ROOMS: "INSERT SELECT UPDATE(cancel_message_id state)"},
+    "rooms.idempotency_key": {API: ANSWER_KEY, ROOMS: "DELETE SELECT(created_at ctid)"},
+    "rooms.room": {API: "INSERT(id name) SELECT UPDATE(name)", ROOMS: "SELECT"},
+    "rooms.room_night": {
+        API: f"INSERT(capacity capacity_peak {RULES} night room_id) SELECT "
+        f"UPDATE(capacity capacity_peak {RULES})",
+        ROOMS: "SELECT UPDATE(taken)",
+    },
+}
+
+GRANTED = text("""
+    WITH granted (name, owner, acl, "column") AS (
+        SELECT nspname::text, nspowner, nspacl, NULL FROM pg_namespace
+        UNION ALL
+        SELECT oid::regclass::text, relowner, relacl, NULL FROM pg_class
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND NOT relispartition
+        UNION ALL
+        SELECT attrelid::regclass::text, relowner, attacl, attname::text
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
+        UNION ALL
+        SELECT oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner)), NULL
+        FROM pg_proc
+    )
+    SELECT name, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS role,
+           privilege_type, coalesce("column", '') AS "column"
+    FROM granted LEFT JOIN aclexplode(acl) ON grantee <> owner
+    WHERE split_part(name, '.', 1) IN ('consumers', 'outbox', 'reservations', 'rooms')
+    ORDER BY privilege_type, "column"
+""")
+
+TAKE_A_ROOM = """
+    INSERT INTO rooms.room_night (room_id, night, capacity, capacity_peak, taken)
+    VALUES (7, '2027-01-01', 1, 1, 1)
+"""
+MAKE_PARTITION = """
+    CREATE TABLE outbox.message_20200101 PARTITION OF outbox.message
+    FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')
+"""
+# It would run as whoever appends.
+HANG_TRIGGER = """
+    CREATE TRIGGER hung BEFORE UPDATE ON outbox.message
+    FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()
+"""
+# One of each kind that must not be; the matrix above is the whole of it.
+REFUSED = [
+    (API, "UPDATE outbox.message SET topic = 'another'"),
+    (API, "SELECT value FROM outbox.message"),
+    (API, "DELETE FROM reservations.reservation"),
+    (API, "UPDATE reservations.reservation SET member_id = 2"),
+    (API, "DELETE FROM reservations.idempotency_key"),
+    (API, "UPDATE reservations.transition SET actor = 'rooms'"),
+    (API, "UPDATE rooms.room_night SET taken = 0"),
+    (API, TAKE_A_ROOM),
+    (API, "SELECT FROM rooms.allocation"),
+    (API, "SELECT FROM consumers.dead_letter"),
+    (RELAY, "SELECT FROM reservations.reservation"),
+    (RELAY, HANG_TRIGGER),
+    (RELAY, "ALTER TABLE outbox.message RENAME TO aside"),
+    (RELAY, "DROP TABLE outbox.message"),
+    (RELAY, "DELETE FROM outbox.message"),
+    (RELAY, "TRUNCATE outbox.message_default"),
+    (RELAY, "LOCK TABLE outbox.message IN SHARE MODE"),
+    (RELAY, "SELECT FROM rooms.room"),
+    (RELAY, "DELETE FROM outbox.shard"),
+    (RELAY, "UPDATE outbox.shard SET hash_to = 0"),
+    (RELAY, "INSERT INTO outbox.topic VALUES ('another', 1)"),
+    (ROOMS, "SELECT FROM reservations.reservation"),
+    (ROOMS, "UPDATE rooms.room_night SET capacity = 1"),
+    (ROOMS, "DELETE FROM rooms.allocation"),
+    (ROOMS, "SELECT value FROM consumers.dead_letter"),
+    (ROOMS, "SELECT FROM outbox.message"),
+    (RESULTS, "SELECT FROM rooms.room_night"),
+    (RESULTS, "SELECT response_body FROM reservations.idempotency_key"),
+    (RESULTS, "INSERT INTO reservations.reservation (member_id) VALUES (1)"),
+    (RESULTS, "UPDATE consumers.dead_letter SET state = 'DISCARDED'"),
+    *((role, f"CREATE TABLE {schema}.made (n int)")
+      for role in ROLES for schema in ("public", "reservations", "rooms", "consumers", "outbox")),
+    *((role, MAKE_PARTITION) for role in ROLES),
+    *((role, "DROP TABLE outbox.message_default") for role in ROLES),
+    *((role, "SELECT outbox.make_partition('2020-01-01')") for role in (API, ROOMS, RESULTS)),
+    *((role, "SELECT outbox.drop_partitions('{}', '1:1:')") for role in (API, ROOMS, RESULTS)),
+    *((role, "ALTER TABLE reservations.reservation DISABLE ROW LEVEL SECURITY") for role in ROLES),
+    *((role, "CREATE ROLE innbox_made") for role in ROLES),
+]  # fmt: skip
+
+As = Callable[[Role], Engine]
+
+
+@pytest.fixture
+def brief(servers: Servers, database_url: str) -> Settings:
+    return a_configuration(servers, database_url)
+
+
+@pytest.fixture
+def as_(brief: Settings) -> Iterator[As]:
+    """Engines as the processes have them, in their roles."""
+    with ExitStack() as last:
+
+        def engine(role: Role) -> Engine:
+            made = pooled_engine(brief, brief.database_url, "test", role)
+            last.callback(made.dispose)
+            return made
+
+        yield engine
+
+
+def test_each_role_may_do_exactly_this(engine: Engine) -> None:
+    """All tables and sequences that there are; everybody else may do nothing."""
+    with engine.connect() as connection:
+        assert granted(connection) == MAY
+
+
+@pytest.mark.parametrize(("role", "statement"), REFUSED)
+def test_a_role_cannot_do_what_it_must_not(as_: As, role: Role, statement: str) -> None:
+    with as_(role).connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.execute(text(statement))
+    assert isinstance(refused.value.orig, InsufficientPrivilege)
+
+
+def test_the_relay_makes_and_drops_partitions_that_everybody_appends_to(
+    as_: As, brief: Settings, engine: Engine
+) -> None:
+    """By functions; the log stays with who migrates, and nothing is the relay's own."""
+    long_ago = datetime.now(UTC) - timedelta(days=30)
+    house = direct_engine(brief, brief.database_url, "relay", RELAY)
+    with as_(RELAY).begin() as connection:
+        outbox.ensure_partitions(connection, long_ago.date(), days_ahead=0)
+    changes = keep_house_once(house, brief)
+    assert changes.dropped == [f"message_{long_ago:%Y%m%d}"]
+
+    for role in (API, ROOMS, RESULTS):
+        with as_(role).begin() as connection:
+            outbox.append(connection, messages_of_keys(1))
+    with engine.connect() as connection:
+        owners = text("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname ~ '^message'"
+                      " AND relkind IN ('r', 'p')")  # fmt: skip
+        assert set(connection.scalars(owners)) == {connection.scalar(text("SELECT current_user"))}
+        assert connection.scalar(text("SELECT count(*) FROM ONLY outbox.message_default")) == 0
+        assert connection.scalar(text("SELECT count(*) FROM outbox.message")) == 3
+
+
+def test_no_role_owns_anything(engine: Engine) -> None:
+    """An owner may hang triggers on its table, or put a view in its place, which run as who comes by."""
+    owned = text("""
+        SELECT pg_describe_object(classid, objid, objsubid)
+        FROM pg_shdepend JOIN pg_roles ON pg_roles.oid = refobjid
+        WHERE deptype = 'o' AND rolname = ANY (:roles)
+    """)
+    with engine.connect() as connection:
+        assert connection.scalars(owned, {"roles": list(ROLES)}).all() == []
+
+
+def test_what_runs_as_its_owner_finds_nothing_of_who_calls_it(engine: Engine) -> None:
+    """No table or operator of the caller's can take the place of one that is meant."""
+    paths = text("SELECT proname, proconfig FROM pg_proc WHERE prosecdef ORDER BY proname")
+    with engine.connect() as connection:
+        path = ["search_path=pg_catalog, pg_temp"]
+        assert [tuple(row) for row in connection.execute(paths)] == [
+            ("drop_partitions", path),
+            ("make_partition", path),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("call", "refusal"),
+    [
+        ("make_partition('infinity')", "no day of a calendar"),
+        ("make_partition('0044-03-15 BC')", "no day of a calendar"),
+        ("drop_partitions('{2020-01-01}', '1:1:')", "no partition of 2020-01-01"),
+        ("drop_partitions('{NULL}', '1:1:')", "no partition of"),
+    ],
+)
+def test_the_relay_makes_days_and_drops_partitions_of_the_log_only(
+    as_: As, engine: Engine, call: str, refusal: str
+) -> None:
+    """A table that is only named like a partition is none."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE outbox.message_20200101 (LIKE outbox.message)"))
+    with as_(RELAY).connect() as connection, pytest.raises(DBAPIError, match=refusal):
+        connection.execute(text(f"SELECT outbox.{call}"))
+
+
+def test_consumers_and_their_timed_jobs_can_do_their_work(as_: As) -> None:
+    """What fails in a timed job is only logged, so nothing else would show it."""
+    letter = a_record(a_reserve())
+    for role, keys in ((ROOMS, ROOM_KEYS), (RESULTS, RESERVATION_KEYS)):
+        assert forget_keys_once(as_(role), keys, older_than_s=0) == 0
+        with as_(role).begin() as connection:
+            assert dead_letters.keep(connection, role, [(letter, "a test")]) != []
+            assert dead_letters.keep(connection, role, [(letter, "a test")]) == []
+    assert redrive_once(as_(RESULTS), older_than_s=0) == 0
+
+
+def granted(connection: Connection) -> dict[str, dict[str, str]]:
+    """Who may do what, with the columns where it is not the whole table."""
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for name, role, privilege, column in connection.execute(GRANTED):
+        of_role = found.setdefault(name, {})
+        if role:
+            of_role.setdefault(role, defaultdict(list))[privilege].append(column)
+    return {
+        name: {role: " ".join(map(_said, may.items())) for role, may in of_role.items()}
+        for name, of_role in found.items()
+    }
+
+
+def _said(privilege: tuple[str, list[str]]) -> str:
+    name, columns = privilege
+    return name if columns == [""] else f"{name}({' '.join(sorted(columns))})"

@@ -1,0 +1,129 @@
+"""A transaction in one round trip: all of it or nothing, and a connection that can be used afterwards."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import psutil
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+
+from runtime import roundtrip
+from runtime.database import pooled_engine
+from runtime.roundtrip import Rows, Statement
+from runtime.settings import Settings
+
+MAKE = text("CREATE TABLE noted (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, word text)")
+NOTE = text("INSERT INTO noted (id, word) VALUES (CAST(:id AS integer), CAST(:word AS text))")
+READ = text("SELECT id, word FROM noted ORDER BY id")
+WHICH = text("SELECT CAST(txid_current() AS text)")
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with engine.begin() as connection:
+        connection.execute(MAKE)
+    with engine.connect() as connection:
+        yield connection
+
+
+def in_one_round_trip(connection: Connection, statements: Sequence[Statement]) -> list[Rows]:
+    return asyncio.run(roundtrip.in_one_round_trip(connection, statements, within_s=10))
+
+
+def note(id_: object, word: str | None = None) -> Statement:
+    return NOTE, {"id": id_, "word": word}
+
+
+def noted(engine: Engine) -> list[tuple[int, str | None]]:
+    with engine.connect() as connection:
+        return [(row.id, row.word) for row in connection.execute(READ)]
+
+
+def test_statements_are_one_transaction_and_each_sees_those_before_it(
+    connection: Connection, engine: Engine
+) -> None:
+    for first in (1, 3):  # the second time they are prepared
+        rows = in_one_round_trip(
+            connection, [(WHICH, {}), note(first, "a"), note(first + 1), (READ, {}), (WHICH, {})]
+        )
+        assert rows[0] == rows[4]
+        assert rows[1] == rows[2] == []
+        assert list(rows[3])[-2:] == [(first, "a"), (first + 1, None)]
+    assert len(noted(engine)) == 4
+
+
+def test_a_failure_undoes_all_of_it_and_the_connection_is_good_for_the_next(
+    connection: Connection, engine: Engine
+) -> None:
+    with pytest.raises(DataError, match="integer"):
+        in_one_round_trip(connection, [note(1), note("one"), note(2)])
+    assert noted(engine) == []
+
+    in_one_round_trip(connection, [note(1), note(2)])
+    assert noted(engine) == [(1, None), (2, None)]
+
+
+def test_a_commit_that_fails_says_why(connection: Connection, engine: Engine) -> None:
+    with pytest.raises(IntegrityError, match="noted_pkey"):
+        in_one_round_trip(connection, [note(1), note(1)])
+    assert noted(engine) == []
+
+
+def test_a_connection_that_was_lost_is_not_used_again(
+    connection: Connection, engine: Engine
+) -> None:
+    ended = text("SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(OperationalError):
+        in_one_round_trip(connection, [note(1), (ended, {}), note(2)])
+    assert connection.invalidated
+    assert noted(engine) == []
+
+
+def test_statements_that_the_server_has_forgotten_are_prepared_anew(
+    connection: Connection, engine: Engine
+) -> None:
+    in_one_round_trip(connection, [note(1)])
+    connection.execute(text("DEALLOCATE ALL"))
+    connection.rollback()
+    in_one_round_trip(connection, [(WHICH, {}), note(2), (WHICH, {})])
+    assert noted(engine) == [(1, None), (2, None)]
+
+
+@pytest.mark.usefixtures("connection")
+def test_behind_pgbouncer_nothing_is_prepared(settings: Settings) -> None:
+    engine = pooled_engine(
+        settings.model_copy(update={"behind_pgbouncer": True}), settings.database_url, "test"
+    )
+    with engine.connect() as other:
+        assert in_one_round_trip(other, [note(1, "a"), (READ, {})])[1] == [(1, "a")]
+        assert other.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
+    engine.dispose()
+
+
+def test_more_than_a_socket_takes_at_once_is_sent(connection: Connection, engine: Engine) -> None:
+    word = "x" * 2_000_000
+    in_one_round_trip(connection, [note(number, word) for number in range(3)])
+    assert [len(each or "") for _, each in noted(engine)] == [2_000_000] * 3
+
+
+def test_after_any_other_fault_the_connection_is_given_up(
+    connection: Connection, engine: Engine
+) -> None:
+    with pytest.raises(KeyError):
+        in_one_round_trip(connection, [note(1), (NOTE, {})])
+    assert connection.invalidated
+    assert noted(engine) == []
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(connection: Connection) -> None:
+    pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    connection.rollback()
+    backend = psutil.Process(pid)
+    backend.suspend()
+    try:
+        with pytest.raises(OperationalError, match="no answer"):
+            asyncio.run(roundtrip.in_one_round_trip(connection, [note(1)], within_s=0.2))
+    finally:
+        backend.resume()
+    assert connection.invalidated
