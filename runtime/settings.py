@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)
-    api_processes: int = Field(default=1, ge=1, le=64, description="of one `innbox api`, on its port")
+    api_processes: int = Field(
+        default=1, ge=1, le=64, description="of one `innbox api`, on its port"
+    )
     health_port: int = Field(default=0, ge=0, le=65535, description="live, ready, metrics; 0: any")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

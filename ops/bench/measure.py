@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 Unit = Literal["per_s", "p50_ms", "bytes"]
-_TITLES: dict[Unit, str] = {"per_s": "messages/s", "p50_ms": "p50, ms", "bytes": "bytes"}
+_TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from ops.cli.output import as_json
 from ops.cli.root import cli
 from runtime.settings import RelayMode
 
-_rounds = click.option(
+rounds_option = click.option(
     "--rounds",
     type=click.IntRange(1, 20),
     default=3,
@@ -41,7 +41,7 @@ def bench() -> None:
     "--backlog", type=click.IntRange(1_000, 5_000_000), default=500_000, show_default=True
 )
 @_mode
-@_rounds
+@rounds_option
 @as_json
 def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
     """Drain a backlog with one relay, beside the bare producer loop with the same headers.
@@ -90,7 +90,7 @@ def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: 
 @bench.command()
 @click.option("--writers", type=click.IntRange(1, 100), default=16, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=5, show_default=True)
-@_rounds
+@rounds_option
 @as_json
 def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
     """Count writers' commits with the doorbell, beside the same without any wake-up.
@@ -113,7 +113,7 @@ def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
     "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
 )
 @click.option("--transactions", type=click.IntRange(2, 2_000), default=1_000, show_default=True)
-@_rounds
+@rounds_option
 @as_json
 def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
     """Drain while transactions are open, one and then many, beside draining alone.
@@ -139,7 +139,7 @@ def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> N
     "--messages", type=click.IntRange(1_000, 1_000_000), default=20_000, show_default=True
 )
 @click.option("--one-by-one", type=click.IntRange(100, 100_000), default=1_000, show_default=True)
-@_rounds
+@rounds_option
 @as_json
 def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
     """Apply requests in batches, beside one transaction per message.
@@ -167,7 +167,7 @@ def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None
     "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
 )
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=10, show_default=True)
-@_rounds
+@rounds_option
 @as_json
 def growth(
     history: int, days: int, backlog: int, seconds: float, rounds: int, as_json: bool
@@ -201,7 +201,7 @@ def growth(
 @bench.command()
 @click.option("--messages", type=click.IntRange(100, 1_000_000), default=2_000, show_default=True)
 @click.option("--idle", type=click.FloatRange(0.1, 3_600), default=60, show_default=True)
-@_rounds
+@rounds_option
 @as_json
 def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
     """Weigh what the database pays: log for each event, dead rows, queries of an idle relay.
@@ -216,76 +216,4 @@ def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
 
     with ground() as (settings, logs, report):
         found = bench_cost(settings, logs, report, count=messages, idle_s=idle, rounds=rounds)
-    show(found, as_json=as_json)
-
-
-@bench.command("end-to-end")
-@click.option(
-    "--reservations", type=click.IntRange(10, 1_000_000), default=5_000, show_default=True
-)
-@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True)
-@as_json
-def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
-    """Time reservations over HTTP from the request to the final status, through all processes.
-
-    \b
-    innbox bench end-to-end
-    innbox bench end-to-end --clients 1 --reservations 1000 --json
-    """
-    from ops.bench import bench_end_to_end
-
-    with ground() as (settings, logs, report):
-        found = bench_end_to_end(settings, logs, report, reservations=reservations, clients=clients)
-    show(found, as_json=as_json)
-
-
-@bench.command()
-@click.option("--callers", type=click.IntRange(1, 200), default=16, show_default=True)
-@click.option("--seconds", type=click.IntRange(1, 600), default=5, show_default=True)
-@click.option(
-    "--rate",
-    type=click.FloatRange(1, 100_000),
-    default=200,
-    show_default=True,
-    help="Requests per second for the times.",
-)
-@_rounds
-@as_json
-def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> None:
-    """Reserve over HTTP with two API processes, beside pgbench with the same SQL.
-
-    For contrast with one process, beside pgbench pipelined, and beside the framework alone. The seconds
-    are those of one turn; p50 and p99 are those at the rate, with two processes.
-
-    \b
-    innbox bench api                       about two minutes
-    innbox bench api --callers 32 --json
-    """
-    from ops.bench import bench_api
-
-    with ground() as (settings, logs, report):
-        found = bench_api(
-            settings, logs, report, callers=callers, seconds=seconds, rounds=rounds, rate=rate
-        )
-    show(found, as_json=as_json)
-
-
-@bench.command()
-@click.option("--rooms", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
-@click.option("--nights", type=click.IntRange(2, 1_000), default=730, show_default=True)
-@as_json
-def inventory(rooms: int, nights: int, as_json: bool) -> None:
-    """Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.
-
-    There is no baseline. Searches are timed by Postgres itself: a page of a hundred, and the worst case,
-    in which all rooms are looked at and none can be had.
-
-    \b
-    innbox bench inventory                    about three minutes
-    innbox bench inventory --rooms 100 --json
-    """
-    from ops.bench import bench_inventory
-
-    with ground() as (settings, logs, report):
-        found = bench_inventory(settings, logs, report, rooms=rooms, nights=nights)
     show(found, as_json=as_json)

@@ -23,6 +23,7 @@ COMMANDS = (
     "outbox.replay",
     "proof",
     "bench",
+    "bench_http",
 )
 
 

@@ -1,0 +1,79 @@
+"""`innbox bench api | end-to-end`: what members see, over HTTP."""
+
+import click
+
+from ops.cli.bench import bench, rounds_option
+from ops.cli.measured import ground, show
+from ops.cli.output import as_json
+
+
+@bench.command("end-to-end")
+@click.option(
+    "--reservations", type=click.IntRange(10, 1_000_000), default=5_000, show_default=True
+)
+@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True)
+@as_json
+def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
+    """Time reservations over HTTP from the request to the final status, through all processes.
+
+    \b
+    innbox bench end-to-end
+    innbox bench end-to-end --clients 1 --reservations 1000 --json
+    """
+    from ops.bench import bench_end_to_end
+
+    with ground() as (settings, logs, report):
+        found = bench_end_to_end(settings, logs, report, reservations=reservations, clients=clients)
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option("--callers", type=click.IntRange(1, 200), default=16, show_default=True)
+@click.option("--seconds", type=click.IntRange(1, 600), default=5, show_default=True)
+@click.option(
+    "--rate",
+    type=click.FloatRange(1, 100_000),
+    default=200,
+    show_default=True,
+    help="Requests per second for the times.",
+)
+@rounds_option
+@as_json
+def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> None:
+    """Reserve over HTTP with two API processes, beside pgbench with the same SQL.
+
+    For contrast with one process, beside pgbench pipelined, and beside the framework alone. The seconds
+    are those of one turn; p50 and p99 are those at the rate, with two processes.
+
+    \b
+    innbox bench api                       about two minutes
+    innbox bench api --callers 32 --json
+    """
+    from ops.bench import bench_api
+
+    with ground() as (settings, logs, report):
+        found = bench_api(
+            settings, logs, report, callers=callers, seconds=seconds, rounds=rounds, rate=rate
+        )
+    show(found, as_json=as_json)
+
+
+@bench.command()
+@click.option("--rooms", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
+@click.option("--nights", type=click.IntRange(2, 1_000), default=730, show_default=True)
+@as_json
+def inventory(rooms: int, nights: int, as_json: bool) -> None:
+    """Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.
+
+    There is no baseline. Searches are timed by Postgres itself: a page of a hundred, and the worst case,
+    in which all rooms are looked at and none can be had.
+
+    \b
+    innbox bench inventory                    about three minutes
+    innbox bench inventory --rooms 100 --json
+    """
+    from ops.bench import bench_inventory
+
+    with ground() as (settings, logs, report):
+        found = bench_inventory(settings, logs, report, rooms=rooms, nights=nights)
+    show(found, as_json=as_json)
