@@ -12,6 +12,7 @@ times as much; what is called here is its layer below, `psycopg.pq`.
 import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
 from zlib import crc32
@@ -28,6 +29,8 @@ Statement = tuple[TextClause, Mapping[str, object]]
 Rows = Sequence[tuple[Any, ...]]
 
 _PREPARED = "innbox.prepared"
+# uvloop does not tell the reader of a socket that it was reset: who waits looks for that themselves.
+_LOOK_S = 0.5
 _BIND = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 _DONE = {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}
 
@@ -115,30 +118,39 @@ async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresul
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[None] = loop.create_future()
     found: list[pq.abc.PGresult] = []
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        if not arrived.done() and _is_all_read(libpq, found):
+            arrived.set_result(None)
 
     def read() -> None:
-        try:
+        with _failing(arrived):
             libpq.consume_input()
-            if not arrived.done() and _is_all_read(libpq, found):
-                arrived.set_result(None)
-        except psycopg.Error as error:
-            if not arrived.done():
-                arrived.set_exception(error)
+            look()
 
     def write() -> None:
-        if not libpq.flush():
-            loop.remove_writer(socket)
+        with _failing(arrived):
+            if not libpq.flush():
+                loop.remove_writer(socket)
 
-    def expire() -> None:
-        if not arrived.done():
-            arrived.set_exception(psycopg.OperationalError(f"no answer within {within_s:g} s"))
+    def look_unasked() -> None:
+        nonlocal timer
+        read()
+        with _failing(arrived):
+            if loop.time() > ends_at:
+                raise psycopg.OperationalError(f"no answer within {within_s:g} s")
+        timer = loop.call_later(min(within_s, _LOOK_S), look_unasked)
 
     socket = libpq.socket
-    timer = loop.call_later(within_s, expire)
+    ends_at = loop.time() + within_s
+    timer = loop.call_later(min(within_s, _LOOK_S), look_unasked)
     try:
         loop.add_reader(socket, read)
         if libpq.flush():  # more than the socket takes at once
             loop.add_writer(socket, write)
+        # Who is cut off while they send is told so by libpq alone: the socket has nothing more to say.
+        look()
         await arrived
     finally:
         timer.cancel()
@@ -147,8 +159,18 @@ async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresul
     return found
 
 
+@contextmanager
+def _failing(arrived: "asyncio.Future[None]") -> Iterator[None]:
+    """Hand the driver's errors of a block to who waits; to the event loop they would say nothing."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not arrived.done():
+            arrived.set_exception(error)
+
+
 def _is_all_read(libpq: pq.abc.PGconn, found: list[pq.abc.PGresult]) -> bool:
-    """Take what has come; tells whether that was the end."""
+    """Take what has come; tells whether that was the end. Raises if no more can come."""
     while not libpq.is_busy():
         result = libpq.get_result()
         if result is None:  # the end of one statement's answers, or of them all
@@ -158,6 +180,8 @@ def _is_all_read(libpq: pq.abc.PGconn, found: list[pq.abc.PGresult]) -> bool:
         if result.status == ExecStatus.PIPELINE_SYNC:
             return True
         found.append(result)
+    if libpq.status != pq.ConnStatus.OK:
+        raise psycopg.OperationalError("the connection was lost")
     return False
 
 

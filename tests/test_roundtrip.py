@@ -1,10 +1,12 @@
 """A transaction in one round trip: all of it or nothing, and a connection that can be used afterwards."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import psutil
 import pytest
+import uvloop
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
@@ -78,6 +80,20 @@ def test_a_connection_that_was_lost_is_not_used_again(
         in_one_round_trip(connection, [note(1), (ended, {}), note(2)])
     assert connection.invalidated
     assert noted(engine) == []
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_was_cut_while_nobody_used_it_is_soon_noticed(
+    connection: Connection, engine: Engine, run: Callable[[Any], object]
+) -> None:
+    backend = psutil.Process(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+    connection.rollback()
+    with engine.connect() as other:
+        other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": backend.pid})
+    psutil.wait_procs([backend], timeout=10)
+    with pytest.raises(OperationalError) as caught:
+        run(roundtrip.in_one_round_trip(connection, [(WHICH, {})], within_s=10))
+    assert "no answer" not in str(caught.value)
 
 
 def test_statements_that_the_server_has_forgotten_are_prepared_anew(
