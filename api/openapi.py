@@ -51,22 +51,13 @@ _HEADERS: Final = {
     "Cache-Control": "Not for caches that others share.",
 }
 _ALWAYS: Final = {"traceparent", "ETag", "Location", "WWW-Authenticate", "Cache-Control"}
+_OF_A_CHANGE: Final = ("ETag", "Location", "Preference-Applied", "Idempotency-Replayed")
 # By operation and status, then by status alone.
 _HEADERS_OF: Final = {
-    ("reserve", "200"): ("ETag", "Location", "Preference-Applied", "Idempotency-Replayed"),
-    ("reserve", "202"): ("ETag", "Location", "Preference-Applied", "Idempotency-Replayed"),
-    ("cancelReservation", "200"): (
-        "ETag",
-        "Location",
-        "Preference-Applied",
-        "Idempotency-Replayed",
-    ),
-    ("cancelReservation", "202"): (
-        "ETag",
-        "Location",
-        "Preference-Applied",
-        "Idempotency-Replayed",
-    ),
+    ("reserve", "200"): _OF_A_CHANGE,
+    ("reserve", "202"): _OF_A_CHANGE,
+    ("cancelReservation", "200"): _OF_A_CHANGE,
+    ("cancelReservation", "202"): _OF_A_CHANGE,
     ("getReservation", "200"): ("ETag", "Cache-Control"),
     ("getReservation", "304"): ("ETag", "Cache-Control"),
     ("listReservations", "200"): ("Link",),
@@ -100,10 +91,14 @@ class Completed(JsonRenderPlugin):
     def __init__(self, page_size_max: int) -> None:
         super().__init__(path=["/", "/openapi.json"])
         self._page_size_max = page_size_max
+        self._rendered = b""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: Document) -> bytes:
-        plain = super().render(request, openapi_schema)
-        return msgspec.json.encode(completed(msgspec.json.decode(plain), self._page_size_max))
+        if not self._rendered:  # strangers may ask, and it is the event loop that answers
+            plain = super().render(request, openapi_schema)
+            found = completed(msgspec.json.decode(plain), self._page_size_max)
+            self._rendered = msgspec.json.encode(found)
+        return self._rendered
 
 
 def openapi_config(page_size_max: int) -> OpenAPIConfig:

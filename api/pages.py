@@ -5,6 +5,7 @@ stays what it is while rows are added, since the cursor names a row and not a nu
 """
 
 import base64
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated
 from urllib.parse import urlencode
@@ -39,6 +40,11 @@ def page_size(limit: int | None, page_size_max: int) -> int:
 def cursor(last_id: int, *asked: object) -> str:
     """Name the row that ended a page of the list that was asked for."""
     return base64.urlsafe_b64encode(_sealed(last_id, asked)).decode()
+
+
+def following(ids: Sequence[int], size: int, *asked: object) -> str | None:
+    """Name where this page ends, if there is a next one: of all that was found, one more than fits."""
+    return cursor(ids[size - 1], *asked) if len(ids) > size else None
 
 
 def after(cursor: str | None, *asked: object) -> int | None:

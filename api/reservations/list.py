@@ -72,7 +72,7 @@ def list_some(  # noqa: PLR0913 - a parameter for each filter
         # One more than fits tells whether there is a next page.
         found = reading.page(connection, asked, after_id, size + 1)
     items = [ReservationView.of(one) for one in found[:size]]
-    following = pages.cursor(items[-1].id, asked) if len(found) > size else None
+    following = pages.following([one.id for one in found], size, asked)
     parameters = request.query_params.multi_items()
     link = pages.next_link(request.url.path, list(parameters), following)
     return Response(ReservationPage(items, following), headers=link)

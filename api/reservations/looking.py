@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
@@ -12,11 +13,16 @@ from domain.reservations import store
 from domain.reservations.model import Reservation
 
 
+def acts_for(member: Member) -> int | Literal["any"]:
+    """Tell for whom the API acts when this member asks; see `api.acting`."""
+    return ANYBODY if member.is_staff else member.id
+
+
 @contextmanager
 def looking(engine: Engine, member: Member) -> Iterator[Connection]:
     """Lend a connection that shows what this member may see."""
     with engine.connect() as connection:
-        act_for(connection, ANYBODY if member.is_staff else member.id)
+        act_for(connection, acts_for(member))
         yield connection
 
 

@@ -6,18 +6,19 @@ Only what is refused, or was done before, takes a second one, to learn which.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection
 
 import outbox
-from api.acting import ANYBODY, act_for, saying
+from api.acting import saying
 from api.auth import STAFF, ScopeMissing
 from api.bodies import NewStay
 from api.idempotency import Attempt
 from api.problems import Declined, Refused
 from api.reservations.desk import Desk
+from api.reservations.looking import acts_for, looking
 from api.tokens import Member
 from domain.idempotency import InFlight, Mismatch
 from domain.messages import unnumbered_room_reserve
@@ -88,7 +89,7 @@ async def _reserved(
     def statements(connection: Connection) -> Sequence[Statement]:
         message = outbox.binds_within(connection, order.request.envelope, headers=headers)
         return [
-            saying(_acting(asked)),
+            saying(acts_for(asked.caller)),
             reserving.turn(order),
             (RESERVE, {**reserving.binds(order), **message}),
         ]
@@ -101,8 +102,7 @@ def _earlier(
     desk: Desk, asked: Asked, refusal: NotReservable | InFlight | TooManyPending
 ) -> Reservation:
     """Return what an earlier request with the key made; raises the refusal if there was none."""
-    with desk.reading.connect() as connection:
-        act_for(connection, _acting(asked))
+    with looking(desk.reading, asked.caller) as connection:
         found = reserving.earlier(connection, asked.claim) if asked.claim else None
     match found:
         case Reservation() as reservation:
@@ -115,10 +115,6 @@ def _earlier(
             refusal.code, f"{most} reservations wait for an answer; no more are taken meanwhile"
         )
     raise Refused(refusal)
-
-
-def _acting(asked: Asked) -> int | Literal["any"]:
-    return ANYBODY if asked.caller.is_staff else asked.caller.id
 
 
 def _wish(asked: Asked, desk: Desk) -> NewReservation | NotReservable:

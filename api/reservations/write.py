@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 import outbox
 from api import idempotency
-from api.acting import ANYBODY, act_for
+from api.acting import act_for
 from api.auth import WRITE, MemberRequest, needs
 from api.bodies import NewStay, Strict
 from api.etags import etag, is_meant
@@ -27,7 +27,7 @@ from api.idempotency import Attempt, Key
 from api.observe import traceparent
 from api.problems import OF_A_BODY, Declined, Missing, Refused, documented
 from api.reservations.desk import Desk, ReservationId
-from api.reservations.looking import find
+from api.reservations.looking import acts_for, find
 from api.reservations.reserving import Asked, reserve_once
 from api.reservations.views import ReservationView
 from api.tokens import Member
@@ -142,7 +142,7 @@ def _cancel(
 ) -> tuple[ReservationView, bool]:
     """Return the reservation, and whether an earlier request with the same key had cancelled it."""
     with desk.engine.begin() as connection:
-        act_for(connection, ANYBODY if caller.is_staff else caller.id)
+        act_for(connection, acts_for(caller))
         if earlier := idempotency.answered(connection, attempt):
             view = idempotency.as_kept(earlier.response_body, ReservationView)
             return view or ReservationView.of(find(connection, reservation_id, caller)), True

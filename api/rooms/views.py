@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from api.bodies import Body, Capacity, Name
-from api.pages import cursor
+from api.pages import following
 from domain.answers import ReasonCode
 from domain.rooms.change import MIN_STAY_MAX, Change, Weekday
 from domain.rooms.directory import Room
@@ -86,7 +86,7 @@ class RoomPage(msgspec.Struct, frozen=True):
     def of(cls, found: list[Room], limit: int) -> "RoomPage":
         """Make a page of at most `limit`; one more that was found says that there is a next."""
         items = [RoomView.of(one) for one in found[:limit]]
-        return cls(items, cursor(items[-1].id, "rooms") if len(found) > limit else None)
+        return cls(items, following([one.id for one in found], limit, "rooms"))
 
 
 class NightView(msgspec.Struct, frozen=True, rename="camel"):
@@ -171,7 +171,7 @@ class FoundPage(msgspec.Struct, frozen=True):
         The cursor is good for what was asked alone.
         """
         items = [FoundView.of(one) for one in found[:limit]]
-        return cls(items, cursor(items[-1].room_id, *asked) if len(found) > limit else None)
+        return cls(items, following([one.room_id for one in found], limit, *asked))
 
 
 def _failing(seen: Availability) -> list[FailingNight]:
