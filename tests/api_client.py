@@ -1,6 +1,10 @@
 """An API on a port of its own, members who call it, and a wire to its database that can be cut."""
 
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -64,6 +68,32 @@ def an_api(database_url: str, **changes: object) -> Iterator[Api]:
         finally:
             stop.set()
             thread.join()
+
+
+@contextmanager
+def an_api_process(
+    database_url: str, **environment: str
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`innbox api`, once it serves: the process, whose log is read line by line, and its URL."""
+    settings = some_settings(database_url)
+    needed = {
+        "DATABASE_URL": database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+        "JWT_KEY": settings.jwt_key.get_secret_value(),
+        "API_PORT": "0",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", "api"],
+        env=os.environ | needed | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            yield process, json.loads(process.stderr.readline())["url"]
+        finally:
+            if process.poll() is None:
+                process.terminate()
 
 
 def a_stay(**changes: object) -> dict[str, Any]:

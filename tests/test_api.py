@@ -1,13 +1,10 @@
 """The API over real HTTP on a real database: what it promises, and what it says when it cannot."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +22,7 @@ from tests.api_client import (
     Wire,
     a_stay,
     an_api,
+    an_api_process,
     count,
     some_settings,
     today,
@@ -471,7 +469,7 @@ def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
     database_url: str, engine: Engine
 ) -> None:
     refuse_commits(engine)
-    with a_process(database_url) as (process, url):
+    with an_api_process(database_url) as (process, url):
         response = httpx.post(
             url + RESERVATIONS, json=a_stay(), headers=bearer(database_url), timeout=30
         )
@@ -484,30 +482,6 @@ def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
     assert error["trace_id"] == response.json()["traceId"]
     assert "no commit today" in error["exception"]
     assert [line["event"] for line in logged if line["level"] == "info"] == ["stopping"]
-
-
-@contextmanager
-def a_process(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`innbox api`, once it serves."""
-    settings = some_settings(database_url)
-    environment = {
-        "DATABASE_URL": database_url,
-        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
-        "JWT_KEY": settings.jwt_key.get_secret_value(),
-        "API_PORT": "0",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", "api"],
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            yield process, json.loads(process.stderr.readline())["url"]
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def bearer(database_url: str) -> dict[str, str]:

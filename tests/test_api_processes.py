@@ -1,11 +1,9 @@
 """One API in several processes: one port, one set of metrics, one end."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -16,34 +14,16 @@ import pytest
 
 from api import processes
 from api.auth import sign
-from tests.api_client import ME, a_stay, some_settings
+from tests.api_client import ME, a_stay, an_api_process, some_settings
 from tests.waiting import eventually
 
 
 @contextmanager
 def an_api_of_two(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    settings = some_settings(database_url)
-    environment = {
-        "DATABASE_URL": database_url,
-        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
-        "JWT_KEY": settings.jwt_key.get_secret_value(),
-        "API_PORT": "0",
-        "API_PROCESSES": "2",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", "api"],
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with an_api_process(database_url, API_PROCESSES="2") as (process, url):
         assert process.stderr is not None
-        try:
-            urls = {json.loads(process.stderr.readline())["url"] for _ in range(2)}
-            assert len(urls) == 1
-            yield process, urls.pop()
-        finally:
-            if process.poll() is None:
-                process.terminate()
+        assert json.loads(process.stderr.readline())["url"] == url
+        yield process, url
 
 
 def serving(process: "subprocess.Popen[str]", port: int) -> list[psutil.Process]:

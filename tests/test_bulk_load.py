@@ -30,7 +30,7 @@ from api.inventory.reading import reader_of
 from consumers.rooms import RoomsHandler
 from domain.rooms.nights import NIGHTS_NAMED_MAX
 from domain.stay import Stay
-from tests.api_client import ME, Api, Wire, an_api, count, some_settings
+from tests.api_client import ME, Api, Wire, an_api, an_api_process, count, some_settings
 from tests.saga import (
     ALPINE,
     EVE,
@@ -42,7 +42,7 @@ from tests.saga import (
     overheld,
     records,
 )
-from tests.test_api import a_process, assert_problem
+from tests.test_api import assert_problem
 from tests.test_inventory_api import take
 from tests.waiting import eventually
 
@@ -396,7 +396,7 @@ def test_a_stop_in_the_middle_is_told_with_the_line_to_go_on_from(
     body = as_json(*({"roomId": room} | years for room in range(1, 2_001)))
     headers = {"Authorization": f"Bearer {sign(some_settings(database_url), ME, [INVENTORY])}"}
     with (
-        a_process(database_url) as (process, url),
+        an_api_process(database_url) as (process, url),
         httpx.Client(base_url=url, headers=headers, timeout=60) as staff,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -538,7 +538,7 @@ def test_a_load_takes_little_memory_however_long_it_is(database_url: str) -> Non
     applied = [as_json(a_line(day % 700, name="x" * 200)) * 25 for day in range(1_000)]
     refused = [as_json({"x" * 2_000: day}) * 25 for day in range(400)]  # quoted twice in its answer
     with (
-        a_process(database_url) as (process, url),
+        an_api_process(database_url) as (process, url),
         httpx.Client(base_url=url, headers=headers, timeout=60) as staff,
     ):
         load(staff, b"".join(applied[:100] + refused[:40]))
