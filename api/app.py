@@ -9,26 +9,28 @@ from litestar import Litestar, Router
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from api import auth, errors, handlers, health, waiting
-from api.acting import take_acting
-from api.bell import Bell
-from api.fields import one_line_each
-from api.hosts import KnownHosts
+from api import handlers, health
+from api.identity import auth
+from api.identity.acting import take_acting
+from api.identity.jwks import Jwks
+from api.identity.limits import Pace
+from api.identity.tokens import Keys, OneKey, Tokens
 from api.inventory import Loads, inventory_routes
-from api.jwks import Jwks
-from api.lanes import Lanes
-from api.limits import Pace
-from api.observe import Observed
-from api.openapi import openapi_config
+from api.middleware import errors
+from api.middleware.hosts import KnownHosts
+from api.middleware.observe import Observed
+from api.middleware.options import name_all_methods
+from api.openapi.document import openapi_config
 from api.operations import operation_routes
-from api.options import name_all_methods
-from api.problem_pages import problem_routes
-from api.queries import known_parameters
-from api.reservations import Desk, Streams, reservation_routes
+from api.problems.pages import problem_routes
+from api.requests.fields import one_line_each
+from api.requests.queries import known_parameters
+from api.reservations import Desk, Streams, reservation_routes, waiting
+from api.reservations.bell import Bell
+from api.reservations.lanes import Lanes
+from api.reservations.waiting import Waiters
 from api.rooms import Desk as RoomDesk
 from api.rooms import room_routes
-from api.tokens import Keys, OneKey, Tokens
-from api.waiting import Waiters
 from domain.reservations.store import SETTLED_CHANNEL
 from outbox import Doorbell, install_doorbell
 from runtime.database import READ_ONLY, pooled_engine, url_in_role
@@ -37,6 +39,8 @@ from runtime.settings import Settings
 
 # So long a commit may take, beyond what a statement may, before its outcome is called unknown.
 COMMIT_S = 5.0
+
+Ends = Sequence[Callable[[], None]]
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -49,37 +53,9 @@ def create_app(settings: Settings) -> Litestar:
     pace = Pace(settings.requests_per_s_max, settings.requests_burst_max)
     guard = auth.authenticated(Tokens(keys, settings), pace)
     reservations, rooms = _engines(settings)
-    # A read alone needs no BEGIN and no ROLLBACK around it: two round trips less.
-    reading = reservations.execution_options(isolation_level="AUTOCOMMIT")
-    waiters, loads = Waiters(reading), Loads()
-    changes = Doorbell(reservations, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
-    doorbell = install_doorbell(reservations, interval_ms=settings.doorbell_ms)
-    bell = Bell(reservations, doorbell, interval_ms=settings.doorbell_ms)
-    lanes = Lanes(
-        reservations,
-        bell,
-        count=settings.pool_size,
-        timeout_s=settings.pool_timeout_s,
-        within_s=settings.statement_timeout_s + COMMIT_S,
-    )
-    ends = (lanes.close, bell.close, doorbell.close, changes.close)
-    desk = Desk(
-        reservations,
-        reading,
-        waiters,
-        changes=changes,
-        streams=Streams(settings.streams_max, settings.streams_per_member_max),
-        nights_max=settings.nights_per_stay_max,
-        days_max=settings.days_in_advance_max,
-        page_size_max=settings.page_size_max,
-        wait_s_max=settings.wait_s_max,
-        heartbeat_s=settings.heartbeat_s,
-        pending_per_member_max=settings.pending_per_member_max,
-        lanes=lanes,
-    )
-    room_desk = RoomDesk(
-        rooms, rooms.execution_options(isolation_level="AUTOCOMMIT"), settings.page_size_max
-    )
+    desk, ends = _desk(settings, reservations)
+    room_desk = RoomDesk(rooms, _reading(rooms), settings.page_size_max)
+    loads = Loads()
     members_only = Router(
         "/v1",
         guards=[guard, known_parameters(), one_line_each()],
@@ -87,13 +63,13 @@ def create_app(settings: Settings) -> Litestar:
             reservation_routes(desk),
             room_routes(room_desk),
             inventory_routes(rooms, loads, settings.bulk_bytes_max),
-            operation_routes(reading),
+            operation_routes(desk.reading),
         ],
         security=[{"bearer": []}],
     )
     app = Litestar(
         [members_only, problem_routes(), health.health_routes(state)],
-        lifespan=[_kept(keys), _alive(settings, reservations, rooms, waiters, ends, state)],
+        lifespan=[_kept(keys), _alive(settings, reservations, rooms, desk.waiters, ends, state)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -102,10 +78,33 @@ def create_app(settings: Settings) -> Litestar:
         debug=False,
     )
     handlers.share()
-    app.state.waiters, app.state.loads = waiters, loads
+    app.state.waiters, app.state.loads = desk.waiters, loads
     known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
     app.asgi_handler = Observed(known, is_production=settings.environment == "production")
     return app
+
+
+def _desk(settings: Settings, engine: Engine) -> tuple[Desk, Ends]:
+    """Return what the routes of reservations work with, and how it ends, first things first."""
+    reading = _reading(engine)
+    changes = Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
+    doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
+    bell = Bell(engine, doorbell, interval_ms=settings.doorbell_ms)
+    lanes = Lanes(
+        engine,
+        bell,
+        count=settings.pool_size,
+        timeout_s=settings.pool_timeout_s,
+        within_s=settings.statement_timeout_s + COMMIT_S,
+    )
+    streams = Streams(settings.streams_max, settings.streams_per_member_max)
+    desk = Desk(engine, reading, Waiters(reading), changes, streams, lanes, settings)
+    return desk, (lanes.close, bell.close, doorbell.close, changes.close)
+
+
+def _reading(engine: Engine) -> Engine:
+    """A read alone needs no BEGIN and no ROLLBACK around it: two round trips less."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _engines(settings: Settings) -> tuple[Engine, Engine]:
@@ -145,7 +144,7 @@ def _alive(
     reservations: Engine,
     rooms: Engine,
     waiters: Waiters,
-    ends: Sequence[Callable[[], None]],
+    ends: Ends,
     state: Health,
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager

@@ -10,8 +10,8 @@ from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
 import outbox
-from api.acting import ANYBODY, act_for
-from api.auth import OPERATE, needs
+from api.identity.acting import ANYBODY, act_for
+from api.identity.auth import OPERATE, needs
 from api.problems import documented
 from domain.reservations.sagas import open_sagas
 
@@ -52,7 +52,7 @@ def operation_routes(engine: Engine) -> Router:
     "/",
     operation_id="getOperations",
     summary="Look at what is open",
-    guards=[needs(OPERATE)],
+    **needs(OPERATE),
     responses=documented("SCOPE_MISSING"),
     sync_to_thread=True,
 )

@@ -7,9 +7,26 @@ begins, commits or rolls back.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    TextClause,
+    func,
+    text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +132,29 @@ class Keys:
 
 RESERVATION_KEYS: Final = Keys("reservations")
 ROOM_KEYS: Final = Keys("rooms")
+
+
+def keys_table(metadata: MetaData, *more: Column[Any]) -> Table:
+    """Describe the table of one context's keys, with more columns of its own."""
+    return Table(
+        "idempotency_key",
+        metadata,
+        Column("member_id", BigInteger, nullable=False),
+        Column("key", Text, nullable=False),
+        Column("request_hash", LargeBinary, nullable=False),
+        Column("response_status", Integer),
+        Column("response_body", LargeBinary),
+        *more,
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        PrimaryKeyConstraint("member_id", "key"),
+        CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
+        CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
+        CheckConstraint(
+            "(response_status IS NULL) = (response_body IS NULL)", name="whole_response"
+        ),
+        # BRIN: rows come in order of time, and only the hourly clean-up asks for it.
+        Index(None, "created_at", postgresql_using="brin"),
+    )
 
 
 @cache

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, make_url, text
 
-from api.auth import READ, WRITE, sign
-from api.process import Server, listening
+from api.identity.auth import READ, WRITE, sign
+from api.serving.process import Server, listening
 from runtime.settings import Settings
 from tests.waiting import eventually
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.auth import INVENTORY, sign
+from api.identity.auth import INVENTORY, sign
 from domain.idempotency import RESERVATION_KEYS, Claimed
 from ops.local import Servers
 from tests.api_client import (

@@ -11,10 +11,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as rsa_key
 
-from api import tokens
 from api.app import create_app
-from api.auth import INVENTORY, READ, WRITE, Member, sign
-from api.tokens import OneKey, Tokens, Unauthenticated
+from api.identity import tokens
+from api.identity.auth import INVENTORY, READ, WRITE, Member, sign
+from api.identity.tokens import OneKey, Tokens, Unauthenticated
 from runtime.settings import Settings, SettingsError
 from tests.api_client import ME, Api, an_api, some_settings
 from tests.issuer import Issuer, a_private_key, claims, forged, pem_of

@@ -11,9 +11,9 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent, connect_sse
 from sqlalchemy import Engine, text
 
-from api import waiting
-from api.auth import READ, WRITE, sign
+from api.identity.auth import READ, WRITE, sign
 from api.problems import Declined
+from api.reservations import waiting
 from api.reservations.desk import STREAMS, Claim, Streams
 from api.reservations.events import placed
 from domain.answers import Answer

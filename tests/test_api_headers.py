@@ -10,8 +10,8 @@ import httpx
 import pytest
 from litestar.types import Receive, Scope, Send
 
-from api.auth import sign
-from api.process import Server
+from api.identity.auth import sign
+from api.serving.process import Server
 from runtime.settings import SettingsError, load_settings
 from tests.api_client import ME, Api, an_api, some_settings
 from tests.waiting import eventually

@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from api import heads
-from api.auth import sign
+from api.identity.auth import sign
+from api.serving import heads
 from tests.api_client import ME, Api, a_stay, an_api
 from tests.waiting import DEADLINE_S
 

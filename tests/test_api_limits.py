@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.auth import STAFF, sign
-from api.limits import Pace, TooManyRequests
+from api.identity.auth import STAFF, sign
+from api.identity.limits import Pace, TooManyRequests
 from tests.api_client import ANOTHER, ME, Api, an_api
 
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 import outbox
-from api.auth import OPERATE
+from api.identity.auth import OPERATE
 from tests.api_client import ANOTHER, ME, Api, a_stay, an_api
 from tests.relays import claimed
 

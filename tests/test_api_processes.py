@@ -12,8 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from api import processes
-from api.auth import sign
+from api.identity.auth import sign
+from api.serving import processes
 from tests.api_client import ME, a_stay, an_api_process, some_settings
 from tests.waiting import eventually
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api import pages
-from api.auth import READ, STAFF, WRITE
-from api.etags import is_known, is_meant
+from api.identity.auth import READ, STAFF, WRITE
+from api.requests import pages
+from api.requests.etags import is_known, is_meant
 from consumers.results import ResultsHandler
 from consumers.timeouts import redrive_once
 from domain.answers import Answer

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from api import waiting
-from api.waiting import Waiters, Watch, wait_s
+from api.reservations import waiting
+from api.reservations.waiting import Waiters, Watch, wait_s
 from domain.answers import Answer, RoomResult
 from domain.reservations import store
 from domain.reservations.model import ROOMS, Cause, Reservation, Status, settle

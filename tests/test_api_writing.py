@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 import outbox
 from api.app import create_app
-from api.auth import READ, STAFF, WRITE
+from api.identity.auth import READ, STAFF, WRITE
 from domain.idempotency import RESERVATION_KEYS, Claimed
 from tests.api_client import ANOTHER, ME, Api, a_stay, an_api, count, some_settings
 from tests.waiting import eventually

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, text
 
-from api.idempotency import KEY_LENGTH_MAX, bare
 from api.problems import InvalidHeader
+from api.requests.idempotency import KEY_LENGTH_MAX, bare
 from consumers import timeouts
 from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, Mismatch, Replay
 

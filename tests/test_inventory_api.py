@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.auth import INVENTORY
+from api.identity.auth import INVENTORY
 from consumers.timeouts import forget_keys_once
 from domain.idempotency import ROOM_KEYS
 from tests.api_client import ANOTHER, ME, Api, an_api, count

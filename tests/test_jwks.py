@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as rsa_key
 from jwt.algorithms import get_default_algorithms
 
-from api import jwks
-from api.auth import Member, sign
-from api.jwks import Jwks, usable
-from api.tokens import KeysAway, Tokens, Unauthenticated
+from api.identity import jwks
+from api.identity.auth import Member, sign
+from api.identity.jwks import Jwks, usable
+from api.identity.tokens import KeysAway, Tokens, Unauthenticated
 from runtime.health import Health
 from runtime.settings import SettingsError
 from tests.api_client import ME, some_settings

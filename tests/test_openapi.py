@@ -7,7 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.app import create_app
-from api.openapi import SCOPES, Document, document
+from api.identity.auth import SCOPES
+from api.openapi.document import Document, document
 from tests.api_client import some_settings
 
 pytestmark = pytest.mark.unit

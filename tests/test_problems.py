@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from api.faults import of_body
-from api.problem_types import TYPES
+from api.problems.faults import of_body
+from api.problems.types import TYPES
 from api.rooms.views import Nights
 from domain.reservations.model import Refusal
 from tests.api_client import an_api

@@ -10,7 +10,7 @@ from psycopg.errors import InsufficientPrivilege, UniqueViolation
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from api.acting import ANYBODY, act_for, saying, take_acting
+from api.identity.acting import ANYBODY, act_for, saying, take_acting
 from domain.idempotency import RESERVATION_KEYS, Claimed
 from domain.reservations import store
 from domain.reservations.model import Cause, NewReservation, Reservation, by_member, cancel

@@ -19,7 +19,7 @@ from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import Engine
 
-from api.auth import INVENTORY, MemberRequest, needs
+from api.identity.auth import INVENTORY, MemberRequest, needs
 from api.inventory.desk import BrokenOff, Desk, Loads
 from api.inventory.documented import ANSWERS, BulkOperation
 from api.inventory.lines import Lines
@@ -57,7 +57,7 @@ def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Route
     operation_id="loadInventory",
     summary="Change the calendars of many rooms",
     status_code=200,
-    guards=[needs(INVENTORY)],
+    **needs(INVENTORY),
     operation_class=BulkOperation,
     responses={
         200: ANSWERS,

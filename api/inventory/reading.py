@@ -12,11 +12,10 @@ from typing import Protocol
 
 import msgspec
 
-from api import faults
-from api.bodies import Id
-from api.faults import Fault
 from api.inventory.lines import LINE_BYTES_MAX
-from api.problems import Declined
+from api.problems import Declined, faults
+from api.problems.faults import Fault
+from api.requests.bodies import Id
 from api.rooms.views import Weekdays, Wished
 from domain.rooms.change import Change, InvalidRange, nights_of
 

@@ -8,11 +8,12 @@ from litestar.params import PathParameter
 from prometheus_client import Gauge
 from sqlalchemy import Engine
 
-from api.bodies import ID_MAX
-from api.lanes import Lanes
 from api.problems import RETRY_AFTER, Declined
-from api.waiting import Waiters
+from api.requests.bodies import ID_MAX
+from api.reservations.lanes import Lanes
+from api.reservations.waiting import Waiters
 from outbox import Doorbell
+from runtime.settings import Settings
 
 STREAMS = Gauge("innbox_event_streams", "Event streams that are open.", multiprocess_mode="livesum")
 
@@ -75,20 +76,15 @@ def _too_many(reason: str) -> Declined:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """The reservations' database, those who wait, and the bounds."""
+    """The reservations' database, those who wait, and the bounds that the settings have."""
 
     engine: Engine
     reading: Engine
     waiters: Waiters
     changes: Doorbell
     streams: Streams
-    nights_max: int
-    days_max: int
-    page_size_max: int
-    wait_s_max: float
-    heartbeat_s: float
-    pending_per_member_max: int
     lanes: Lanes
+    settings: Settings
 
     def changed(self, reservation_id: int) -> None:
         """Wake who watches this reservation, in each process; call it when the change is committed."""

@@ -23,12 +23,12 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_204_NO_CONTENT
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.auth import READ, MemberRequest, needs
+from api.identity.auth import READ, MemberRequest, needs
+from api.identity.tokens import Member
 from api.problems import DATABASE_AWAY, InvalidHeader, documented
 from api.reservations.desk import Claim, Desk, ReservationId
 from api.reservations.looking import find, looking
 from api.reservations.views import TransitionView
-from api.tokens import Member
 from domain.reservations import reading
 from domain.reservations.model import Reservation, Transition
 
@@ -61,7 +61,7 @@ LastEventId = Annotated[
     "/{reservation_id:int}/events",
     operation_id="followReservation",
     summary="Follow a reservation",
-    guards=[needs(READ)],
+    **needs(READ),
     media_type=MEDIA_TYPE,
     responses={204: OVER, **documented("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
 )
@@ -101,6 +101,7 @@ async def _events(
     """Yield what goes over the wire, until there is nothing more to say."""
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
+    heartbeat_s = desk.settings.heartbeat_s
     with claim, desk.waiters.watching(reservation_id) as watch:
         watch.seen = seen
         yield b"retry: %d\n" % RETRY_MS
@@ -113,7 +114,7 @@ async def _events(
                 yield _event(transition)
                 if transition.status.final:
                     return
-            while now() < ends_at and not await watch.heard(min(ends_at, now() + desk.heartbeat_s)):
+            while now() < ends_at and not await watch.heard(min(ends_at, now() + heartbeat_s)):
                 yield _HEARTBEAT
             if now() >= ends_at:
                 return

@@ -7,15 +7,15 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from api import pages
-from api.auth import READ, MemberRequest, ScopeMissing, needs
-from api.bodies import ID_MAX
-from api.pages import Cursor, Limit
+from api.identity.auth import READ, MemberRequest, ScopeMissing, needs
+from api.identity.tokens import STAFF, Member
 from api.problems import documented
+from api.requests import pages
+from api.requests.bodies import ID_MAX
+from api.requests.pages import Cursor, Limit
 from api.reservations.desk import Desk
 from api.reservations.looking import looking
 from api.reservations.views import ReservationPage, ReservationView
-from api.tokens import STAFF, Member
 from domain.reservations import reading
 from domain.reservations.model import Status
 from domain.reservations.reading import Filter
@@ -42,7 +42,7 @@ MemberId = Annotated[
     "/",
     operation_id="listReservations",
     summary="List reservations, newest first",
-    guards=[needs(READ)],
+    **needs(READ),
     responses=documented("SCOPE_MISSING"),
     sync_to_thread=True,
 )
@@ -67,7 +67,7 @@ def list_some(  # noqa: PLR0913 - a parameter for each filter
     statuses = tuple(sorted(set(status or ())))
     asked = Filter(whose, statuses, room_id, check_in_from, check_in_to)
     after_id = pages.after(cursor, asked)
-    size = pages.page_size(limit, desk.page_size_max)
+    size = pages.page_size(limit, desk.settings.page_size_max)
     with looking(desk.reading, request.user) as connection:
         # One more than fits tells whether there is a next page.
         found = reading.page(connection, asked, after_id, size + 1)

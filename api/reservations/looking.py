@@ -6,15 +6,15 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
-from api.acting import ANYBODY, act_for
+from api.identity.acting import ANYBODY, act_for
+from api.identity.tokens import Member
 from api.problems import Missing
-from api.tokens import Member
 from domain.reservations import store
 from domain.reservations.model import Reservation
 
 
 def acts_for(member: Member) -> int | Literal["any"]:
-    """Tell for whom the API acts when this member asks; see `api.acting`."""
+    """Tell for whom the API acts when this member asks; see `api.identity.acting`."""
     return ANYBODY if member.is_staff else member.id
 
 

@@ -8,9 +8,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
-from api.auth import READ, MemberRequest, needs
-from api.etags import etag, is_known
+from api.identity.auth import READ, MemberRequest, needs
 from api.problems import documented
+from api.requests.etags import etag, is_known
 from api.reservations.desk import Desk, ReservationId
 from api.reservations.looking import find, looking
 from api.reservations.views import HistoryView, ReservationView, TransitionView
@@ -31,7 +31,7 @@ UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller 
     "/{reservation_id:int}",
     operation_id="getReservation",
     summary="Look at a reservation",
-    guards=[needs(READ)],
+    **needs(READ),
     responses={304: UNCHANGED, **documented("SCOPE_MISSING", "NOT_FOUND")},
     sync_to_thread=True,
 )
@@ -54,7 +54,7 @@ def read(
     "/{reservation_id:int}/history",
     operation_id="getHistory",
     summary="Look at how a reservation came about",
-    guards=[needs(READ)],
+    **needs(READ),
     responses=documented("SCOPE_MISSING", "NOT_FOUND"),
     sync_to_thread=True,
 )

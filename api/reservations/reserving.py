@@ -12,14 +12,14 @@ from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection
 
 import outbox
-from api.acting import saying
-from api.auth import STAFF, ScopeMissing
-from api.bodies import NewStay
-from api.idempotency import Attempt
+from api.identity.acting import saying
+from api.identity.auth import STAFF, ScopeMissing
+from api.identity.tokens import Member
 from api.problems import Declined, Refused
+from api.requests.bodies import NewStay
+from api.requests.idempotency import Attempt
 from api.reservations.desk import Desk
 from api.reservations.looking import acts_for, looking
-from api.tokens import Member
 from domain.idempotency import InFlight, Mismatch
 from domain.messages import unnumbered_room_reserve
 from domain.reservations import reserving
@@ -123,8 +123,8 @@ def _wish(asked: Asked, desk: Desk) -> NewReservation | NotReservable:
         asked.stay.room_id,
         Stay(asked.stay.check_in_date, asked.stay.check_out_date),
         today=(datetime.now(UTC) - _BEHIND).date(),
-        nights_max=desk.nights_max,
-        days_max=desk.days_max,
+        nights_max=desk.settings.nights_per_stay_max,
+        days_max=desk.settings.days_in_advance_max,
     )
 
 
@@ -140,5 +140,5 @@ def _order(asked: Asked, wish: NewReservation, desk: Desk) -> Order:
         cause,
         unnumbered_room_reserve(wish.room_id, wish.stay, cause.message_id),
         asked.claim,
-        desk.pending_per_member_max,
+        desk.settings.pending_per_member_max,
     )

@@ -18,20 +18,20 @@ from litestar.status_codes import HTTP_202_ACCEPTED
 from sqlalchemy import Connection
 
 import outbox
-from api import idempotency
-from api.acting import act_for
-from api.auth import WRITE, MemberRequest, needs
-from api.bodies import NewStay, Strict
-from api.etags import etag, is_meant
-from api.idempotency import Attempt, Key
-from api.observe import traceparent
+from api.identity.acting import act_for
+from api.identity.auth import WRITE, MemberRequest, needs
+from api.identity.tokens import Member
 from api.problems import OF_A_BODY, Declined, Missing, Refused, documented
+from api.requests import idempotency
+from api.requests.bodies import NewStay, Strict
+from api.requests.etags import etag, is_meant
+from api.requests.idempotency import Attempt, Key
+from api.requests.trace import traceparent
 from api.reservations.desk import Desk, ReservationId
 from api.reservations.looking import acts_for, find
 from api.reservations.reserving import Asked, reserve_once
 from api.reservations.views import ReservationView
-from api.tokens import Member
-from api.waiting import Prefer, wait_s
+from api.reservations.waiting import Prefer, wait_s
 from domain import messages
 from domain.idempotency import RESERVATION_KEYS
 from domain.reservations import store
@@ -62,7 +62,7 @@ IfMatch = Annotated[
     operation_id="reserve",
     summary="Ask for a room",
     status_code=202,
-    guards=[needs(WRITE)],
+    **needs(WRITE),
     responses={
         200: ENDED,
         **documented(
@@ -100,7 +100,7 @@ async def reserve(
     operation_id="cancelReservation",
     summary="Cancel a reservation",
     status_code=202,
-    guards=[needs(WRITE)],
+    **needs(WRITE),
     responses={
         200: ENDED,
         **documented(
@@ -190,7 +190,7 @@ async def _answer(
     headers = {"Location": f"/v1/reservations/{view.id}"}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
-    if (seconds := wait_s(prefer, desk.wait_s_max)) is not None:
+    if (seconds := wait_s(prefer, desk.settings.wait_s_max)) is not None:
         headers["Preference-Applied"] = f"wait={seconds:g}"
         if latest := await desk.waiters.ended(view.id, seconds):
             view = ReservationView.of(latest)

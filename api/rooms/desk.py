@@ -6,7 +6,7 @@ from typing import Annotated
 from litestar.params import PathParameter
 from sqlalchemy import Engine
 
-from api.bodies import ID_MAX
+from api.requests.bodies import ID_MAX
 
 RoomId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 

@@ -7,8 +7,8 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
-from api.pages import Cursor, Limit, after, page_size
 from api.problems import Invalid, Missing, documented
+from api.requests.pages import Cursor, Limit, after, page_size
 from api.rooms.desk import Desk, RoomId
 from api.rooms.views import (
     AvailabilityView,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from api.bodies import Body, Capacity, Name
-from api.pages import following
+from api.requests.bodies import Body, Capacity, Name
+from api.requests.pages import following
 from domain.answers import ReasonCode
 from domain.rooms.change import MIN_STAY_MAX, Change, Weekday
 from domain.rooms.directory import Room

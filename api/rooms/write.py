@@ -13,11 +13,11 @@ from litestar.params import JSONBody
 from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import Connection
 
-from api import idempotency
-from api.auth import INVENTORY, MemberRequest, needs
-from api.bodies import Strict
-from api.idempotency import Attempt, Key
+from api.identity.auth import INVENTORY, MemberRequest, needs
 from api.problems import OF_A_BODY, Refused, documented
+from api.requests import idempotency
+from api.requests.bodies import Strict
+from api.requests.idempotency import Attempt, Key
 from api.rooms.desk import Desk, RoomId
 from api.rooms.views import NewName, Nights, NightsView, RoomView
 from domain.idempotency import ROOM_KEYS
@@ -35,7 +35,7 @@ _KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
     "/{room_id:int}",
     operation_id="nameRoom",
     summary="Name a room, or make it",
-    guards=[needs(INVENTORY)],
+    **needs(INVENTORY),
     responses=documented(*_WRITTEN, *_KEYED),
     dto=Strict[NewName],
     return_dto=None,
@@ -61,7 +61,7 @@ def name_room(
     "/{room_id:int}/nights",
     operation_id="setNights",
     summary="Open nights, or change how many rooms they have and which rules",
-    guards=[needs(INVENTORY)],
+    **needs(INVENTORY),
     responses=documented(
         *_WRITTEN,
         "CAPACITY_BELOW_TAKEN",

@@ -15,7 +15,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -27,6 +26,7 @@ from sqlalchemy import (
     text,
 )
 
+from domain.idempotency import keys_table
 from domain.naming import NAMING_CONVENTION
 
 metadata = MetaData(schema="rooms", naming_convention=NAMING_CONVENTION)
@@ -93,19 +93,4 @@ allocation = Table(
     Index("ix_allocation_held", "room_id", "check_in", postgresql_where=text("state = 'HELD'")),
 )
 
-idempotency_key = Table(
-    "idempotency_key",
-    metadata,
-    Column("member_id", BigInteger, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("request_hash", LargeBinary, nullable=False),
-    Column("response_status", Integer),
-    Column("response_body", LargeBinary),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("member_id", "key"),
-    CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
-    CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
-    CheckConstraint("(response_status IS NULL) = (response_body IS NULL)", name="whole_response"),
-    # BRIN: rows come in order of time, and only the hourly clean-up asks for it.
-    Index(None, "created_at", postgresql_using="brin"),
-)
+idempotency_key = keys_table(metadata)

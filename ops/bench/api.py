@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.auth import READ, WRITE, sign
+from api.identity.auth import READ, WRITE, sign
 from ops.bench.callers import Called, Script, call
 from ops.bench.ground import crew, processes, scratch, session
 from ops.bench.measure import Comparison, Measured, Times

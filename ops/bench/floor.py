@@ -8,9 +8,9 @@ all of them share the port of the settings.
 from datetime import UTC, datetime
 from unittest.mock import patch
 
-from api.process import listening, serve
 from api.reservations.desk import Desk
 from api.reservations.reserving import Asked
+from api.serving.process import listening, serve
 from domain.reservations.model import Reservation, Status
 from domain.stay import Stay
 from ops.signals import end_with_supervisor

@@ -19,7 +19,7 @@ import msgspec
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
-from api.auth import INVENTORY, sign
+from api.identity.auth import INVENTORY, sign
 from domain.rooms.search import SEARCH
 from ops.bench.ground import processes, scratch, session
 from ops.bench.measure import Measured

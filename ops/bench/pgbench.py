@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from api.acting import ANYBODY, saying
+from api.identity.acting import ANYBODY, saying
 from api.reservations.reserving import RESERVE
 from domain.reservations.reserving import TAKE_TURN
 from ops.errors import CommandError

@@ -92,7 +92,7 @@ def token(data: Path, member: int, scopes: tuple[str, ...], hours: float) -> Non
     \b
     curl -H "Authorization: Bearer $(innbox token --member 7)" …
     """
-    from api.auth import sign
+    from api.identity.auth import sign
 
     click.echo(sign(settings_for(data, ()), member, scopes=scopes, lifetime_s=hours * 3600))
 

@@ -18,7 +18,7 @@ from runtime.settings import Context, RelayMode, Settings
 @click.pass_obj
 def api(data: Path, port: int | None) -> None:
     """Serve the REST API."""
-    from api.processes import run
+    from api.serving.processes import run
 
     _run(data, "api", run, **({} if port is None else {"api_port": port}))
 

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 from litestar.params import QueryParameter
 
-from api.bodies import ID_MAX
 from api.problems import Invalid
+from api.requests.bodies import ID_MAX
 
 PAGE_SIZE = 20
 

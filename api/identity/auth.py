@@ -3,34 +3,42 @@
 Guards run before the body is read, so a stranger is told nothing about it. The first one knows the
 member, and holds them to their pace; `needs` follows it where a route asks for more than to be known.
 
-    Unauthenticated, KeysAway   see api.tokens
-    TooManyRequests             see api.limits
+    Unauthenticated, KeysAway   see api.identity.tokens
+    TooManyRequests             see api.identity.limits
     ScopeMissing                the member is known but may not do this
 """
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final, TypedDict
 
 import jwt
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from api.limits import Pace
-from api.tokens import STAFF, Member, Tokens, Unauthenticated, verification_key
+from api.identity.limits import Pace
+from api.identity.tokens import STAFF, Member, Tokens, Unauthenticated, verification_key
 from runtime.settings import Settings, SettingsError
 
-READ = "read"  # look at reservations
-WRITE = "write"  # reserve and cancel
-INVENTORY = "inventory"  # change rooms and nights
-OPERATE = "operate"  # look at what is open
+READ = "read"
+WRITE = "write"
+INVENTORY = "inventory"
+OPERATE = "operate"
+SCOPES: Final = {
+    READ: "look at reservations",
+    WRITE: "reserve and cancel",
+    STAFF: "act for any member, and see them all; beside `read` and `write`",
+    INVENTORY: "change rooms and nights",
+    OPERATE: "look at what is open",
+}
 TOKEN_LIFETIME_S = 3600
 
 __all__ = [
     "INVENTORY",
     "OPERATE",
     "READ",
+    "SCOPES",
     "STAFF",
     "WRITE",
     "Guard",
@@ -44,6 +52,13 @@ __all__ = [
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 MemberRequest = Request[Member, Any, Any]
+
+
+class Needs(TypedDict):
+    """What a route says of itself, to Litestar and to the OpenAPI document."""
+
+    guards: list[Guard]
+    security: list[dict[str, list[str]]]
 
 
 class ScopeMissing(Exception):
@@ -66,14 +81,14 @@ def authenticated(tokens: Tokens, pace: Pace) -> Guard:
     return guard
 
 
-def needs(scope: str) -> Guard:
-    """Return the guard that lets only members with this scope pass; it follows `authenticated`."""
+def needs(scope: str) -> Needs:
+    """Have a route let only members with this scope pass; its guard follows `authenticated`."""
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         if scope not in connection.user.scopes:
             raise ScopeMissing(scope)
 
-    return guard
+    return {"guards": [guard], "security": [{"bearer": [scope]}]}
 
 
 def sign(

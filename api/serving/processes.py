@@ -22,7 +22,7 @@ from threading import Event, Thread
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from api.process import listening, serve
+from api.serving.process import listening, serve
 from runtime.logs import configure_logs
 from runtime.settings import Settings
 from runtime.shutdown import stop_on_signals

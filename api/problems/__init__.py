@@ -1,7 +1,7 @@
 """Problems: what is raised where a request cannot be done, and what is answered then (RFC 9457).
 
 `type` is `/problems/` with the code, `traceId` finds the log lines, `errors` points at each fault. Which
-error becomes which problem is said in `api/errors.py`.
+error becomes which problem is said in `api/middleware/errors.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from sqlalchemy import exc
 
-from api.faults import Fault
-from api.problem_types import TYPES, ProblemType, types_of
+from api.problems.faults import Fault
+from api.problems.types import TYPES, ProblemType, types_of
 from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable
 from domain.rooms.change import BelowTaken, WithoutCapacity

@@ -11,7 +11,7 @@ from typing import Any
 from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from api import errors
+from api.middleware import errors
 from api.problems import Declined
 
 ANY = "*"

@@ -21,11 +21,9 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 from sqlalchemy import exc
 
-from api import faults
-from api.auth import ScopeMissing
-from api.faults import Fault
-from api.limits import TooManyRequests
-from api.observe import traceparent
+from api.identity.auth import ScopeMissing
+from api.identity.limits import TooManyRequests
+from api.identity.tokens import KeysAway, Unauthenticated
 from api.problems import (
     MEDIA_TYPE,
     RETRY_AFTER,
@@ -34,9 +32,11 @@ from api.problems import (
     NamedNight,
     Problem,
     Refused,
+    faults,
     problem,
 )
-from api.tokens import KeysAway, Unauthenticated
+from api.problems.faults import Fault
+from api.requests.trace import traceparent
 from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable, Refusal
 from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity

@@ -6,7 +6,7 @@ They tell one story: member 42 asks for room 7. Examples of errors belong to the
 import json
 from typing import Any, Final
 
-from api.problem_types import TYPES
+from api.problems.types import TYPES
 
 _AT: Final = "2026-12-01T09:30:00.123456Z"
 _TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.acting import ANYBODY, act_for
+from api.identity.acting import ANYBODY, act_for
 from api.problems import DATABASE_AWAY
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation

@@ -14,9 +14,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
 from litestar.typing import FieldDefinition
 
-from api.auth import Guard
-from api.faults import Fault
+from api.identity.auth import Guard
 from api.problems import Declined
+from api.problems.faults import Fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection, Engine, exc
 
-from api.bell import Bell
+from api.reservations.bell import Bell
 from runtime.roundtrip import Rows, Statement, in_one_round_trip
 
 Prepare = Callable[[Connection], Sequence[Statement]]

@@ -2,9 +2,7 @@
 
 So does one that no route takes, since this goes around all of them.
 
-Trace: a valid W3C `traceparent` of the caller is passed on as it is, into the log, the outbox and the
-response; the API records no spans of its own, so it must not put itself between. Without a valid one
-a new trace begins here. The response names it in its `traceparent` header.
+The log names the trace, and so does the response, in its `traceparent` header.
 """
 
 from time import perf_counter
@@ -13,8 +11,9 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Histogram
 from structlog.contextvars import bound_contextvars
 
-from api.headers import protection
-from runtime.traces import begun, trace_id, valid
+from api.middleware.headers import protection
+from api.requests.trace import take_trace
+from runtime.traces import trace_id
 
 SECONDS = Histogram(
     "innbox_http_request_seconds",
@@ -35,8 +34,7 @@ class Observed:
         self._is_production = is_production
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        traceparent = _continued(scope) or begun()
-        scope["state"]["traceparent"] = traceparent
+        traceparent = take_trace(scope)
         begun_at = perf_counter()
         status = 500  # unless a response says otherwise
 
@@ -57,17 +55,6 @@ class Observed:
                 await self._application(scope, receive, traced_send)
             finally:
                 _count(scope, status, perf_counter() - begun_at)
-
-
-def traceparent(scope: Scope) -> str:
-    """Provide the trace that this request belongs to."""
-    return str(scope["state"]["traceparent"])
-
-
-def _continued(scope: Scope) -> str | None:
-    given = [value for name, value in scope["headers"] if name == b"traceparent"]
-    # Two of them contradict each other: the standard has us believe neither.
-    return valid(given[0].decode("latin-1")) if len(given) == 1 else None
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from prometheus_client import Gauge
 
-from api.tokens import Key, KeysAway, not_believed
+from api.identity.tokens import Key, KeysAway, not_believed
 from runtime.errors import first_line
 from runtime.health import Health
 from runtime.settings import Settings, SettingsError

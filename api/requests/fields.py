@@ -9,7 +9,7 @@ from typing import Any, Final
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from api.auth import Guard
+from api.identity.auth import Guard
 from api.problems import InvalidHeader
 
 _LISTS: Final = frozenset({b"if-match", b"if-none-match", b"prefer"})

@@ -1,4 +1,4 @@
-"""The API as one process; see `api.processes` for `innbox api`."""
+"""The API as one process; see `api.serving.processes` for `innbox api`."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from api.heads import BoundedHeads
+from api.serving.heads import BoundedHeads
 from runtime.settings import Settings, SettingsError
 
 _log = structlog.get_logger(__name__)

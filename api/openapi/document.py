@@ -14,30 +14,11 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from api.bodies import Body
-from api.examples import ANSWERS, PARAMETERS, REQUESTS
+from api.identity.auth import SCOPES
+from api.openapi.examples import ANSWERS, PARAMETERS, REQUESTS
+from api.requests.bodies import Body
 
 Document = dict[str, Any]
-
-SCOPES: Final = {
-    "read": "look at reservations",
-    "write": "reserve and cancel",
-    "staff": "act for any member, and see them all; beside `read` and `write`",
-    "inventory": "change rooms and nights",
-    "operate": "look at what is open",
-}
-_SCOPE_OF: Final = {
-    "listReservations": "read",
-    "getReservation": "read",
-    "getHistory": "read",
-    "followReservation": "read",
-    "reserve": "write",
-    "cancelReservation": "write",
-    "nameRoom": "inventory",
-    "setNights": "inventory",
-    "loadInventory": "inventory",
-    "getOperations": "operate",
-}
 
 _HEADERS: Final = {
     "traceparent": "The trace that the request belongs to (W3C).",
@@ -130,7 +111,7 @@ def completed(found: Document, page_size_max: int) -> Document:
     found["components"]["schemas"] |= _bodies()
     for path, operation in _operations(found):
         _put_parameters_right(operation, page_size_max)
-        _name_scope(operation)
+        _keep_own_security(operation)
         _add_request_examples(operation)
         for status, response in operation["responses"].items():
             _complete_response(path, operation["operationId"], status, response)
@@ -172,9 +153,10 @@ def _put_parameters_right(operation: Document, page_size_max: int) -> None:
         parameter["schema"] = schema
 
 
-def _name_scope(operation: Document) -> None:
-    if scope := _SCOPE_OF.get(operation["operationId"]):
-        operation["security"] = [{"bearer": [scope]}]
+def _keep_own_security(operation: Document) -> None:
+    """Litestar adds a route's to that of all routes, as if either were enough; the route's is last."""
+    if "security" in operation:
+        operation["security"] = operation["security"][-1:]
 
 
 def _add_request_examples(operation: Document) -> None:

@@ -8,8 +8,8 @@ import msgspec
 from litestar import MediaType, Request, Response, Router, get
 from litestar.params import PathParameter
 
-from api.problem_types import TYPES, ProblemType
 from api.problems import Missing, documented
+from api.problems.types import TYPES, ProblemType
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -1,0 +1,27 @@
+"""The trace that a request belongs to, as W3C writes it.
+
+A valid `traceparent` of the caller is passed on as it is, into the log, the outbox and the response; the
+API records no spans of its own, so it must not put itself between. Without a valid one a new trace
+begins here.
+"""
+
+from litestar.types import Scope
+
+from runtime.traces import begun, valid
+
+
+def take_trace(scope: Scope) -> str:
+    """Find out which trace it is, once for each request, and return its traceparent."""
+    scope["state"]["traceparent"] = traceparent = _continued(scope) or begun()
+    return traceparent
+
+
+def traceparent(scope: Scope) -> str:
+    """Provide the trace that was taken."""
+    return str(scope["state"]["traceparent"])
+
+
+def _continued(scope: Scope) -> str | None:
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    # Two of them contradict each other: the standard has us believe neither.
+    return valid(given[0].decode("latin-1")) if len(given) == 1 else None

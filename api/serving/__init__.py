@@ -1,0 +1,1 @@
+"""The API as processes with a socket: how they start, serve and end."""
