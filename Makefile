@@ -18,7 +18,7 @@ up: $(READY)  ## Run everything on embedded servers until Ctrl-C
 	@$(RUN)/innbox up
 
 test: check  ## All tests, with real servers
-	$(RUN)/pytest -m "not unit" -n 2 --dist loadfile
+	$(RUN)/pytest -m "not unit" -n 3 --dist worksteal
 
 check: $(READY)  ## Format, lint, types, import contracts and the tests that need no server
 	$(RUN)/ruff format --check

@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> Litestar:
     )
     app = Litestar(
         [members_only, problem_routes(), health.health_routes(state)],
-        lifespan=[_kept(keys), _alive(settings, reservations, rooms, desk.waiters, ends, state)],
+        lifespan=[_alive(settings, reservations, rooms, desk.waiters, ends, state), _kept(keys)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -152,7 +152,8 @@ def _alive(
         # More threads than connections: who gets none within the pool's timeout hears 503, and does
         # not queue unheard for a thread.
         threads = ThreadPoolExecutor(2 * settings.pool_size, thread_name_prefix="api")
-        asyncio.get_running_loop().set_default_executor(threads)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(threads)
         url = url_in_role(settings, settings.reservations_database_url, "innbox_api")
         tasks = [
             asyncio.create_task(health.watch(state, reservations)),
@@ -166,6 +167,8 @@ def _alive(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        # A thread goes on after who waited for it is gone, and gives its connection back.
+        await loop.shutdown_default_executor()
         reservations.dispose()
         rooms.dispose()
 

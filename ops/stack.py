@@ -1,9 +1,7 @@
 """The whole of innbox on one machine: servers, schema, topics and supervised processes."""
 
-import errno
 import fcntl
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from ops import signals
 from ops.environment import settings_for
 from ops.errors import CommandError
 from ops.migrate import migrate
-from ops.ports import free_port
+from ops.ports import free_port, is_free
 from ops.supervisor import Supervisor, children_of
 from ops.topics import create_topics
 from runtime.settings import Settings
@@ -117,17 +115,12 @@ def running_url(data: Path) -> str | None:
 
 def refuse_taken(host: str, port: int) -> None:
     """Raise `CommandError` if nobody could listen there now, as the API will."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
-            raise CommandError(
-                f"port {port} is taken by another program; choose one with --port"
-            ) from error
+    try:
+        is_taken = not is_free(port, host)
+    except OSError as error:
+        raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
+    if is_taken:
+        raise CommandError(f"port {port} is taken by another program; choose one with --port")
 
 
 def suggestions(brokers: int) -> dict[str, Any]:

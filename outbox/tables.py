@@ -25,7 +25,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, ExcludeConstraint
 from sqlalchemy.types import UserDefinedType
 
 SCHEMA = "outbox"
@@ -123,6 +123,8 @@ shard = Table(
     CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
     CheckConstraint("(owner IS NULL) = (leased_until IS NULL)", name="lease_whole"),
     CheckConstraint("(reserved_for IS NULL) = (reserved_until IS NULL)", name="reservation_whole"),
+    # Two relays of one key would publish its messages twice, and out of order.
+    ExcludeConstraint((text("int8range(hash_from, hash_to)"), "&&"), name="ex_shard_ranges_apart"),
     # Every saved cursor rewrites the row: room on the page keeps the rewrites there.
     postgresql_with={"fillfactor": 20},
 )

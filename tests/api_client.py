@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from threading import Event, Thread
 from typing import Any
 
@@ -29,6 +30,8 @@ def some_settings(database_url: str, **changes: object) -> Settings:
         # Nobody listens there: the API never talks to Kafka.
         "kafka_bootstrap_servers": "127.0.0.1:1",
         "api_port": 0,
+        # A machine that stalls is no overload; less than a client of the tests waits.
+        "pool_timeout_s": 20.0,
         "jwt_key": "a key for tests, of thirty-two bytes or more",
         "log_format": "json",
     }
@@ -107,8 +110,18 @@ def a_stay(**changes: object) -> dict[str, Any]:
     return stay | changes
 
 
+@cache
 def today() -> Any:
+    """Read once, or else midnight could fall between two of its calls."""
     return datetime.now(UTC).date()
+
+
+def a_port() -> socket.socket:
+    """A port of this machine that nobody else is given until it is closed, whoever listens on it."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept
 
 
 def count(engine: Engine, table: str) -> int:
@@ -122,8 +135,9 @@ class Wire:
     def __init__(self, database_url: str) -> None:
         url = make_url(database_url)
         self._server = (url.host or "127.0.0.1", url.port or 5432)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._port = self._listener.getsockname()[1]
+        self._kept = a_port()
+        self._port = self._kept.getsockname()[1]
+        self._listener = self._listening()
         self.url = url.set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
         self._open: set[socket.socket] = set()
         self._cut_after: bytes | None = None
@@ -136,14 +150,19 @@ class Wire:
             _end(end)
 
     def mend(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._listener = self._listening()
         self._accept()
 
     def cut_after(self, word: bytes) -> None:
         """Break the next connection that sends this word, once the server has got it."""
         self._cut_after = word
 
-    close = cut
+    def close(self) -> None:
+        self.cut()
+        self._kept.close()
+
+    def _listening(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", self._port), reuse_port=True)
 
     def _accept(self) -> None:
         Thread(target=self._serve, args=[self._listener], daemon=True).start()

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
@@ -26,8 +27,12 @@ from runtime.settings import Settings
 _numbers = count(1)
 
 
+hypothesis.settings.register_profile("patient", deadline=None)  # a machine may stall
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C be Ctrl-C: started in the background by a shell, we and our children would ignore it."""
+    hypothesis.settings.load_profile("patient")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -117,6 +122,7 @@ def a_configuration(servers: Servers, database_url: str, **changes: object) -> S
         "jwt_key": "a key for tests, of thirty-two bytes or more",
         "topic_partitions": 3,
         "lease_s": 2.0,
+        "shutdown_s": 25.0,  # but who asks for an end is not told "too late" by a stall
         "log_format": "console",
     }
     return Settings.model_validate(defaults | changes)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import socket
 from threading import Event, Thread
 from typing import Any
 
@@ -97,11 +98,16 @@ class Issuer:
             return self.said_instead
         return json.dumps({"keys": [self.jwk(kid) for kid in self.keys]}).encode()
 
+    def at(self, kept: socket) -> str:
+        """Have an address, before it is served there."""
+        self.url = f"http://127.0.0.1:{kept.getsockname()[1]}/jwks"
+        return self.url
+
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Answer on `url`, the same each time, for the length of a block."""
         port = int(self.url.rsplit(":", 1)[1].split("/")[0]) if self.url else 0
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        server = _Server(("127.0.0.1", port), _handler(self))
         self.url = f"http://127.0.0.1:{server.server_port}/jwks"
         self.may_answer.set()
         thread = Thread(target=server.serve_forever, args=[0.01])
@@ -113,6 +119,10 @@ class Issuer:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    allow_reuse_port = True  # a test may keep the port while nobody listens
 
 
 def _handler(issuer: Issuer) -> type[BaseHTTPRequestHandler]:

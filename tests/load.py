@@ -19,11 +19,14 @@ from domain.messages import TOPICS
 from runtime.settings import Settings
 from tests.kafka_reader import read_topics
 from tests.relays import a_message
+from tests.waiting import eventually
 
 KEYS = [f"key-{number}" for number in range(24)]
 WRITERS = 2
 # Between two transactions of a writer, so that the machine has time for its readers.
 PAUSE_S = 0.01
+# Of fewer nothing could be told.
+MESSAGES_MIN = 100
 
 DRAW = text("UPDATE counter SET drawn = drawn + 1 WHERE key = :key RETURNING drawn")
 
@@ -44,7 +47,7 @@ def append_numbers(connection: Connection, keys: Iterable[str]) -> None:
 
 @contextmanager
 def a_load(engine: Engine) -> Iterator[None]:
-    """Write from several threads for the length of the block."""
+    """Write from several threads for the length of the block, or until there was a load."""
     done = Event()
 
     def write(random: Random) -> None:
@@ -58,6 +61,7 @@ def a_load(engine: Engine) -> Iterator[None]:
         writers = [pool.submit(write, Random(seed)) for seed in range(WRITERS)]
         try:
             yield
+            eventually(lambda: _was_there(engine) or any(writer.done() for writer in writers))
         finally:
             done.set()
     for writer in writers:
@@ -75,7 +79,7 @@ def assert_delivered(engine: Engine, settings: Settings, *, once: bool = False) 
     """Read until everything committed is in Kafka: its first deliveries in commit order, or all."""
     wanted = drawn(engine)
     total = sum(wanted.values())
-    assert total > 100, "there was a load"
+    assert total > MESSAGES_MIN, "there was a load"
     found = read_topics(
         settings,
         TOPICS,
@@ -89,6 +93,10 @@ def assert_delivered(engine: Engine, settings: Settings, *, once: bool = False) 
     if once:
         repeated = [place for place, count in Counter(map(_place, found)).items() if count > 1]
         assert repeated == []
+
+
+def _was_there(engine: Engine) -> bool:
+    return sum(drawn(engine).values()) > MESSAGES_MIN
 
 
 def _place(record: Record) -> tuple[str, int]:

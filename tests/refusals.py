@@ -22,10 +22,16 @@ BYTES_MAX = 20_000
 
 def refuse_above(settings: Settings, bytes_max: int = BYTES_MAX, topic: str = ROOM_RESERVE) -> None:
     """Have the brokers refuse records, or batches of them, that are larger."""
+    # Brokers tell of a change before they act on it, but go on to the next one only when they do.
+    _set(settings, topic, "max.message.bytes", bytes_max)
+    _set(settings, topic, "index.interval.bytes", bytes_max)
+
+
+def _set(settings: Settings, topic: str, entry_name: str, value: int) -> None:
     client: Any = admin.AdminClient(settings.kafka)
     kinds: Any = admin  # its types are incomplete
     entry = kinds.ConfigEntry(
-        "max.message.bytes", str(bytes_max), incremental_operation=kinds.AlterConfigOpType.SET
+        entry_name, str(value), incremental_operation=kinds.AlterConfigOpType.SET
     )
     name = settings.kafka_prefix + topic
     resource = kinds.ConfigResource(kinds.ConfigResource.Type.TOPIC, name)
@@ -36,7 +42,7 @@ def refuse_above(settings: Settings, bytes_max: int = BYTES_MAX, topic: str = RO
 
     def is_known() -> bool:
         found = client.describe_configs([resource])[resource].result(10)
-        return bool(found["max.message.bytes"].value == str(bytes_max))
+        return bool(found[entry_name].value == str(value))
 
     eventually(is_known)
 

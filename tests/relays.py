@@ -22,6 +22,7 @@ from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.kafka_reader import header, read_topics
+from tests.waiting import DEADLINE_S
 
 
 def a_message(key: str = "7", value: bytes = b"{}", topic: str = ROOM_RESERVE) -> Message:
@@ -61,7 +62,7 @@ def a_relay(settings: Settings) -> Iterator[Running]:
         yield running
     finally:
         running.stop.set()
-        thread.join(timeout=15)
+        thread.join(timeout=DEADLINE_S)
         engine.dispose()
         assert not thread.is_alive()
 

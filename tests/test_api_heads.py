@@ -2,14 +2,18 @@
 
 import socket
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
+from sqlalchemy import Engine, text
 
 from api.identity.auth import sign
 from api.serving import heads
+from api.serving.heads import BoundedHeads
 from tests.api_client import ME, Api, a_stay, an_api
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, eventually
 
 LIVE = b"GET /healthz/live HTTP/1.1\r\nHost: inn\r\n"
 KIB = 1_024
@@ -91,15 +95,19 @@ def test_a_head_in_many_pieces_is_counted_whole(api: Api) -> None:
 def test_a_head_that_does_not_end_in_time_is_not_waited_for(
     api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    """On a new connection, and where an earlier request was answered."""
-    monkeypatch.setattr(heads, "HEAD_S_MAX", 0.2)
-    for before in (b"", LIVE + b"\r\n"):
-        with connected(api) as connection:
-            connection.sendall(before)
-            if before:
-                assert status(connection.recv(65_536)) == b"200"
-            connection.sendall(begun)
-            assert heard(connection) == b""
+    """Where an earlier request was answered, and on a new connection."""
+    with connected(api) as connection:
+        connection.sendall(LIVE + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65_536)
+        assert status(answer) == b"200"
+        monkeypatch.setattr(heads, "HEAD_S_MAX", 0.2)
+        connection.sendall(begun)
+        assert heard(connection) == b""
+    with connected(api) as connection:
+        connection.sendall(begun)
+        assert heard(connection) == b""
 
 
 def test_what_takes_longer_than_a_head_may_is_answered(
@@ -108,18 +116,56 @@ def test_what_takes_longer_than_a_head_may_is_answered(
     """The bound is on the head: neither on what is waited for nor on a body."""
     monkeypatch.setattr(heads, "HEAD_S_MAX", 0.2)
     me = api.member(ME)
-    waited = me.post("/v1/reservations", json=a_stay(), headers={"Prefer": "wait=1"})
-    assert waited.status_code == 202
+
+    def waited() -> int:
+        """The status; none if this side was too slow, and its own head not there in time."""
+        with suppress(httpx.TransportError):
+            wait = {"Prefer": "wait=1"}
+            return me.post("/v1/reservations", json=a_stay(), headers=wait).status_code
+        return 0
+
+    assert eventually(waited) == 202
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"roomId":7'], ids=["nothing", "half a body"])
+def test_a_body_of_which_nothing_comes_is_told_so(
+    api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(heads, "PAUSE_S_MAX", 0.2)
+    with connected(api) as connection:
+        connection.sendall(a_head(api, "reservations", "write", b"Content-Length: 100\r\n") + begun)
+        assert status(heard(connection)) == b"408"
+
+
+def test_a_body_that_we_are_too_slow_for_is_not_held_against_the_caller(
+    api: Api, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load is held up by somebody else, and then goes on."""
+    looks: list[bool] = []
+    look = BoundedHeads._miss_body
+
+    def miss(protocol: BoundedHeads) -> None:
+        looks.append(protocol.flow.read_paused)
+        look(protocol)
+
+    monkeypatch.setattr(heads, "PAUSE_S_MAX", 0.2)
+    monkeypatch.setattr(BoundedHeads, "_miss_body", miss)
+    night = b'{"roomId":7,"from":"2028-01-01","to":"2028-01-02","capacity":2}\n'
+    length = b"Content-Length: %d\r\n" % (20_000 * len(night))
+    with ThreadPoolExecutor(1) as threads, connected(api) as connection:
+        with engine.begin() as other:
+            other.execute(text("LOCK TABLE rooms.room_night IN ACCESS EXCLUSIVE MODE"))
+            head = a_head(api, "inventory", "inventory", length)
+            sending = threads.submit(connection.sendall, head + 20_000 * night)
+            eventually(lambda: len(looks) > 1)
+        sending.result()
+        assert status(heard(connection)) == b"200"
+    assert all(looks)
 
 
 def test_a_body_may_be_larger_than_a_head(api: Api) -> None:
     """In chunks as well, whose sizes stand between them; but not what follows the last one."""
-    token = sign(api.settings, ME, ["inventory"])
-    head = (
-        b"POST /v1/inventory HTTP/1.1\r\nHost: inn\r\nContent-Type: application/x-ndjson\r\n"
-        b"Transfer-Encoding: chunked\r\nConnection: close\r\nAuthorization: Bearer %b\r\n\r\n"
-        % token.encode()
-    )
+    head = a_head(api, "inventory", "inventory", b"Transfer-Encoding: chunked\r\n")
     chunks = [b"1\r\n\n\r\n" * 100 for _ in range(300)]
     with connected(api) as connection:
         sent(connection, [head, *chunks, b"0\r\n\r\n"])
@@ -128,3 +174,12 @@ def test_a_body_may_be_larger_than_a_head(api: Api) -> None:
     trailers = (b"a: " + b"b" * KIB + b"\r\n" for _ in range(100 * KIB))
     with connected(api) as connection:
         assert sent(connection, [head, *chunks, b"0\r\n", *trailers]) < 20 * KIB * KIB
+
+
+def a_head(api: Api, resource: str, scope: str, body: bytes) -> bytes:
+    """The head of a POST; `body` says how its body is delimited."""
+    kind = b"application/x-ndjson" if resource == "inventory" else b"application/json"
+    return (
+        b"POST /v1/%b HTTP/1.1\r\nHost: inn\r\nContent-Type: %b\r\nConnection: close\r\n"
+        b"Authorization: Bearer %b\r\n%b\r\n"
+    ) % (resource.encode(), kind, sign(api.settings, ME, [scope]).encode(), body)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +25,7 @@ def test_who_asks_too_fast_is_told_to_wait_and_nobody_else_is(api: Api) -> None:
     refused = api.member().get("/v1/reservations")
     assert refused.json()["type"] == "/problems/too-many-requests"
     assert refused.headers["Content-Type"] == "application/problem+json"
-    assert 990 <= int(refused.headers["Retry-After"]) <= 1000
+    assert 900 <= int(refused.headers["Retry-After"]) <= 1000
     assert api.member(ANOTHER).get("/v1/reservations").status_code == 200
 
 
@@ -43,7 +42,7 @@ def test_it_is_the_member_that_counts_whatever_the_token_may_and_the_request_ask
 def test_who_is_not_known_uses_up_nobodys_share(api: Api) -> None:
     expired = {"Authorization": f"Bearer {sign(api.settings, ME, lifetime_s=-60)}"}
     for _ in range(5):
-        response = httpx.get(f"{api.url}/v1/reservations", headers=expired)
+        response = api.client(expired).get("/v1/reservations")
         assert response.status_code == 401
 
     assert api.member().get("/v1/reservations").status_code == 200
@@ -51,7 +50,7 @@ def test_who_is_not_known_uses_up_nobodys_share(api: Api) -> None:
 
 def test_the_platform_is_never_told_to_wait(api: Api) -> None:
     for _ in range(5):
-        assert httpx.get(f"{api.url}/healthz/live").status_code == 200
+        assert api.client({}).get("/healthz/live").status_code == 200
 
 
 class Clock:

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 from api.identity.auth import sign
 from api.serving import processes
 from tests.api_client import ME, a_stay, an_api_process, some_settings
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 
 @contextmanager
@@ -28,11 +28,13 @@ def an_api_of_two(database_url: str) -> Iterator[tuple["subprocess.Popen[str]", 
 
 def serving(process: "subprocess.Popen[str]", port: int) -> list[psutil.Process]:
     """The processes that listen; the first one only looks after them."""
-    return [
-        child
-        for child in psutil.Process(process.pid).children()
-        if any(one.laddr.port == port for one in child.net_connections())
-    ]
+    return [one for one in psutil.Process(process.pid).children() if listens(one, port)]
+
+
+def listens(child: psutil.Process, port: int) -> bool:
+    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        return any(one.laddr.port == port for one in child.net_connections())
+    return False
 
 
 def reserve(url: str, database_url: str) -> int:
@@ -56,9 +58,10 @@ def counted(url: str) -> int:
 def test_two_processes_share_a_port_and_their_metrics_and_end_in_order(database_url: str) -> None:
     with an_api_of_two(database_url) as (process, url):
         assert [reserve(url, database_url) for _ in range(12)] == [202] * 12
+        eventually(lambda: counted(url) == 12)  # which is after the answers
         assert {counted(url) for _ in range(6)} == {12}, "whichever process answers"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=DEADLINE_S) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
 
@@ -79,7 +82,7 @@ def test_the_processes_end_when_the_one_that_looks_after_them_is_killed(database
     with an_api_of_two(database_url) as (process, url):
         crew = serving(process, httpx.URL(url).port or 0)
         process.kill()
-        _, alive = psutil.wait_procs(crew, timeout=15)
+        _, alive = psutil.wait_procs(crew, timeout=DEADLINE_S)
     assert alive == []
 
 

@@ -106,11 +106,16 @@ def test_consumer_compares_batches_with_one_by_one_and_leaves_nothing(
     settings: Settings, engine: Engine
 ) -> None:
     opens_on, topics_before = date(2030, 1, 1), topics_of(settings)
-    found = bench_consumer(settings, opens_on, nobody, total=200, one_by_one=20, rounds=1).as_dict()
+    # What comes with the first batch is not measured, so there must be more than one.
+    total = settings.batch_size_max + 200
+    found = bench_consumer(
+        settings, opens_on, nobody, total=total, one_by_one=20, rounds=1
+    ).as_dict()
     assert found["ratio"] > 0
     assert len(found["ours_per_s"]) == len(found["baseline_per_s"]) == 1
     assert databases_of_benchmarks(engine) == []
-    assert topics_of(settings) == topics_before
+    # The brokers go on naming a topic for a moment.
+    eventually(lambda: topics_of(settings) == topics_before)
 
 
 def test_latency_tells_each_rate_and_the_worst_on_top(settings: Settings, tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_growth_compares_the_drain_and_the_latency(settings: Settings, tmp_path:
 
 
 def test_cost_finds_no_row_of_the_log_touched(settings: Settings, tmp_path: Path) -> None:
-    found = bench_cost(settings, tmp_path, nobody, count=100, idle_s=0.5, rounds=1).as_dict()
+    found = bench_cost(settings, tmp_path, nobody, count=100, idle_s=0.5, rounds=3).as_dict()
     assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
     assert found["dead_rows"] == found["rows_touched"] == 0
     assert found["idle_queries_per_s"] >= 0

@@ -127,6 +127,7 @@ def test_retries_get_their_turn_although_there_is_always_something_to_publish(
     slow = settings.model_copy(update={"relay_chunk": 5})
     with a_relay(slow), traffic(engine) as written:
         eventually(lambda: len(blocked(engine)) == len(keys))
+        eventually(lambda: len(written) > 5_000)  # of which the relay has for seconds
         accept_all(settings)
         retry(engine, *keys)
         published(settings, held)

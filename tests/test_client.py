@@ -113,14 +113,15 @@ def test_a_database_that_is_away_for_a_moment_is_not_noticed(database_url: str) 
 
 
 def test_too_many_requests_are_repeated_when_the_api_says_so(database_url: str) -> None:
-    """Two seconds' worth of requests beyond the first take that long, and all are answered."""
+    """A second's worth of requests beyond the first takes that long, and all are answered."""
     heard: list[Exception] = []
     with (
         an_api(database_url, requests_per_s_max=1, requests_burst_max=1) as api,
         me(api, on_repeat=heard.append) as innbox,
     ):
         began_at = time.monotonic()
-        assert [list(innbox.rooms()) for _ in range(2)] == [[], []]
+        # The second, unless it comes so late that it is within the rate.
+        eventually(lambda: list(innbox.rooms()) == [] and heard)
         assert time.monotonic() - began_at > 0.9
     assert [problem.code for problem in heard if isinstance(problem, Problem)] == [
         "TOO_MANY_REQUESTS"

@@ -60,6 +60,11 @@ def parts(member: Member) -> int:
     return len(member._owned)
 
 
+def can_leave(member: Member) -> bool:
+    """Whether it has partitions to give away, and has seen the brokers it would tell."""
+    return parts(member) > 0 and member._problem is None
+
+
 def test_a_killed_members_partitions_move_to_the_others(engine: Engine, settings: Settings) -> None:
     open_rooms(engine, capacity=1_000)
     with a_child("rooms", settings) as child:
@@ -109,7 +114,7 @@ def test_a_partition_that_is_given_while_resting_loses_no_message(
     """What a rest's poll delivers is kept: dropped, the next offset would be committed over it."""
     with a_member(settings) as resting:
         with a_member(settings) as leaving:
-            step([resting, leaving], lambda: parts(resting) and parts(leaving))
+            step([resting, leaving], lambda: parts(resting) and can_leave(leaving))
         publish(settings, requests(1, 30))
         given = Event()
 
@@ -124,10 +129,10 @@ def test_a_partition_that_is_given_while_resting_loses_no_message(
 
         def read_on() -> bool:
             seen.extend(ids(resting.batch()))
-            return len(seen) >= 30
+            return len(set(seen)) >= 30
 
         eventually(read_on)
-        assert sorted(seen) == list(range(1, 31))
+        assert set(seen) == set(range(1, 31))
 
 
 def ids(batch: list[Message]) -> list[int]:
@@ -145,7 +150,7 @@ def test_what_was_given_away_in_a_rest_is_neither_applied_nor_committed(
 
         def read_all() -> bool:
             batch.extend(resting.batch())
-            return len(batch) == 30
+            return len(batch) >= 30
 
         eventually(read_all)
         assert resting.owned(batch) == batch

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec is public all the same
+    AdminClient,
+    OffsetSpec,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from ops.local import Servers
@@ -16,7 +19,7 @@ from outbox import Cursor
 from relay import cursors
 from relay.cursors import PARTITION, Place, Step, encode, newest
 from relay.errors import Abandoned
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 _numbers = count(1)
 
@@ -30,9 +33,19 @@ def kafka(servers: Servers) -> dict[str, Any]:
 def topic(kafka: dict[str, Any]) -> str:
     """A topic of one partition that is there, empty; not compacted, so that it can be trimmed."""
     admin, name = AdminClient(kafka), f"cursors-{getpid()}-{next(_numbers)}"
-    admin.create_topics([NewTopic(name, 1, 1)])[name].result(10)
-    eventually(lambda: name in admin.list_topics(timeout=10).topics)
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result(DEADLINE_S)
+    eventually(lambda: has_a_leader(admin, name))
     return name
+
+
+def has_a_leader(admin: AdminClient, topic: str) -> bool:
+    """Whether somebody answers for the partition; that there is one is known a little before."""
+    place = TopicPartition(topic, PARTITION)
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    try:
+        return bool(admin.list_offsets({place: latest})[place].result(DEADLINE_S).offset == 0)
+    except KafkaException:
+        return False
 
 
 def test_an_empty_topic_has_no_cursor(kafka: dict[str, Any], topic: str) -> None:
@@ -44,10 +57,10 @@ def test_the_last_step_that_was_committed_counts(kafka: dict[str, Any], topic: s
     with a_transaction(kafka) as writer:
         write(writer, topic, "ours", a_step(1), step)
         write(writer, topic, "theirs", a_step(3))
-        writer.commit_transaction(10)
+        writer.commit_transaction(DEADLINE_S)
     with a_transaction(kafka) as writer:
         write(writer, topic, "ours", a_step(4))
-        writer.abort_transaction(10)
+        writer.abort_transaction(DEADLINE_S)
 
     assert newest(kafka, topic, "ours", lambda: True) == step
     assert newest(kafka, topic, "nobody", lambda: True) is None
@@ -62,10 +75,10 @@ def test_a_cursor_is_found_however_far_back_it_is(
     with a_transaction(kafka) as writer:
         write(writer, topic, "ours", *for_all[:3])
         write(writer, topic, "theirs", *for_all)
-        writer.commit_transaction(10)
+        writer.commit_transaction(DEADLINE_S)
     with a_transaction(kafka) as writer:
         write(writer, topic, "ours", *for_all)
-        writer.abort_transaction(10)
+        writer.abort_transaction(DEADLINE_S)
 
     assert newest(kafka, topic, "ours", lambda: True) == for_all[2]
     assert newest(kafka, topic, "theirs", lambda: True) == for_all[-1]
@@ -77,7 +90,7 @@ def test_what_was_trimmed_from_the_topic_is_gone_and_what_was_left_is_found(
     with a_transaction(kafka) as writer:
         write(writer, topic, "gone", a_step(1))
         write(writer, topic, "left", a_step(2))
-        writer.commit_transaction(10)
+        writer.commit_transaction(DEADLINE_S)
     admin, place = AdminClient(kafka), TopicPartition(topic, PARTITION, 1)
     admin.delete_records([place])[place].result(10)
 
@@ -91,11 +104,11 @@ def test_a_transaction_that_is_open_is_waited_for(kafka: dict[str, Any], topic: 
     with a_transaction(kafka) as theirs, a_transaction(kafka) as ours:
         write(theirs, topic, "theirs", a_step(1))
         write(ours, topic, "ours", a_step(2))
-        ours.commit_transaction(10)
+        ours.commit_transaction(DEADLINE_S)
 
         def end_theirs_at_last() -> bool:
             if next(asked) == 2:
-                theirs.commit_transaction(10)
+                theirs.commit_transaction(DEADLINE_S)
             return True
 
         assert newest(kafka, topic, "ours", end_theirs_at_last) == a_step(2)
@@ -113,7 +126,7 @@ def test_the_wait_for_an_open_transaction_is_bounded_and_ends_with_a_stop(
         monkeypatch.setattr(cursors, "_SILENCE_S_MAX", 0.1)
         with pytest.raises(KafkaException, match="cannot be read"):
             newest(kafka, topic, "ours", lambda: True)
-        theirs.abort_transaction(10)
+        theirs.abort_transaction(DEADLINE_S)
 
 
 def a_step(number: int, key: str | None = None) -> Step:
@@ -129,7 +142,7 @@ def a_step(number: int, key: str | None = None) -> Step:
 def a_transaction(kafka: dict[str, Any]) -> Iterator[Producer]:
     """A producer in a transaction of its own, which the block ends."""
     producer = Producer(kafka | {"transactional.id": f"cursors-{getpid()}-{next(_numbers)}"})
-    producer.init_transactions(10)
+    producer.init_transactions(DEADLINE_S)
     producer.begin_transaction()
     yield producer
     producer.close()

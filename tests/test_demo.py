@@ -69,7 +69,7 @@ def test_the_demo_kills_processes_and_every_invariant_holds(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
     outcome = json.loads(ended.stdout)

@@ -45,12 +45,16 @@ from tests.relays import (
     is_wholly_relayed,
     messages_of_keys,
     owner_pid,
+    published,
     the_shard,
 )
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 # So long that only whoever takes a shard over can have ended what was left open.
 PATIENCE_MS = 600_000
+FLUSHING = text("""
+    SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')
+""")
 POSTGRES: tuple[local.Part, ...] = ("postgres",)
 KAFKA: tuple[local.Part, ...] = ("kafka",)
 
@@ -127,7 +131,7 @@ def test_a_relay_that_was_paused_at_whatever_step_is_refused_and_goes_on_as_a_st
         append(engine, messages[-1])
         eventually(lambda: owner_pid(engine) == zombie.pid and is_wholly_relayed(engine))
         zombie.terminate()
-        assert zombie.wait(timeout=10) == 0
+        assert zombie.wait(DEADLINE_S) == 0
     assert_read_once(exact, messages)
 
 
@@ -167,7 +171,7 @@ def test_a_change_of_mode_after_a_crash_repeats_one_reading_at_most(
             messages += (more := messages_of_keys(20))
             append(engine, *more)
             eventually(lambda: is_wholly_relayed(engine))
-    records = list(committed(exact))
+    records = committed(exact, messages)
     assert first_deliveries(records) == appended(messages)
     assert len(records) == len(messages) + MESSAGES_IN_HAND
 
@@ -187,6 +191,7 @@ def test_what_a_crash_of_postgres_takes_back_is_neither_repeated_nor_hides_a_mes
         append(engine, *before)
         give_out_ids(engine, 1_000)
         with a_shard(exact) as (connection, shard, publisher):
+            pause_flushing(engine)
             relay_once(connection, shard, publisher, exact, lambda: True)
             kill_postgres(data)
             local.start(data, durable=False, parts=POSTGRES)
@@ -216,7 +221,7 @@ def test_a_database_that_has_lost_what_it_announced_repeats_and_loses_nothing(
     with capture_logs() as logs, a_relay(exact):
         eventually(lambda: is_wholly_relayed(engine))
     assert "the database has lost cursors; messages may be repeated" in events(logs)
-    records = list(committed(exact))
+    records = committed(exact, before + after)
     assert first_deliveries(records) == appended(before + after)
     assert len(records) == 2 * len(before) + len(after)
 
@@ -312,7 +317,7 @@ def test_an_outage_that_outlasts_the_transaction_is_waited_out_and_shown(
         eventually(lambda: relay.health.problems.get("kafka"))
         assert relay.health.is_live
         relay.stop.set()
-        eventually(lambda: the_shard(engine).owner is None, deadline_s=5)
+        eventually(lambda: the_shard(engine).owner is None)  # the outage goes on
     messages += (more := messages_of_keys(50))
     append(engine, *more)
     with a_relay(alone) as relay:
@@ -350,6 +355,13 @@ def give_out_ids(engine: Engine, count: int) -> None:
         )
 
 
+def pause_flushing(engine: Engine) -> None:
+    """Suspend who would flush, at some time or other, what no commit waits for."""
+    with engine.connect() as connection:
+        for pid in connection.scalars(FLUSHING):
+            psutil.Process(pid).suspend()
+
+
 def kill_postgres(data: Path) -> None:
     """End all of its processes as a crash of the machine would, in the midst of whatever they do."""
     pid = int((data / "postgres" / "postmaster.pid").read_text().splitlines()[0])
@@ -368,13 +380,21 @@ def events(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
 
 def assert_read_once(settings: Settings, messages: list[Message]) -> None:
     """Each message is read once, those of a key in their order, and nothing else is."""
-    records = list(committed(settings))
+    records = committed(settings, messages)
     assert first_deliveries(records) == appended(messages)
     assert len(records) == len(messages)
 
 
-def committed(settings: Settings) -> Iterator[Record]:
-    """All that a reader of committed records sees, up to the present ends."""
+def committed(settings: Settings, messages: Iterable[Message]) -> list[Record]:
+    """All that a reader of committed records sees, up to the present ends; these messages are there.
+
+    The brokers acknowledge a transaction's end before readers see it in every partition.
+    """
+    published(settings, messages)
+    return list(_up_to_the_ends(settings))
+
+
+def _up_to_the_ends(settings: Settings) -> Iterator[Record]:
     properties = {"group.id": "outsider", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
     with closing(Consumer(settings.kafka | properties)) as consumer:
         topics = consumer.list_topics(timeout=10).topics

@@ -20,7 +20,7 @@ from runtime.health import Health
 from runtime.settings import SettingsError
 from tests.api_client import ME, some_settings
 from tests.issuer import Issuer, claims, forged, pem_of
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.unit
 
@@ -52,7 +52,8 @@ class Desk:
 
 
 @pytest.fixture
-def issuer() -> Iterator[Issuer]:
+def issuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
+    monkeypatch.setattr(jwks, "ANSWER_S_MAX", DEADLINE_S)
     issuer = Issuer()
     issuer.add("first", "ES256")
     with issuer.serving():

@@ -92,7 +92,7 @@ def test_every_committed_message_is_read_once_and_in_commit_order(counted: Engin
     assert reader.delivered == committed(counted)
     assert reader.delivered["open"] == [1]
     assert reader.count > 1_500
-    assert reader.parts > 20
+    assert reader.parts > 5  # so many, even if the reader comes when all is written
 
 
 def read_beside(engine: Engine, reader: Reader, writers: Sequence[Future[None]]) -> None:

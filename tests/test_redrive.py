@@ -73,7 +73,7 @@ def test_each_time_in_vain_doubles_the_wait_up_to_a_bound(engine: Engine) -> Non
     """So an outage does not multiply its own backlog, and its end is noticed all the same."""
     reservation = a_reservation(engine)
     for minutes in (1, 2, 4, 8, 16, 32, 64, 64, 64):
-        age(engine, reservation.id, minutes=minutes - 0.1)
+        age(engine, reservation.id, minutes=minutes - 0.5)
         assert redrive_once(engine, MINUTE_S) == 0
         age(engine, reservation.id, minutes=minutes + 0.1)
         assert redrive_once(engine, MINUTE_S) == 1

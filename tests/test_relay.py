@@ -153,7 +153,8 @@ def test_a_relay_outlasts_the_cut_of_its_connections(engine: Engine, settings: S
         after = a_message()
         append(engine, after)
         published(settings, [after])
-        assert the_shard(engine).epoch == epoch + 1
+        # A last reading on the connection that is being cut may have been in time.
+        eventually(lambda: the_shard(engine).epoch == epoch + 1)
 
 
 def test_the_lag_is_the_age_of_the_oldest_message_that_is_not_published(

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from domain.messages import ROOM_RESERVE
 from ops.topics import create_topics
 from relay import loop, sharing
+from relay import publisher as publisher_module
 from relay.errors import Abandoned, Refused
 from relay.loop import TOUCHES_MAX
 from relay.publisher import Publisher
@@ -39,7 +40,7 @@ from tests.relays import (
     published,
     the_shard,
 )
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 LEASE_S = 0.5
 
@@ -58,7 +59,7 @@ def test_a_refused_message_holds_up_its_key_and_nobody_else(
         eventually(lambda: is_wholly_relayed(engine))
         later = [a_message("key-1"), a_message("key-2")]
         append(engine, *later)
-        records = published(relaying, later[1:])
+        records = published(relaying, [*flowing, later[1]])
 
         assert blocked_metric() == 1
         assert the_shard(engine).epoch == 1, "it was never given up"
@@ -116,8 +117,9 @@ def test_a_relay_that_is_killed_amid_a_retry_leaves_it_to_the_next(
         eventually(lambda: not blocked(engine))
         records = published(relaying, messages)
     assert first_deliveries(records) == appended(messages)
-    repeated = 0 if relaying.relay_mode == "exactly-once" else 2 ** (FATAL_RETRY - 1)
-    assert len(records) == len(messages) + repeated
+    # Two are in hand, but for a retry that took longer than its turn: the next begins with one again.
+    repeated = {0} if relaying.relay_mode == "exactly-once" else {1, 2 ** (FATAL_RETRY - 1)}
+    assert len(records) - len(messages) in repeated
 
 
 def test_a_message_that_kills_the_relay_is_found_over_restarts(
@@ -190,8 +192,11 @@ def test_relays_that_wait_for_the_same_outage_do_not_ask_in_step() -> None:
     assert all(full / 2 <= waited <= full for waited, full in zip(one, doubled, strict=True))
 
 
-def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(settings: Settings) -> None:
+def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may say first that it has failed, and only then of which message, while more are handed over."""
+    monkeypatch.setattr(publisher_module, "FLUSH_STEP_S", DEADLINE_S)  # it is to say so in the end
     refuse_above(settings)
     too_large = a_refused().value
     rows: list[tuple[object, ...]] = [

@@ -314,6 +314,8 @@ def test_a_replay_that_is_killed_goes_on_and_repeats_the_part_in_hand_at_most(
     child = a_child(settings, "--topic", ROOM_RESERVE, "--per-second=0", code=DIES_BEFORE_SAVING)
     child.communicate(timeout=30)
     assert child.returncode == -signal.SIGKILL
+    with a_session(settings) as connection:  # the server hears of the death a little later
+        eventually(lambda: [each.state for each in store.replays(connection)] == [INTERRUPTED])
 
     (left,) = json.loads(command(settings, tmp_path, "replays", "--json").stdout)["replays"]
     assert (left["state"], left["sent"], left["expected"]) == (INTERRUPTED, RECORDED, 60)

@@ -20,11 +20,12 @@ from runtime.database import direct_engine
 from runtime.schedule import Leader, scheduled
 from runtime.settings import Settings
 from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
-NOW = datetime.now(UTC)
-TODAY = NOW.date()
-LONG_AGO = NOW - timedelta(days=30)
+# Of the test that runs; read by `_clock`.
+NOW: datetime
+TODAY: date
+LONG_AGO: datetime
 
 FAILURES = "innbox_scheduled_failures_total"
 
@@ -32,6 +33,14 @@ APPEND_LONG_AGO = text("""
     INSERT INTO outbox.message (message_id, topic, key, value, headers, created_at)
     VALUES (gen_random_uuid(), 'room-reserve', '7', '', '{}', :created_at)
 """)
+
+
+@pytest.fixture(autouse=True)
+def _clock() -> None:
+    """Read the clock for each test: this file may have been imported on the day before."""
+    global NOW, TODAY, LONG_AGO  # noqa: PLW0603
+    NOW = datetime.now(UTC)
+    TODAY, LONG_AGO = NOW.date(), NOW - timedelta(days=30)
 
 
 @pytest.fixture
@@ -95,9 +104,10 @@ def test_strays_are_moved_and_read_exactly_once(engine: Engine, reading: Connect
 
 
 def test_strays_that_are_moved_during_a_reading_are_not_missed(
-    engine: Engine, reading: Connection
+    engine: Engine, reading: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader has begun, and is planned while the move is under way and not committed."""
+    monkeypatch.setattr(retention, "_IDLE_TIMEOUT_S", 60)
     messages = messages_of_keys(5)
     append(engine, *messages)
     with ThreadPoolExecutor(1) as pool:
@@ -105,18 +115,21 @@ def test_strays_that_are_moved_during_a_reading_are_not_missed(
             outbox.ensure_partitions(moving, TODAY, days_ahead=0)
             reader = pool.submit(read, engine, reading)
             eventually(lambda: reader.done() or waits(engine))
-        found = reader.result(timeout=10)
+        found = reader.result(DEADLINE_S)
     assert read_ids(found) == ids_of(messages)
 
 
-def test_a_writer_that_comes_while_its_partition_is_made_is_not_refused(engine: Engine) -> None:
+def test_a_writer_that_comes_while_its_partition_is_made_is_not_refused(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has begun, and is planned while the new partition is not yet committed."""
+    monkeypatch.setattr(retention, "_IDLE_TIMEOUT_S", 60)
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as making:
             outbox.ensure_partitions(making, TODAY, days_ahead=0)
             writer = pool.submit(append, engine, *messages_of_keys(1))
             eventually(lambda: writer.done() or waits(engine))
-        writer.result(timeout=10)
+        writer.result(DEADLINE_S)
     assert rows_in(engine, f"message_{TODAY:%Y%m%d}") == 1
 
 
@@ -224,7 +237,7 @@ def test_what_a_late_writer_commits_into_an_old_partition_is_kept(
             writer.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
             retiring = pool.submit(retire, engine)
             eventually(lambda: waits(engine))
-        assert retiring.result(timeout=10).kept_unrelayed
+        assert retiring.result(DEADLINE_S).kept_unrelayed
 
 
 def test_writers_and_readers_go_on_while_partitions_come_and_go(
@@ -232,10 +245,10 @@ def test_writers_and_readers_go_on_while_partitions_come_and_go(
 ) -> None:
     """Also while the housekeeper tries in vain, because somebody else stays: nobody waits behind it.
 
-    A worker that waited for a lock for a second would fail, and with it the test.
+    A worker that waited for a lock for ten seconds would fail, and with it the test.
     """
-    monkeypatch.setattr(retention, "_STATEMENT_TIMEOUT_S", 10)  # should it ever wait for longer
-    impatient = create_engine(engine.url, connect_args={"options": "-c lock_timeout=1s"})
+    monkeypatch.setattr(retention, "_STATEMENT_TIMEOUT_S", 30)  # should it ever wait for longer
+    impatient = create_engine(engine.url, connect_args={"options": "-c lock_timeout=10s"})
     done, over = Counter[str](), Event()
 
     def write() -> None:
@@ -335,10 +348,10 @@ def ensure(engine: Engine, today: date, *, days_ahead: int = 3) -> list[str]:
         return outbox.ensure_partitions(connection, today, days_ahead=days_ahead)
 
 
-def attempt(engine: Engine, day: date = TODAY) -> bool:
+def attempt(engine: Engine, day: date | None = None) -> bool:
     """Make a partition as a run of the housekeeper does: if not now, then next time."""
     try:
-        ensure(engine, day, days_ahead=0)
+        ensure(engine, day or TODAY, days_ahead=0)
     except OperationalError:
         return False
     return True

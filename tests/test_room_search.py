@@ -57,9 +57,7 @@ stays = st.builds(
 
 
 @given(asked=changes, stay=stays, held=st.sets(st.integers(0, 12)))
-@examples(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_search_says_of_each_room_what_its_own_availability_says(
     engine: Engine, asked: list[Change], stay: Stay, held: set[int]
 ) -> None:

@@ -198,7 +198,6 @@ def test_every_saga_ends_right_whatever_is_delayed_doubled_or_overtaken(
         settings=examples(
             max_examples=25,
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

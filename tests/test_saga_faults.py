@@ -84,9 +84,7 @@ def cut(records: list[Record], lengths: list[int]) -> list[list[Record]]:
 
 
 @given(delivered=deliveries(), lengths=st.lists(st.integers(1, 5), max_size=6))
-@examples(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_redelivery_in_any_order_and_any_batches_has_one_effect(
     engine: Engine, delivered: list[Record], lengths: list[int]
 ) -> None:
@@ -102,9 +100,7 @@ def test_redelivery_in_any_order_and_any_batches_has_one_effect(
 
 
 @given(delivered=deliveries(), lengths=st.lists(st.integers(1, 5), max_size=6))
-@examples(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_how_a_stream_is_cut_into_batches_does_not_matter(
     engine: Engine, delivered: list[Record], lengths: list[int]
 ) -> None:

@@ -133,7 +133,7 @@ def test_a_batch_too_slow_for_the_time_it_has_is_done_in_parts(engine: Engine) -
     )
     options = "-c statement_timeout=200ms"
     ours = create_engine(engine.url, connect_args={"options": options})
-    apply(ours, ROOMS, *(a_reserve(number, number) for number in range(1, 21)))
+    apply_patiently(ours, ROOMS, records(*(a_reserve(n, n) for n in range(1, 21))))
     ours.dispose()
 
     assert len(allocations(engine)) == 20
@@ -193,14 +193,22 @@ def test_a_deadlock_is_run_again_and_held_against_nobody(engine: Engine) -> None
     """Somebody who does not keep our order of locks wants the nights the other way round."""
     open_rooms(engine)
     lock = text("SELECT 1 FROM rooms.room_night WHERE night = :night FOR UPDATE")
-    first, *_, last = [{"night": night} for night in CHRISTMAS.nights]
+    first, middle, last = [{"night": night} for night in CHRISTMAS.nights]
     batch = records(a_reserve(1))
-    with ThreadPoolExecutor(2) as aside, engine.connect() as other:
-        other.execute(text("SET deadlock_timeout = '30s'"))  # so that the batch is the victim
+    with (
+        ThreadPoolExecutor(2) as aside,
+        engine.connect() as other,
+        engine.connect() as gate,
+    ):
+        # So that the batch is the victim: it looks for a deadlock once, a second after it begins to wait.
+        other.execute(text("SET deadlock_timeout = '30s'"))
         other.execute(lock, last)
+        gate.execute(lock, middle)
         ours = aside.submit(handle, engine, ROOMS, batch, attempts_max=1)
         await_waiting(engine)
         theirs = aside.submit(other.execute, lock, first)
+        await_waiting(engine, 2)
+        gate.rollback()  # only now does the batch want the last one
         with pytest.raises(OperationalError, match="deadlock") as raised:
             ours.result()
         theirs.result()
@@ -213,10 +221,10 @@ def test_a_deadlock_is_run_again_and_held_against_nobody(engine: Engine) -> None
     assert not open_letters(engine)
 
 
-def await_waiting(engine: Engine) -> None:
-    """Return as soon as a transaction of this database waits for another's lock."""
+def await_waiting(engine: Engine, count: int = 1) -> None:
+    """Return as soon as so many transactions of this database wait for another's lock."""
     waiting = """
         SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'
     """
-    eventually(lambda: rows(engine, waiting))
+    eventually(lambda: len(rows(engine, waiting)) >= count)

@@ -1,8 +1,9 @@
-"""The head of a request, bounded: uvicorn reads one of any length, from anybody, for as long as it takes.
+"""Heads of requests, bounded: uvicorn reads one of any length, from anybody, for as long as it takes.
 
-A head that is too large is answered 431, one that does not end in time is not answered. Both happen
-before there is a request, so the answer is no problem of RFC 9457. What follows a body (trailers) and
-stands between its chunks is bounded like a head.
+A head that is too large is answered 431, one that does not end in time is not answered. A body may be
+long, and its length is bounded elsewhere; one of which nothing comes for a while is answered 408. No
+route has to do with any of it, so no answer is a problem of RFC 9457. What follows a body (trailers)
+and stands between its chunks is bounded like a head.
 """
 
 import asyncio
@@ -15,8 +16,10 @@ HEAD_BYTES_MAX = 65_536
 HEADERS_MAX = 256
 # From a connection's beginning, or from the first byte after an answer.
 HEAD_S_MAX = 10.0
+# Between two parts of a body. A load may be fed by something slow; who has gone without a word holds
+# its answers, and a place in the process, until then.
+PAUSE_S_MAX = 60.0
 
-_TOO_LARGE = STATUS_LINE[HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
 _NO_BODY = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -34,7 +37,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect()
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
@@ -43,10 +46,12 @@ class BoundedHeads(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._withheld += len(data)
         super().data_received(data)
-        if self._is_answering():
+        if not self._is_answering():
+            self._expect_head()
+        elif self.cycle.more_body:
+            self._expect_body()
+        else:
             self._expect_nothing()
-        elif self._deadline is None:
-            self._expect()
         if self._withheld > HEAD_BYTES_MAX and not self.transport.is_closing():
             self._refuse()
 
@@ -64,6 +69,10 @@ class BoundedHeads(HttpToolsProtocol):
         self._withheld = 0
         super().on_body(body)
 
+    def on_response_complete(self) -> None:
+        self._expect_nothing()  # an answer may come before its request has ended
+        super().on_response_complete()
+
     def send_400_response(self, msg: str) -> None:
         """Called when the parser has stopped."""
         if self._is_too_large:
@@ -78,15 +87,31 @@ class BoundedHeads(HttpToolsProtocol):
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _expect(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_S_MAX, self.transport.close)
+    def _expect_head(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S_MAX, self.transport.close)
+
+    def _expect_body(self) -> None:
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(PAUSE_S_MAX, self._miss_body)
 
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
+    def _miss_body(self) -> None:
+        if self.flow.read_paused:  # it is we who do not read
+            self._expect_body()
+            return
+        if not self.cycle.response_started:
+            self._answer(HTTPStatus.REQUEST_TIMEOUT)
+        self.transport.close()
+
     def _refuse(self) -> None:
         if not self._is_answering():  # else it would stand in the midst of that answer
-            self.transport.write(_TOO_LARGE + _NO_BODY)
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         self.transport.close()
+
+    def _answer(self, status: HTTPStatus) -> None:
+        self.transport.write(STATUS_LINE[status] + _NO_BODY)

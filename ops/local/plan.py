@@ -8,11 +8,11 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from ops.local import processes
 from ops.local.errors import LocalError
 from ops.local.node import Node, nodes
 from ops.local.postgres import Postgres
 from ops.local.state import Broker, State
+from ops.ports import free_ports, is_free
 
 Part = Literal["postgres", "kafka"]
 CLUSTER_SIZES = (1, 3)
@@ -21,7 +21,7 @@ CLUSTER_SIZES = (1, 3)
 def decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> State:
     """The state with what this start needs: chosen now, or earlier and still possible."""
     if "postgres" in parts and not _keeps_port(data, state):
-        state = replace(state, postgres_port=processes.free_ports(1)[0])
+        state = replace(state, postgres_port=free_ports(1)[0])
     if "kafka" in parts:
         state = _decide_brokers(data, state, brokers)
     return state
@@ -30,7 +30,7 @@ def decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> S
 def _keeps_port(data: Path, state: State) -> bool:
     if Postgres.within(data).process():
         return True
-    return bool(state.postgres_port) and processes.is_free(state.postgres_port)
+    return bool(state.postgres_port) and is_free(state.postgres_port)
 
 
 def _decide_brokers(data: Path, state: State, count: int) -> State:
@@ -52,7 +52,7 @@ def _decide_brokers(data: Path, state: State, count: int) -> State:
 
 
 def _new_brokers(count: int) -> tuple[Broker, ...]:
-    ports = processes.free_ports(2 * count)
+    ports = free_ports(2 * count)
     return tuple(
         Broker(node=node, port=ports[2 * node - 2], controller_port=ports[2 * node - 1])
         for node in range(1, count + 1)
@@ -60,4 +60,4 @@ def _new_brokers(count: int) -> tuple[Broker, ...]:
 
 
 def _has_its_ports(node: Node) -> bool:
-    return all(map(processes.is_free, (node.broker.port, node.broker.controller_port)))
+    return all(map(is_free, (node.broker.port, node.broker.controller_port)))

@@ -7,7 +7,6 @@ creation time, and psutil checks it before every signal.
 """
 
 import os
-import random
 import signal
 import socket
 import time
@@ -17,9 +16,6 @@ from pathlib import Path
 
 import psutil
 
-# Below the ranges from which systems draw ports for outgoing connections (Linux 32768, macOS
-# 49152), so that a stopped server's port is rarely taken when it comes back.
-PORTS = range(20_000, 32_000)
 POLL_INTERVAL_S = 0.05
 # What Python or a shell may have set to "ignore", and a child would inherit.
 RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
@@ -129,25 +125,6 @@ def accepts(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the servers do: a connection that lingers from a previous run does not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct ports that are free now."""
-    # Random, so that two data directories set up at once rarely choose the same.
-    candidates = random.sample(PORTS, k=len(PORTS))
-    free = (port for port in candidates if is_free(port))
-    return [next(free) for _ in range(count)]
 
 
 def _all() -> Iterator[psutil.Process]:
