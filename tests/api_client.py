@@ -22,6 +22,7 @@ from runtime.settings import Settings
 from tests.waiting import eventually
 
 ME, ANOTHER = 7, 8
+RESERVATIONS = "/v1/reservations"
 
 
 def some_settings(database_url: str, **changes: object) -> Settings:
@@ -127,6 +128,35 @@ def a_port() -> socket.socket:
 def count(engine: Engine, table: str) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
+
+
+def put_into(engine: Engine, reservation_id: int, status: str, reason: str | None = None) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE reservations.reservation SET status = :status, reason = :reason WHERE id = :id"
+            ),
+            {"id": reservation_id, "status": status, "reason": reason},
+        )
+
+
+def take(engine: Engine, *on: str) -> None:
+    """Have two rooms held on these nights."""
+    with engine.begin() as connection:
+        taken = "UPDATE rooms.room_night SET taken = 2 WHERE night = ANY (CAST(:on AS date[]))"
+        connection.execute(text(taken), {"on": list(on)})
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    """Every error is an RFC 9457 problem that names its type, its place and its trace."""
+    problem = response.json()
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert (response.status_code, problem["status"]) == (status, status), response.text
+    assert problem["type"] == f"/problems/{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["instance"] == response.request.url.path
+    assert problem["traceId"] in response.headers["traceparent"]
 
 
 class Wire:

@@ -26,6 +26,9 @@ from runtime.settings import Settings
 
 _numbers = count(1)
 
+# Helpers' assertions show what they compared, as the tests' own do.
+pytest.register_assert_rewrite("tests.api_client", "tests.load", "tests.room_requests")
+
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a machine may stall
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from confluent_kafka import Message as Record
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 
 import outbox
@@ -99,6 +100,10 @@ def owner_pid(engine: Engine) -> int | None:
     """The process that owns the shard, from the owner's name, `host:pid:…`."""
     owner = the_shard(engine).owner
     return int(owner.split(":")[1]) if owner else None
+
+
+def lost_leases() -> float:
+    return REGISTRY.get_sample_value("innbox_relay_leases_lost_total") or 0.0
 
 
 def is_wholly_relayed(engine: Engine) -> bool:

@@ -18,19 +18,21 @@ from ops.local import Servers
 from tests.api_client import (
     ANOTHER,
     ME,
+    RESERVATIONS,
     Api,
     Wire,
     a_stay,
     an_api,
     an_api_process,
+    assert_problem,
     count,
+    put_into,
     some_settings,
     today,
 )
-from tests.test_trouble import read_only
+from tests.troubles import read_only
 from tests.waiting import eventually
 
-RESERVATIONS = "/v1/reservations"
 ALL_OF_A_RESERVATION = ("reservations.reservation", "reservations.transition", "outbox.message")
 
 
@@ -506,16 +508,6 @@ def rows(engine: Engine, query: str) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(text(query)).mappings()]
 
 
-def put_into(engine: Engine, reservation_id: int, status: str, reason: str | None = None) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE reservations.reservation SET status = :status, reason = :reason WHERE id = :id"
-            ),
-            {"id": reservation_id, "status": status, "reason": reason},
-        )
-
-
 def refuse_commits(engine: Engine) -> None:
     """Make the database refuse at the commit, when all has been written."""
     with engine.begin() as connection:
@@ -536,18 +528,6 @@ def refuse_commits(engine: Engine) -> None:
 def availability(client: httpx.Client, check_in: Any, check_out: Any) -> Any:
     asked = {"checkIn": check_in.isoformat(), "checkOut": check_out.isoformat()}
     return client.get("/v1/rooms/1/availability", params=asked).json()
-
-
-def assert_problem(response: httpx.Response, status: int, code: str) -> None:
-    """Every error is an RFC 9457 problem that names its type, its place and its trace."""
-    problem = response.json()
-    assert response.headers["Content-Type"] == "application/problem+json"
-    assert (response.status_code, problem["status"]) == (status, status), response.text
-    assert problem["type"] == f"/problems/{code}"
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["instance"] == response.request.url.path
-    assert problem["traceId"] in response.headers["traceparent"]
 
 
 def without_occurrence(response: httpx.Response) -> dict[str, Any]:

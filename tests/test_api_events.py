@@ -16,9 +16,8 @@ from api.reservations import waiting
 from api.reservations.desk import STREAMS, Claim, Streams
 from api.reservations.events import placed
 from domain.answers import Answer
-from tests.api_client import ANOTHER, ME, Api, Wire, a_stay, an_api
-from tests.test_api import RESERVATIONS, assert_problem
-from tests.test_api_waiting import an_api_that_only_listens, listener, ring, settled
+from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, Wire, a_stay, an_api, assert_problem
+from tests.listening import an_api_that_only_listens, listener, ring, settled
 from tests.waiting import eventually
 
 IDLE = 500

@@ -16,9 +16,18 @@ from consumers.results import ResultsHandler
 from consumers.timeouts import redrive_once
 from domain.answers import Answer
 from domain.reservations.reading import Filter
-from tests.api_client import ANOTHER, ME, Api, a_stay, an_api, today
+from tests.api_client import (
+    ANOTHER,
+    ME,
+    RESERVATIONS,
+    Api,
+    a_stay,
+    an_api,
+    assert_problem,
+    put_into,
+    today,
+)
 from tests.saga import a_record, a_result, apply_patiently
-from tests.test_api import RESERVATIONS, assert_problem, put_into
 
 DESK = 99
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,27 +14,14 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.reservations import waiting
 from api.reservations.waiting import Waiters, Watch, wait_s
-from domain.answers import Answer, RoomResult
-from domain.reservations import store
-from domain.reservations.model import ROOMS, Cause, Reservation, Status, settle
-from domain.reservations.store import SETTLED_CHANNEL
+from domain.answers import Answer
+from domain.reservations.model import Reservation, Status
 from domain.stay import Stay
-from outbox import Doorbell
 from tests.api_client import ME, Api, a_stay, an_api, today
+from tests.listening import an_api_that_only_listens, listener, ring, settled
 from tests.waiting import DEADLINE_S, eventually
 
-NEVER_S = 3600.0
 WAIT_S = 30
-
-
-@contextmanager
-def an_api_that_only_listens(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, **changes: object
-) -> Iterator[Api]:
-    """What it does not hear it never finds out."""
-    monkeypatch.setattr(waiting, "POLL_S", NEVER_S)
-    with an_api(database_url, **changes) as api:
-        yield api
 
 
 @pytest.fixture
@@ -349,41 +334,6 @@ def waited_for(engine: Engine, count: int, status: Status = Status.PENDING) -> l
 
     eventually(there_are)
     return found
-
-
-def settled(engine: Engine, reservation_id: int, answer: Answer = Answer.SUCCESS) -> int:
-    """Apply an answer of the rooms, as the results consumer does, and return the id to ring for."""
-    with engine.begin() as connection:
-        reservation = store.lock(connection, [reservation_id])[reservation_id]
-        result = RoomResult(reservation_id, answer, "", uuid4())
-        outcome = settle(reservation, result)
-        assert isinstance(outcome, Reservation)
-        store.save_transitions(connection, [(outcome, Cause(result.message_id, ROOMS))])
-    return reservation_id
-
-
-def ring(engine: Engine, *reservation_ids: int) -> None:
-    doorbell = Doorbell(engine, SETTLED_CHANNEL)
-    doorbell.ring(reservation_ids)
-    doorbell.close()
-
-
-def listener(engine: Engine, other_than: int = 0) -> int:
-    """Return the process id of the API's listening session once it listens."""
-    found: list[int] = []
-
-    def it_listens() -> bool:
-        query = text("""
-            SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'innbox-api-waiting' AND datname = current_database()
-              AND query LIKE 'LISTEN%' AND state = 'idle' AND pid <> :other_than
-        """)
-        with engine.connect() as connection:
-            found[:] = connection.scalars(query, {"other_than": other_than})
-        return bool(found)
-
-    eventually(it_listens)
-    return found[0]
 
 
 def terminate(engine: Engine, pid: int) -> None:

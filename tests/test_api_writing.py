@@ -16,10 +16,9 @@ import outbox
 from api.app import create_app
 from api.identity.auth import READ, STAFF, WRITE
 from domain.idempotency import RESERVATION_KEYS, Claimed
-from tests.api_client import ANOTHER, ME, Api, a_stay, an_api, count, some_settings
+from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, a_stay, an_api, count, some_settings
 from tests.waiting import DEADLINE_S, eventually
 
-RESERVATIONS = "/v1/reservations"
 PENDING_MAX = 3
 CLERK = 99
 

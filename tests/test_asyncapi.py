@@ -32,8 +32,8 @@ from domain.stay import Stay
 from runtime.settings import Settings
 from tests.api_client import an_api, today
 from tests.kafka_reader import read_topics
-from tests.test_saga import everything
 from tests.waiting import eventually
+from tests.whole_saga import everything
 
 PAGE = Path(__file__).parent.parent / "docs" / "asyncapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(PAGE.read_text())

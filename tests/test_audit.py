@@ -34,8 +34,8 @@ from ops.topics import create_topics
 from outbox import Message
 from runtime.database import direct_engine
 from runtime.settings import Settings
+from tests.commands import innbox
 from tests.relays import a_message, a_relay, append, ids_of, is_wholly_relayed
-from tests.test_cli import innbox
 from tests.waiting import eventually
 
 Publish = Callable[[Sequence[Any]], object]

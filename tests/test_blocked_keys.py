@@ -14,6 +14,7 @@ from ops.cli.person import person
 from ops.environment import as_environment
 from outbox import KeyNotBlocked, LeaseLost
 from runtime.settings import Settings
+from tests.commands import innbox
 from tests.kafka_reader import ids
 from tests.refusals import (
     BYTES_MAX,
@@ -39,7 +40,6 @@ from tests.relays import (
     messages_of_keys,
     published,
 )
-from tests.test_cli import innbox
 from tests.waiting import eventually
 
 

@@ -30,7 +30,17 @@ from api.inventory.reading import reader_of
 from consumers.rooms import RoomsHandler
 from domain.rooms.nights import NIGHTS_NAMED_MAX
 from domain.stay import Stay
-from tests.api_client import ME, Api, Wire, an_api, an_api_process, count, some_settings
+from tests.api_client import (
+    ME,
+    Api,
+    Wire,
+    an_api,
+    an_api_process,
+    assert_problem,
+    count,
+    some_settings,
+    take,
+)
 from tests.saga import (
     ALPINE,
     EVE,
@@ -42,8 +52,6 @@ from tests.saga import (
     overheld,
     records,
 )
-from tests.test_api import assert_problem
-from tests.test_inventory_api import take
 from tests.waiting import eventually
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"

@@ -1,9 +1,7 @@
 """The command line: clear messages, sensible exit codes, JSON for programs."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,20 +13,7 @@ from domain.messages import ROOM_RESERVE, ROOMS_GROUP
 from ops.environment import as_environment
 from ops.topics import create_topics
 from runtime.settings import Settings
-
-
-def innbox(
-    *arguments: str, data: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would, with nothing but these variables and the path."""
-    return subprocess.run(
-        [sys.executable, "-m", "ops.cli", "--data", str(data), *arguments],
-        env={"PATH": os.environ["PATH"], "COLUMNS": "200", **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+from tests.commands import innbox
 
 
 @pytest.fixture

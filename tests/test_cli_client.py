@@ -28,9 +28,9 @@ from ops.cli.reservations import list_, reserve
 from ops.stack import only_one, running_url, told
 from runtime.settings import Settings
 from tests.api_client import ANOTHER, ME, Api, Wire, an_api, count, today
-from tests.test_cli import innbox as run
-from tests.test_saga import everything
+from tests.commands import innbox as run
 from tests.waiting import eventually
+from tests.whole_saga import everything
 
 CHECK_IN = today() + timedelta(days=30)
 CHECK_OUT = CHECK_IN + timedelta(days=3)

@@ -18,8 +18,8 @@ from client import Format, Innbox, Loaded, Problem, Transition, Unavailable
 from client import loading as parts
 from runtime.settings import Settings
 from tests.api_client import ANOTHER, ME, Api, Wire, an_api, count, today
-from tests.test_saga import everything
 from tests.waiting import eventually
+from tests.whole_saga import everything
 
 CHECK_IN = today() + timedelta(days=30)
 CHECK_OUT = CHECK_IN + timedelta(days=3)

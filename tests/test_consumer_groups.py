@@ -18,12 +18,12 @@ from ops.topics import create_topics
 from runtime.health import Health
 from runtime.settings import Settings
 from tests.consumer_children import a_child
+from tests.room_requests import assert_effects_once, committed, held, requests
 from tests.saga import (
     a_consumer,
     open_rooms,
     publish,
 )
-from tests.test_consumers import assert_effects_once, committed, held, requests
 from tests.waiting import eventually
 
 ROOMS = RoomsHandler()

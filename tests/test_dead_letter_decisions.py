@@ -15,6 +15,7 @@ from domain.messages import (
     PoisonMessage,
 )
 from runtime.settings import Settings
+from tests.poison import THIRTEEN, Cursed, garbage, open_letters
 from tests.saga import (
     CHRISTMAS,
     a_reservation,
@@ -24,7 +25,6 @@ from tests.saga import (
     open_rooms,
     taken,
 )
-from tests.test_dead_letters import THIRTEEN, Cursed, garbage, open_letters
 
 ROOMS = RoomsHandler()
 

@@ -1,24 +1,23 @@
 """Dead letters: poison among good messages, and what a message causes by no visible fault."""
 
-from collections.abc import Callable, Mapping, Sequence
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 
 from consumers import dead_letters
-from consumers.dead_letters import DeadLetter
 from consumers.handling import handle
 from consumers.records import Record
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
-from domain.answers import Answer, RoomRequest
+from domain.answers import Answer
 from domain.messages import (
     RESULTS_GROUP,
     ROOM_RESERVE,
     ROOMS_GROUP,
 )
 from runtime.settings import Settings
+from tests.poison import THIRTEEN, Cursed, garbage, open_letters
 from tests.saga import (
     a_consumer,
     a_record,
@@ -30,11 +29,10 @@ from tests.saga import (
     open_rooms,
     publish,
 )
+from tests.troubles import execute
 from tests.waiting import eventually
 
 ROOMS = RoomsHandler()
-THIRTEEN = 13
-
 
 GARBAGE = [
     None,
@@ -57,41 +55,6 @@ GARBAGE = [
     b'{"reservationId":1,"roomId":7,"checkInDate":"2026-02-30","checkOutDate":"2026-12-24"}',
     b'{"reservationId":1,"roomId":7,"checkInDate":"\\u0000","checkOutDate":"2026-12-24"}',
 ]
-
-
-class Cursed(RoomsHandler):
-    """Fails whatever batch the thirteenth reservation is in, and remembers what it applied."""
-
-    def __init__(self, curse: Callable[[], Exception]) -> None:
-        self.curse = curse
-        self.tried = 0
-        self.applied: list[int] = []
-
-    def apply(self, connection: Connection, requests: Sequence[RoomRequest]) -> Mapping[UUID, str]:
-        ids = [request.reservation_id for request in requests]
-        self.tried += ids == [THIRTEEN]
-        super().apply(connection, requests)
-        if THIRTEEN in ids:
-            raise self.curse()
-        self.applied += ids
-        return {}
-
-
-def garbage(value: bytes | None, headers: dict[str, str] | None = None) -> Record:
-    return Record(ROOM_RESERVE, 2, 1_000 + next(_offsets), b"7", value, headers or {})
-
-
-_offsets = iter(range(1_000_000))
-
-
-def open_letters(engine: Engine, group: str | None = None) -> list[DeadLetter]:
-    with engine.connect() as connection:
-        return dead_letters.open_letters(connection, group=group)
-
-
-def execute(engine: Engine, statement: str) -> None:
-    with engine.begin() as connection:
-        connection.execute(text(statement))
 
 
 def test_poison_is_set_aside_whole_and_all_the_others_are_applied(engine: Engine) -> None:

@@ -11,8 +11,7 @@ from sqlalchemy import Engine, text
 from api.identity.auth import INVENTORY
 from consumers.timeouts import forget_keys_once
 from domain.idempotency import ROOM_KEYS
-from tests.api_client import ANOTHER, ME, Api, an_api, count
-from tests.test_api import assert_problem
+from tests.api_client import ANOTHER, ME, Api, an_api, assert_problem, count, take
 
 ALPINE = "/v1/rooms/7"
 CHRISTMAS = {"from": "2026-12-24", "to": "2026-12-28"}  # from Thursday to Monday
@@ -313,13 +312,6 @@ def test_the_last_days_of_the_calendar_can_be_looked_at(guest: httpx.Client) -> 
 
     assert guest.get("/v1/availability", params=stay).json() == {"items": [], "next": None}
     assert guest.get(f"{ALPINE}/availability", params=stay).json()["bookable"] is False
-
-
-def take(engine: Engine, *on: str) -> None:
-    """Have two rooms held on these nights."""
-    with engine.begin() as connection:
-        taken = "UPDATE rooms.room_night SET taken = 2 WHERE night = ANY (CAST(:on AS date[]))"
-        connection.execute(text(taken), {"on": list(on)})
 
 
 def test_closing_neither_cancels_nor_is_refused(staff: httpx.Client, engine: Engine) -> None:

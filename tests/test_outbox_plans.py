@@ -1,6 +1,6 @@
 """How the outbox is read: by index in every partition, whatever its size and whoever is still open."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,22 +11,12 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from outbox import Cursor, Shard, diff
+from tests.plans import FILL, executed_plan, indexes, is_of_log, nodes
 from tests.relays import append, messages_of_keys, the_shard
 
 ROWS_PER_DAY = 10_000
 DAYS = 4
 PARTITIONS = DAYS + 1  # with the default one
-
-FILL = text("""
-    INSERT INTO outbox.message (message_id, topic, key, value, headers, created_at)
-    SELECT gen_random_uuid(), 'room-reserve', 'key-' || number % 100, 'value', '{}', :created_at
-    FROM generate_series(1, :rows) AS number
-""")
-PREPARED = text("""
-    SELECT name FROM pg_prepared_statements
-    WHERE from_sql IS FALSE AND strpos(statement, :fragment) > 0 AND generic_plans > 0
-    ORDER BY prepare_time DESC LIMIT 1
-""")
 
 
 @pytest.fixture
@@ -142,37 +132,8 @@ def hashes(shard: Shard) -> list[int]:
     return [shard.hashes.hash_from, shard.hashes.hash_to]
 
 
-def executed_plan(
-    connection: Connection, fragment: str, values: Sequence[object]
-) -> dict[str, Any]:
-    """Run the very statement that the driver has prepared, and explain it; its plan is generic."""
-    name = connection.execute(PREPARED, {"fragment": fragment}).scalar_one()
-    arguments = ", ".join(f"'{value}'" for value in values)
-    explain = f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{name}" ({arguments})'
-    (explained,) = connection.exec_driver_sql(explain).scalar_one()
-    plan: dict[str, Any] = explained["Plan"]
-    return plan
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
 def scans(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in nodes(plan) if "Scan" in node["Node Type"] and is_of_log(node)]
-
-
-def is_of_log(node: dict[str, Any]) -> bool:
-    names = f"{node.get('Relation Name', '')} {node.get('Index Name', '')}"
-    return "message_" in names and "message_position_seq" not in names
-
-
-def indexes(plan: dict[str, Any]) -> set[str]:
-    """The indexes of the log that are used: `message_20260101_xid_idx` is `xid`, and so on."""
-    names = [node["Index Name"] for node in nodes(plan) if "Index Name" in node]
-    return {name.removesuffix("_idx").rpartition("_")[2] for name in names}
 
 
 def pages(plan: dict[str, Any]) -> int:

@@ -13,8 +13,7 @@ from api.problems.faults import of_body
 from api.problems.types import TYPES
 from api.rooms.views import Nights
 from domain.reservations.model import Refusal
-from tests.api_client import an_api
-from tests.test_api import assert_problem
+from tests.api_client import an_api, assert_problem
 
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|UNAUTHENTICATED|UNAVAILABLE")

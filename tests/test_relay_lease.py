@@ -5,7 +5,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 
 import outbox
@@ -18,6 +17,7 @@ from tests.relays import (
     a_relay_process,
     append,
     is_wholly_relayed,
+    lost_leases,
     owner_pid,
     published,
     the_shard,
@@ -137,7 +137,3 @@ def test_a_lost_lease_is_noticed_without_a_write_of_the_cursor(
         with engine.begin() as connection:
             connection.execute(text("UPDATE outbox.shard SET owner = 'another', epoch = epoch + 1"))
         eventually(lambda: lost_leases() > before)
-
-
-def lost_leases() -> float:
-    return REGISTRY.get_sample_value("innbox_relay_leases_lost_total") or 0.0

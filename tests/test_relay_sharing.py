@@ -26,10 +26,10 @@ from tests.relays import (
     a_relay,
     a_relay_process,
     append,
+    lost_leases,
     messages_of_keys,
     published,
 )
-from tests.test_relay_lease import lost_leases
 from tests.waiting import DEADLINE_S, eventually
 
 # Of a command: no machine stalls it for so long that a relay would take its shards.

@@ -36,7 +36,9 @@ from outbox.testing import drain
 from relay.replay import REPLAY_HEADER, next_turn, run_replay
 from runtime.database import direct_engine
 from runtime.settings import Settings
+from tests.commands import innbox
 from tests.kafka_reader import header, ids, read_topics
+from tests.plans import FILL, executed_plan, indexes, is_of_log, nodes
 from tests.relays import a_message, append, appended, first_deliveries, ids_of, messages_of_keys
 from tests.saga import (
     a_consumer,
@@ -48,8 +50,6 @@ from tests.saga import (
     statuses,
     taken,
 )
-from tests.test_cli import innbox
-from tests.test_outbox_plans import FILL, executed_plan, indexes, is_of_log, nodes
 from tests.waiting import eventually
 
 # `innbox`, killed when a part of 16 messages is published and not recorded, after 1 + 2 + 4 + 8 others.

@@ -26,6 +26,7 @@ from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
+from tests.commands import innbox
 from tests.relays import (
     a_message,
     a_relay,
@@ -37,7 +38,6 @@ from tests.relays import (
     published,
 )
 from tests.resharding_children import POINTS
-from tests.test_cli import innbox
 from tests.waiting import eventually
 
 

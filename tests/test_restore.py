@@ -35,6 +35,7 @@ from outbox import (
 from relay.housekeeping import keep_house_once
 from runtime.database import Role, direct_engine
 from runtime.settings import Settings
+from tests.commands import innbox
 from tests.conftest import _database
 from tests.kafka_reader import ids
 from tests.relays import (
@@ -49,7 +50,6 @@ from tests.relays import (
     published,
     the_shard,
 )
-from tests.test_cli import innbox
 from tests.waiting import eventually
 
 _numbers = count(1)

@@ -18,7 +18,7 @@ from ops.migrate import check, downgrade, migrate, migration_sql
 from runtime.database import Role, direct_engine, pooled_engine, url_in_role
 from runtime.settings import Settings
 from tests.conftest import a_configuration
-from tests.test_roles import API, MAY, RELAY, ROLES, granted
+from tests.role_matrix import API, MAY, RELAY, ROLES, granted
 from tests.waiting import eventually
 
 migration = import_module("migrations.versions.0009_roles")

@@ -1,8 +1,6 @@
 """The whole saga: reserve, publish, apply, publish, settle; in one database, in two, in any order."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,7 +9,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 
 from consumers.dead_letters import open_letters
 from consumers.handling import Handler, handle
@@ -21,17 +19,13 @@ from consumers.rooms import RoomsHandler
 from consumers.timeouts import redrive_once
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations.model import Status
-from domain.reservations.store import SETTLED_CHANNEL
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change
-from outbox import Doorbell, install_doorbell
-from runtime.settings import Context, Settings
+from runtime.settings import Settings
 from tests.saga import (
     ALPINE,
     CHRISTMAS,
     SEASIDE,
-    a_consumer,
-    a_relay,
     a_reservation,
     allocations,
     cancel_reservation,
@@ -41,27 +35,9 @@ from tests.saga import (
     taken,
 )
 from tests.waiting import eventually
+from tests.whole_saga import everything
 
 ROOMS = RoomsHandler()
-
-
-@contextmanager
-def everything(settings: Settings) -> Iterator[tuple[Engine, Engine]]:
-    """Both consumers, and a relay for each database; gives the reservations' and rooms' engines."""
-    contexts: tuple[Context, ...] = ("reservations", "rooms")
-    with ExitStack() as stack:
-        engines = []
-        for context in contexts:
-            engine = create_engine(settings.database_of(context))
-            stack.callback(engine.dispose)
-            stack.enter_context(closing(install_doorbell(engine)))
-            engines.append(engine)
-        for databases_contexts in settings.databases.values():
-            stack.enter_context(a_relay(settings, databases_contexts[0]))
-        settled = stack.enter_context(closing(Doorbell(engines[0], SETTLED_CHANNEL)))
-        stack.enter_context(a_consumer(settings, engines[1], ROOMS))
-        stack.enter_context(a_consumer(settings, engines[0], ResultsHandler(settled)))
-        yield engines[0], engines[1]
 
 
 def tell_the_saga(reservations: Engine, rooms: Engine) -> None:
