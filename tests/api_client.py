@@ -17,6 +17,7 @@ import httpx
 from sqlalchemy import Engine, make_url, text
 
 from api.identity.auth import READ, WRITE, sign
+from api.reservations.desk import STREAMS
 from api.serving.process import Server, listening
 from runtime.settings import Settings
 from tests.waiting import eventually
@@ -157,6 +158,11 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
     assert problem["detail"]
     assert problem["instance"] == response.request.url.path
     assert problem["traceId"] in response.headers["traceparent"]
+
+
+def streams() -> float:
+    """How many event streams are open in this process, in which the API runs, too."""
+    return float(STREAMS._value.get())
 
 
 class Wire:

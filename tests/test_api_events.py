@@ -13,10 +13,20 @@ from sqlalchemy import Engine, text
 from api.identity.auth import READ, WRITE, sign
 from api.problems import Declined
 from api.reservations import waiting
-from api.reservations.desk import STREAMS, Claim, Streams
+from api.reservations.desk import Claim, Streams
 from api.reservations.events import placed
 from domain.answers import Answer
-from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, Wire, a_stay, an_api, assert_problem
+from tests.api_client import (
+    ANOTHER,
+    ME,
+    RESERVATIONS,
+    Api,
+    Wire,
+    a_stay,
+    an_api,
+    assert_problem,
+    streams,
+)
 from tests.listening import an_api_that_only_listens, listener, ring, settled
 from tests.waiting import eventually
 
@@ -56,11 +66,6 @@ def brought(event: ServerSentEvent) -> tuple[str, str]:
     assert event.event == "transition"
     assert event.id == str(event.json()["version"])
     return event.id, event.json()["status"]
-
-
-def streams() -> float:
-    """How many are open in this process, in which the API runs, too."""
-    return float(STREAMS._value.get())
 
 
 def test_a_stream_tells_the_past_and_then_what_happens(

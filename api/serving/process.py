@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from api.serving.heads import BoundedHeads
+from api.serving.protocol import BoundedProtocol
 from runtime.settings import Settings, SettingsError
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 lifespan="on",
-                http=BoundedHeads,
+                http=BoundedProtocol,
                 ws="none",
                 access_log=False,
                 log_config=None,

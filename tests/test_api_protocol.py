@@ -1,5 +1,7 @@
-"""Heads of requests over raw sockets: how much of one is read, from whom, and for how long."""
+"""HTTP over raw sockets: how much is read, from whom, for how long, and whose answer it becomes."""
 
+import json
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +12,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.identity.auth import sign
-from api.serving import heads
-from api.serving.heads import BoundedHeads
-from tests.api_client import ME, Api, a_stay, an_api
+from api.serving import protocol
+from api.serving.protocol import BoundedProtocol
+from tests.api_client import ME, Api, a_stay, an_api, streams
 from tests.waiting import DEADLINE_S, eventually
 
 LIVE = b"GET /healthz/live HTTP/1.1\r\nHost: inn\r\n"
@@ -73,8 +75,8 @@ def test_a_head_without_an_end_is_not_read_for_ever(api: Api, part: bytes) -> No
     [
         (b"A: " + b"a" * 60 * KIB + b"\r\n", b"200"),
         (b"A: " + b"a" * 66 * KIB + b"\r\n", b"431"),
-        (b"a: b\r\n" * (heads.HEADERS_MAX - 2), b"200"),
-        (b"a: b\r\n" * heads.HEADERS_MAX, b"431"),
+        (b"a: b\r\n" * (protocol.HEADERS_MAX - 2), b"200"),
+        (b"a: b\r\n" * protocol.HEADERS_MAX, b"431"),
     ],
     ids=["long", "too long", "many", "too many"],
 )
@@ -102,7 +104,7 @@ def test_a_head_that_does_not_end_in_time_is_not_waited_for(
         while not answer.endswith(b"}"):
             answer += connection.recv(65_536)
         assert status(answer) == b"200"
-        monkeypatch.setattr(heads, "HEAD_S_MAX", 0.2)
+        monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.2)
         connection.sendall(begun)
         assert heard(connection) == b""
     with connected(api) as connection:
@@ -114,7 +116,7 @@ def test_what_takes_longer_than_a_head_may_is_answered(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is on the head: neither on what is waited for nor on a body."""
-    monkeypatch.setattr(heads, "HEAD_S_MAX", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.2)
     me = api.member(ME)
 
     def waited() -> int:
@@ -131,9 +133,9 @@ def test_what_takes_longer_than_a_head_may_is_answered(
 def test_a_body_of_which_nothing_comes_is_told_so(
     api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(heads, "PAUSE_S_MAX", 0.2)
+    monkeypatch.setattr(protocol, "PAUSE_S_MAX", 0.2)
     with connected(api) as connection:
-        connection.sendall(a_head(api, "reservations", "write", b"Content-Length: 100\r\n") + begun)
+        connection.sendall(a_head(api, "reservations", "write", long(b"-" * 100)) + begun)
         assert status(heard(connection)) == b"408"
 
 
@@ -142,20 +144,19 @@ def test_a_body_that_we_are_too_slow_for_is_not_held_against_the_caller(
 ) -> None:
     """The load is held up by somebody else, and then goes on."""
     looks: list[bool] = []
-    look = BoundedHeads._miss_body
+    look = BoundedProtocol._miss_body
 
-    def miss(protocol: BoundedHeads) -> None:
-        looks.append(protocol.flow.read_paused)
-        look(protocol)
+    def miss(reader: BoundedProtocol) -> None:
+        looks.append(reader.flow.read_paused)
+        look(reader)
 
-    monkeypatch.setattr(heads, "PAUSE_S_MAX", 0.2)
-    monkeypatch.setattr(BoundedHeads, "_miss_body", miss)
+    monkeypatch.setattr(protocol, "PAUSE_S_MAX", 0.2)
+    monkeypatch.setattr(BoundedProtocol, "_miss_body", miss)
     night = b'{"roomId":7,"from":"2028-01-01","to":"2028-01-02","capacity":2}\n'
-    length = b"Content-Length: %d\r\n" % (20_000 * len(night))
     with ThreadPoolExecutor(1) as threads, connected(api) as connection:
         with engine.begin() as other:
             other.execute(text("LOCK TABLE rooms.room_night IN ACCESS EXCLUSIVE MODE"))
-            head = a_head(api, "inventory", "inventory", length)
+            head = a_head(api, "inventory", "inventory", long(20_000 * night))
             sending = threads.submit(connection.sendall, head + 20_000 * night)
             eventually(lambda: len(looks) > 1)
         sending.result()
@@ -176,10 +177,88 @@ def test_a_body_may_be_larger_than_a_head(api: Api) -> None:
         assert sent(connection, [head, *chunks, b"0\r\n", *trailers]) < 20 * KIB * KIB
 
 
-def a_head(api: Api, resource: str, scope: str, body: bytes) -> bytes:
-    """The head of a POST; `body` says how its body is delimited."""
+def test_a_pipelined_body_is_waited_for_no_longer_than_any_other(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From when it is its turn: the answer before it takes longer than a pause may."""
+    monkeypatch.setattr(protocol, "PAUSE_S_MAX", 0.2)
+    body = json.dumps(a_stay()).encode()
+    waits = a_head(api, "reservations", "write", b"Prefer: wait=1\r\n" + long(body), last=False)
+    half = a_head(api, "reservations", "write", long(body)) + body[:10]
+    with connected(api) as connection:
+        connection.sendall(waits + body + half)
+        assert statuses(heard(connection)) == [b"202", b"408"]
+
+
+def test_a_pipelined_body_that_does_not_come_is_not_told_so_in_the_midst_of_a_stream(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its client is missed when it goes, although another request of theirs came last."""
+    monkeypatch.setattr(protocol, "PAUSE_S_MAX", 0.05)
+    half = b"POST /v1/reservations HTTP/1.1\r\nHost: inn\r\nContent-Length: 100\r\n\r\n{"
+    before = streams()
+    with an_api(database_url, heartbeat_s=0.1) as api:
+        location = api.member(ME).post("/v1/reservations", json=a_stay()).headers["Location"]
+        token = sign(api.settings, ME, ["read"]).encode()
+        follow = b"GET %b/events HTTP/1.1\r\nHost: inn\r\nAuthorization: Bearer %b\r\n\r\n"
+        with connected(api) as connection:
+            connection.sendall(follow % (location.encode(), token) + half)
+            told = b""
+            while told.count(b"still here") < 3:
+                assert (part := connection.recv(65_536)), "the stream was cut off"
+                told += part
+            assert streams() == before + 1
+        eventually(lambda: streams() == before)
+    assert statuses(told) == [b"200"]
+
+
+def test_who_offers_another_protocol_is_answered_in_this_one(api: Api) -> None:
+    """As Java's client does, whose body is not a request, however its parts come."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    reserve = json.dumps(a_stay()).encode()
+    chunked = b"Transfer-Encoding: chunked\r\n"
+    in_chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(reserve), reserve)
+    smuggled = LIVE + b"\r\n"
+    requests = [
+        (offer + long(reserve), reserve, b"202"),
+        (offer + chunked, in_chunks, b"202"),
+        (offer + long(smuggled), smuggled, b"400"),
+        (offer + long(b""), b"", b"422"),
+    ]
+    whole = [
+        a_head(api, "reservations", "write", framing, last=False) + body
+        for framing, body, _ in requests
+    ]
+    last = LIVE + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    expected = [status for *_, status in requests] + [b"200"]
+
+    with connected(api) as connection:
+        connection.sendall(b"".join(whole) + last)
+        assert statuses(heard(connection)) == expected
+    for size in (1, 7):
+        with connected(api) as connection:
+            everything = b"".join(whole) + last
+            for at in range(0, len(everything), size):
+                connection.sendall(everything[at : at + size])
+            assert statuses(heard(connection)) == expected
+
+
+def a_head(api: Api, resource: str, scope: str, more: bytes, *, last: bool = True) -> bytes:
+    """The head of a POST; `more` says, among other things, how its body is delimited."""
     kind = b"application/x-ndjson" if resource == "inventory" else b"application/json"
+    token = sign(api.settings, ME, [scope]).encode()
     return (
-        b"POST /v1/%b HTTP/1.1\r\nHost: inn\r\nContent-Type: %b\r\nConnection: close\r\n"
-        b"Authorization: Bearer %b\r\n%b\r\n"
-    ) % (resource.encode(), kind, sign(api.settings, ME, [scope]).encode(), body)
+        b"POST /v1/%b HTTP/1.1\r\nHost: inn\r\nContent-Type: %b\r\nAuthorization: Bearer %b\r\n"
+        % (resource.encode(), kind, token)
+        + (b"Connection: close\r\n" if last else b"")
+        + more
+        + b"\r\n"
+    )
+
+
+def long(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n" % len(body)
+
+
+def statuses(answers: bytes) -> list[bytes]:
+    return re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)
