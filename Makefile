@@ -25,7 +25,7 @@ check: $(READY)  ## Format, lint, types, import contracts and the tests that nee
 	$(RUN)/ruff check
 	$(RUN)/mypy
 	$(RUN)/lint-imports
-	$(RUN)/pytest -m unit -q
+	$(RUN)/pytest -m unit -q -n 2
 
 audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what cannot be asked fails
 	@$(UV) export --quiet --frozen --all-extras --no-emit-project --output-file $(VENV)/locked.txt

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from litestar import Litestar, Router
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from api import handlers, health
+from api import health, shared_handlers
 from api.identity import auth
 from api.identity.acting import take_acting
 from api.identity.jwks import Jwks
@@ -22,7 +23,7 @@ from api.middleware.observe import Observed
 from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
-from api.problems.pages import problem_routes
+from api.problem_pages import problem_routes
 from api.requests.fields import one_line_each
 from api.requests.queries import known_parameters
 from api.reservations import Desk, Streams, reservation_routes, waiting
@@ -40,7 +41,13 @@ from runtime.settings import Settings
 # So long a commit may take, beyond what a statement may, before its outcome is called unknown.
 COMMIT_S = 5.0
 
-Ends = Sequence[Callable[[], None]]
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How parts of the API end: those of the event loop, and then those that threads use."""
+
+    of_the_loop: Sequence[Callable[[], None]]
+    of_threads: Sequence[Callable[[], None]]
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -77,7 +84,7 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,  # runtime.logs has seen to it
         debug=False,
     )
-    handlers.share()
+    shared_handlers.share()
     app.state.waiters, app.state.loads = desk.waiters, loads
     known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
     app.asgi_handler = Observed(known, is_production=settings.environment == "production")
@@ -85,7 +92,7 @@ def create_app(settings: Settings) -> Litestar:
 
 
 def _desk(settings: Settings, engine: Engine) -> tuple[Desk, Ends]:
-    """Return what the routes of reservations work with, and how it ends, first things first."""
+    """Return what the routes of reservations work with, and how it ends."""
     reading = _reading(engine)
     changes = Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
     doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
@@ -99,7 +106,7 @@ def _desk(settings: Settings, engine: Engine) -> tuple[Desk, Ends]:
     )
     streams = Streams(settings.streams_max, settings.streams_per_member_max)
     desk = Desk(engine, reading, Waiters(reading), changes, streams, lanes, settings)
-    return desk, (lanes.close, bell.close, doorbell.close, changes.close)
+    return desk, Ends((lanes.close, bell.close), (doorbell.close, changes.close))
 
 
 def _reading(engine: Engine) -> Engine:
@@ -160,16 +167,19 @@ def _alive(
             asyncio.create_task(waiting.poll(waiters)),
             asyncio.create_task(waiting.listen(waiters, url)),
         ]
-        with ExitStack() as stack:
-            for end in reversed(ends):  # the last one in is the first one out
+        async with AsyncExitStack() as stack:  # the last one in is the first one out
+            stack.callback(rooms.dispose)
+            stack.callback(reservations.dispose)
+            for end in ends.of_threads:
+                stack.callback(end)
+            # A thread goes on after who waited for it is gone: it rings, and gives its connection back.
+            # If it never ends, `stop_on_signals` ends the process.
+            stack.push_async_callback(loop.shutdown_default_executor)
+            for end in reversed(ends.of_the_loop):
                 stack.callback(end)
             yield
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        # A thread goes on after who waited for it is gone, and gives its connection back.
-        await loop.shutdown_default_executor()
-        reservations.dispose()
-        rooms.dispose()
 
     return lifespan

@@ -3,6 +3,7 @@
 import errno
 import random
 import socket
+from itertools import islice
 
 # Below the ranges from which systems draw ports for outgoing connections (Linux 32768, macOS 49152), or
 # one might be gone before its process listens, or when a stopped server comes back.
@@ -18,8 +19,10 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Return so many distinct ports that were free a moment ago."""
     # Random, so that those who look at the same time rarely find the same.
     candidates = random.sample(PORTS, k=len(PORTS))
-    free = (port for port in candidates if is_free(port, host))
-    return [next(free) for _ in range(count)]
+    free = list(islice((port for port in candidates if is_free(port, host)), count))
+    if len(free) < count:
+        raise OSError(errno.EADDRINUSE, f"fewer than {count} ports are free on {host}")
+    return free
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -95,6 +95,14 @@ def empty_database_url(servers: Servers) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(autouse=True)
+def _today() -> None:
+    """Each test has one day, which may be the eve of the next one's."""
+    from tests.api_client import today  # noqa: PLC0415 - its assertions are not rewritten yet
+
+    today.cache_clear()
+
+
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url, pool_size=20)

@@ -205,7 +205,8 @@ def test_a_pipelined_body_that_does_not_come_is_not_told_so_in_the_midst_of_a_st
             connection.sendall(follow % (location.encode(), token) + half)
             told = b""
             while told.count(b"still here") < 3:
-                assert (part := connection.recv(65_536)), "the stream was cut off"
+                part = connection.recv(65_536)
+                assert part, "the stream was cut off"
                 told += part
             assert streams() == before + 1
         eventually(lambda: streams() == before)

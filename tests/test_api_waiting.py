@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from api.requests.prefer import wait_s
 from api.reservations import waiting
-from api.reservations.waiting import Waiters, Watch, wait_s
+from api.reservations.waiting import Waiters, Watch
 from domain.answers import Answer
 from domain.reservations.model import Reservation, Status
 from domain.stay import Stay

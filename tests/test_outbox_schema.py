@@ -195,6 +195,20 @@ def test_no_two_shards_overlap_whoever_writes_them(engine: Engine, ends: tuple[i
         )
 
 
+def test_saving_a_cursor_touches_no_index(engine: Engine) -> None:
+    """It is done for every reading, for ever."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        shard = outbox.claim(connection, "me", lease_s=60)
+        assert shard is not None
+        for _ in range(50):
+            shard = outbox.save(connection, shard, shard.cursor, lease_s=60)
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        updated, hot = connection.execute(
+            text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'shard'")
+        ).one()
+    assert updated == hot > 50
+
+
 def _compare_all(project: Config) -> None:
     outbox.schema.know_types()
     project.attributes["include_name"] = outbox.schema.without_partitions

@@ -1,6 +1,8 @@
 """What every process stands on: its health port, its words about errors, its turn to lead."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from contextlib import closing
 from typing import Any
@@ -17,7 +19,7 @@ from runtime.errors import first_line
 from runtime.health import Health, HealthServer
 from runtime.schedule import Leader
 from runtime.settings import SettingsError
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 HERE = "127.0.0.1"
 
@@ -49,6 +51,32 @@ def test_a_health_port_that_is_taken_is_a_setting_to_mend() -> None:
 def test_an_error_without_words_is_told_by_its_name() -> None:
     assert first_line(KeyError()) == "KeyError"
     assert first_line(PoolTimeout("no connection\nmore")) == "no connection"
+
+
+STUBBORN = """
+import sys, time
+from runtime.shutdown import stop_on_signals
+with stop_on_signals(0.1) as stop:
+    if sys.argv[1] == "by itself":
+        stop.set()
+    print("here", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("stops", ["when asked", "by itself"])
+def test_who_does_not_end_in_time_is_ended_whether_or_not_it_had_begun(stops: str) -> None:
+    """Also if nobody reads what it says of that."""
+    command = [sys.executable, "-c", STUBBORN, stops]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        process.terminate()
+        try:
+            assert process.wait(DEADLINE_S) == 1
+        finally:
+            process.kill()
 
 
 def test_an_error_of_the_database_is_told_without_statement_parameters_and_rows(

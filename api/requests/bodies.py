@@ -1,6 +1,5 @@
 """Bodies of requests, read strictly: no unknown field, and no "7" where a 7 belongs."""
 
-from datetime import date
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -25,15 +24,6 @@ Capacity = Annotated[int, msgspec.Meta(ge=0, le=CAPACITY_MAX)]
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """What every body has in common."""
-
-
-class NewStay(Body, frozen=True, omit_defaults=True):
-    """The nights of [checkInDate, checkOutDate) in one room; the staff may ask for a member."""
-
-    room_id: Id
-    check_in_date: date
-    check_out_date: date
-    member_id: Id | None = None
 
 
 _AnyBody = TypeVar("_AnyBody", bound=Body)

@@ -16,10 +16,10 @@ from api.identity.acting import saying
 from api.identity.auth import STAFF, ScopeMissing
 from api.identity.tokens import Member
 from api.problems import Declined, Refused
-from api.requests.bodies import NewStay
 from api.requests.idempotency import Attempt
 from api.reservations.desk import Desk
 from api.reservations.looking import acts_for, looking
+from api.reservations.views import NewStay
 from domain.idempotency import InFlight, Mismatch
 from domain.messages import unnumbered_room_reserve
 from domain.reservations import reserving

@@ -1,4 +1,4 @@
-"""Reservations, and how they came about, as members see them."""
+"""Reservations as members ask for them and see them, and how they came about."""
 
 import re
 from datetime import date, datetime
@@ -6,9 +6,19 @@ from uuid import UUID
 
 import msgspec
 
+from api.requests.bodies import Body, Id
 from domain.reservations.model import Reservation, Status, Transition
 
 _CODE = re.compile(r"([A-Z][A-Z0-9_]*)(?::|$)")
+
+
+class NewStay(Body, frozen=True, omit_defaults=True):
+    """The nights of [checkInDate, checkOutDate) in one room; the staff may ask for a member."""
+
+    room_id: Id
+    check_in_date: date
+    check_out_date: date
+    member_id: Id | None = None
 
 
 class ReservationView(msgspec.Struct, frozen=True, rename="camel"):

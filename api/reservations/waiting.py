@@ -9,15 +9,12 @@ A watch is there before it first reads, so nothing can happen unheard between it
 """
 
 import asyncio
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import structlog
 from litestar.concurrency import sync_to_thread
-from litestar.params import HeaderParameter
 from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,17 +30,8 @@ POLL_S = 1.0
 
 _LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(SETTLED_CHANNEL))
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
-_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
-
-Prefer = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Prefer",
-        description="`wait=N`: answer when the rooms have, or after N seconds (RFC 7240).",
-    ),
-]
 
 
 @dataclass(eq=False, slots=True)
@@ -163,12 +151,6 @@ async def listen(waiters: Waiters, url: str) -> None:
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _PAUSE_S_MAX)
-
-
-def wait_s(prefer: str | None, wait_s_max: float) -> float | None:
-    """Read `wait=N` out of a Prefer header, bounded; what we do not understand is no preference."""
-    found = _WAIT.search(prefer or "")
-    return min(float(found[1]), wait_s_max) if found else None
 
 
 def _report(event: str, error: Exception, reported: str | None) -> str:

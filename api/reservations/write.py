@@ -23,15 +23,15 @@ from api.identity.auth import WRITE, MemberRequest, needs
 from api.identity.tokens import Member
 from api.problems import OF_A_BODY, Declined, Missing, Refused, documented
 from api.requests import idempotency
-from api.requests.bodies import NewStay, Strict
+from api.requests.bodies import Strict
 from api.requests.etags import etag, is_meant
 from api.requests.idempotency import Attempt, Key
+from api.requests.prefer import Prefer, wait_s
 from api.requests.trace import traceparent
 from api.reservations.desk import Desk, ReservationId
 from api.reservations.looking import acts_for, find
 from api.reservations.reserving import Asked, reserve_once
-from api.reservations.views import ReservationView
-from api.reservations.waiting import Prefer, wait_s
+from api.reservations.views import NewStay, ReservationView
 from domain import messages
 from domain.idempotency import RESERVATION_KEYS
 from domain.reservations import store

@@ -88,6 +88,8 @@ def run(settings: Settings) -> None:
 def serve_alone(settings: Settings, listener: socket, beats: Connection) -> None:
     """Serve as one of several, until SIGTERM or until the process that started this one is gone."""
     configure_logs(settings, "api")
+    # A second less than the process has that looks after this one, which kills who takes longer.
+    settings = settings.model_copy(update={"shutdown_s": max(1.0, settings.shutdown_s - 1)})
     with stop_on_signals(settings.shutdown_s) as stop, listener:
         watch = Thread(target=_stop_with_parent, args=[stop, settings.shutdown_s], daemon=True)
         watch.start()

@@ -1,0 +1,22 @@
+"""What a caller prefers (RFC 7240): of all that one may prefer we know `wait=N`."""
+
+import re
+from typing import Annotated
+
+from litestar.params import HeaderParameter
+
+Prefer = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Prefer",
+        description="`wait=N`: answer when the rooms have, or after N seconds (RFC 7240).",
+    ),
+]
+
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORECASE)
+
+
+def wait_s(prefer: str | None, wait_s_max: float) -> float | None:
+    """Read `wait=N` out of a Prefer header, bounded; what we do not understand is no preference."""
+    found = _WAIT.search(prefer or "")
+    return min(float(found[1]), wait_s_max) if found else None
