@@ -28,9 +28,11 @@ def test_no_page_has_a_gap_to_be_filled(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_link_leads_nowhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for path, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        if not path.startswith("http"):
+            assert target.exists(), path
+            assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_operators_guide_knows_every_setting() -> None:
@@ -42,3 +44,9 @@ def test_the_operators_guide_knows_every_setting() -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("*.md")))
 def test_a_decision_says_when_to_revisit_it(page: Path) -> None:
     assert page.read_text().rstrip().rpartition("\n\n")[2].startswith("**Revisit when**")
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links to them, as GitHub has it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
