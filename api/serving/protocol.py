@@ -16,7 +16,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -51,7 +51,6 @@ class BoundedProtocol(HttpToolsProtocol):
     _turn: RequestResponseCycle | None = None
     # A body that follows an offer to upgrade: what its head says of its length.
     _framing: bytes = b""
-    _is_told_again = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,21 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._expect_nothing()
 
-    def on_message_begin(self) -> None:
-        if not self._is_told_again:
-            super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if not self._is_told_again:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_told_again:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        if self._is_told_again:
-            return
         # One read may bring more than a head may have.
         if len(self.headers) > HEADERS_MAX or (
             self._withheld > HEAD_BYTES_MAX and self._head_bytes() > HEAD_BYTES_MAX
@@ -138,9 +123,10 @@ class BoundedProtocol(HttpToolsProtocol):
             except HttpParserUpgrade as offer:
                 data = memoryview(data)[offer.args[0] :]
             if framing := self._framing:
-                self._framing, self._is_told_again = b"", True
+                self._framing = b""
+                self.parser = HttpRequestParser(_PastHead(self))
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as before
                 self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-                self._is_told_again = False
 
     def _is_answering(self) -> bool:
         return self._turn is not None and not self._turn.response_complete
@@ -190,3 +176,30 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._turn is not None and self._is_answering():
             self._turn.disconnected = True
             self._turn.message_event.set()
+
+
+class _PastHead:
+    """Hears what a parser reads, but for the head that it begins with, which was read before."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+        self._is_past = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._is_past:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._is_past:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_past:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._is_past:
+            self._protocol.on_headers_complete()
+        self._is_past = True
