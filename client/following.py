@@ -10,9 +10,9 @@ import httpx
 import msgspec
 from httpx_sse import EventSource
 
-from client.errors import UNREADABLE, Problem, Unavailable
+from client.errors import UNREADABLE, Unavailable
 from client.results import Transition
-from client.sending import UNANSWERED, Asked, Attempts, Wire, is_passing
+from client.sending import Asked, Attempts, Wire
 
 # Several heartbeats: who sends none for so long is gone.
 SILENT_S = 60.0
@@ -34,22 +34,17 @@ def follow(wire: Wire, path: str, after: int | None) -> Iterator[Transition]:
         if after is not None:
             headers["Last-Event-ID"] = str(after)
         try:
-            with wire.stream(asked, headers) as response:
-                if response.status_code == httpx.codes.NO_CONTENT:
-                    return
-                attempts.renew()  # until the stream has ended, however long that takes
-                for transition in _transitions(response):
-                    after = transition.version
-                    yield transition
-                    if transition.status in LAST:
+            with attempts.waiting_out():
+                with wire.stream(asked, headers) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
                         return
-            attempts.pause(ConnectionResetError("the stream has ended"))
-        except Problem as problem:
-            if not is_passing(problem):
-                raise
-            attempts.pause(problem)
-        except UNANSWERED as error:
-            attempts.pause(error)
+                    attempts.renew()  # until the stream has ended, however long that takes
+                    for transition in _transitions(response):
+                        after = transition.version
+                        yield transition
+                        if transition.status in LAST:
+                            return
+                attempts.pause(ConnectionResetError("the stream has ended"))
         except UNREADABLE as error:
             raise Unavailable(str(asked), error, None) from error
 

@@ -82,15 +82,8 @@ class Wire:
         """
         attempts = Attempts(self, asked)
         while True:
-            try:
-                with self._open(asked):
-                    return self._answer(asked)
-            except Problem as problem:
-                if not is_passing(problem):
-                    raise
-                attempts.pause(problem)
-            except UNANSWERED as error:
-                attempts.pause(error)
+            with attempts.waiting_out(), self._open(asked):
+                return self._answer(asked)
 
     @contextmanager
     def stream(self, asked: Asked, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
@@ -154,6 +147,18 @@ class Attempts:
         """Have patience anew: something was heard. Pauses stay as long as they have become."""
         self._ends_at = None
 
+    @contextmanager
+    def waiting_out(self) -> Iterator[None]:
+        """Make an attempt in a block; if it fails by what passes, swallow that and pause."""
+        try:
+            yield
+        except Problem as problem:
+            if not _is_passing(problem):
+                raise
+            self.pause(problem)
+        except UNANSWERED as error:
+            self.pause(error)
+
     def pause(self, error: Exception) -> None:
         """Wait for the next attempt; raises `Unavailable` if there is to be none."""
         # Jitter: no adversary gains by guessing it.
@@ -176,7 +181,7 @@ class Attempts:
         return (self._asked.patience_s if own_s is None else own_s) + self._asked.wait_s
 
 
-def is_passing(problem: Problem) -> bool:
+def _is_passing(problem: Problem) -> bool:
     """Tell whether the same request may be answered otherwise in a moment.
 
     A failure of the API's may have come before the commit or behind it; under a key, asking tells.

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -24,10 +25,12 @@ from ops.topics import create_topics, declare
 from outbox import Doorbell
 from runtime.settings import Settings
 
-_numbers = count(1)
-
-# Helpers' assertions show what they compared, as the tests' own do.
+# Helpers' assertions show what they compared, as the tests' own do. Before they are imported:
 pytest.register_assert_rewrite("tests.api_client", "tests.load", "tests.room_requests")
+
+from tests.api_client import ME, Api, an_api, today  # noqa: E402 - see above
+
+_numbers = count(1)
 
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a machine may stall
@@ -98,9 +101,19 @@ def empty_database_url(servers: Servers) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _today() -> None:
     """Each test has one day, which may be the eve of the next one's."""
-    from tests.api_client import today  # noqa: PLC0415 - its assertions are not rewritten yet
-
     today.cache_clear()
+
+
+@pytest.fixture
+def api(database_url: str) -> Iterator[Api]:
+    """An API with the settings of `some_settings`; modules that need others have one of their own."""
+    with an_api(database_url) as api:
+        yield api
+
+
+@pytest.fixture
+def me(api: Api) -> httpx.Client:
+    return api.member(ME)
 
 
 @pytest.fixture

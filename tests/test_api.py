@@ -37,17 +37,6 @@ ALL_OF_A_RESERVATION = ("reservations.reservation", "reservations.transition", "
 
 
 @pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
-@pytest.fixture
-def me(api: Api) -> httpx.Client:
-    return api.member(ME)
-
-
-@pytest.fixture
 def wire(database_url: str) -> Iterator[Wire]:
     with closing(Wire(database_url)) as wire:
         yield wire

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,12 +25,6 @@ PRIVATE_KEYS = {name: a_private_key(name) for name in ("RS256", "ES256", "EdDSA"
 # As long as the tests take, and the same in each process that names its tests by them.
 LONG_AGO, FAR_AHEAD = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 SECRET = "a key for tests, of thirty-two bytes or more"
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
 
 
 def test_a_stranger_is_challenged_before_the_body_is_looked_at(api: Api) -> None:

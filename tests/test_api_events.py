@@ -37,12 +37,6 @@ LATECOMERS = 10
 SILENCE_S = 10.0
 
 
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
 def a_reservation(client: httpx.Client) -> int:
     return int(client.post(RESERVATIONS, json=a_stay()).raise_for_status().json()["id"])
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from threading import Event
 from typing import Any
 
@@ -24,12 +23,6 @@ PROTECTION = {
     "X-Content-Type-Options": "nosniff",
 }
 HTTPS_ONLY = "Strict-Transport-Security"
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
 
 
 @pytest.mark.parametrize(

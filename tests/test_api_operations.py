@@ -1,13 +1,10 @@
 """What is open: seen by those who operate, of everybody's, and of nothing else."""
 
-from collections.abc import Iterator
-
-import pytest
 from sqlalchemy import Engine, text
 
 import outbox
 from api.identity.auth import OPERATE
-from tests.api_client import ANOTHER, ME, Api, a_stay, an_api
+from tests.api_client import ANOTHER, ME, Api, a_stay
 from tests.relays import claimed
 
 NOTHING = {
@@ -15,12 +12,6 @@ NOTHING = {
     "outbox": {"backlog": 0, "blockedKeys": 0},
 }
 SOMEBODY_ELSE = 9
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
 
 
 def test_where_all_is_done_there_is_nothing_to_see(api: Api) -> None:

@@ -21,12 +21,6 @@ LIVE = b"GET /healthz/live HTTP/1.1\r\nHost: inn\r\n"
 KIB = 1_024
 
 
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
 @contextmanager
 def connected(api: Api) -> Iterator[socket.socket]:
     host, _, port = api.url.removeprefix("http://").partition(":")

@@ -1,6 +1,5 @@
 """Looking at reservations: lists and their cursors, entity tags, and how each came about."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -22,7 +21,6 @@ from tests.api_client import (
     RESERVATIONS,
     Api,
     a_stay,
-    an_api,
     assert_problem,
     put_into,
     today,
@@ -32,17 +30,6 @@ from tests.saga import a_record, a_result, apply_patiently
 DESK = 99
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
-
-
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
-@pytest.fixture
-def me(api: Api) -> httpx.Client:
-    return api.member(ME)
 
 
 @pytest.fixture

@@ -32,11 +32,6 @@ def api(database_url: str) -> Iterator[Api]:
 
 
 @pytest.fixture
-def me(api: Api) -> httpx.Client:
-    return api.member(ME)
-
-
-@pytest.fixture
 def clerk(api: Api) -> httpx.Client:
     return api.member(CLERK, READ, WRITE, STAFF)
 

@@ -67,12 +67,6 @@ class Terminal:
 
 
 @pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
-@pytest.fixture
 def terminal(tmp_path: Path, api: Api) -> Terminal:
     return Terminal(tmp_path, api)
 

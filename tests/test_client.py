@@ -27,12 +27,6 @@ RESERVATIONS = "reservations.reservation"
 
 
 @pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    with an_api(database_url) as api:
-        yield api
-
-
-@pytest.fixture
 def wire(api: Api) -> Iterator[Wire]:
     wire = Wire(api.url)
     yield wire

@@ -54,13 +54,14 @@ def test_an_error_without_words_is_told_by_its_name() -> None:
 
 
 STUBBORN = """
-import sys, time
+import sys
+from threading import Event
 from runtime.shutdown import stop_on_signals
 with stop_on_signals(0.1) as stop:
     if sys.argv[1] == "by itself":
         stop.set()
     print("here", flush=True)
-    time.sleep(600)
+    Event().wait()
 """
 
 
