@@ -1,6 +1,6 @@
 # Everything here needs Python 3.11 or newer with pip, make, and the package registries. Nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check audit bench format clean
+.PHONY: help demo up test check proof audit bench format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ up: $(READY)  ## Run everything on embedded servers until Ctrl-C
 	@$(RUN)/innbox up
 
 test: check  ## All tests, with real servers
-	$(RUN)/pytest -m "not unit" -n 3 --dist worksteal
+	$(RUN)/pytest -m "not unit and not proof" -n 3 --dist worksteal
 
 check: $(READY)  ## Format, lint, types, import contracts and the tests that need no server
 	$(RUN)/ruff format --check
@@ -26,6 +26,9 @@ check: $(READY)  ## Format, lint, types, import contracts and the tests that nee
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/pytest -m unit -q -n 2
+
+proof: $(READY)  ## Long proofs against real servers: every fault, twenty seeds each
+	$(RUN)/pytest -m proof
 
 audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what cannot be asked fails
 	@$(UV) export --quiet --frozen --all-extras --no-emit-project --output-file $(VENV)/locked.txt
