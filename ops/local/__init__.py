@@ -10,6 +10,7 @@ is signalled that is not a server of that directory; only files made here are er
 """
 
 from ops.local.errors import LocalError
+from ops.local.node import BrokerSettings
 from ops.local.plan import Part
 from ops.local.stack import (
     Servers,
@@ -25,6 +26,7 @@ from ops.local.state import Report
 from ops.local.status import ServerStatus, status
 
 __all__ = [
+    "BrokerSettings",
     "LocalError",
     "Part",
     "Report",

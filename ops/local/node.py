@@ -1,6 +1,6 @@
 """One broker: where its files are, and its settings, which are written anew for each start."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,10 @@ from ops.local import processes
 from ops.local.state import Broker, State, replace_file
 
 HOST = "127.0.0.1"
+
+# Lines of server.properties for a broker, each of which wins over the one that is written here.
+BrokerSettings = Callable[[Broker], Mapping[str, object]]
+
 SETTINGS = """\
 process.roles=broker,controller
 node.id={node}
@@ -83,7 +87,9 @@ def bootstrap_servers(brokers: Sequence[Broker]) -> str:
     return ",".join(f"{HOST}:{broker.port}" for broker in brokers)
 
 
-def write_settings(path: Path, node: Node, state: State, log_dirs: Path) -> None:
+def write_settings(
+    path: Path, node: Node, state: State, log_dirs: Path, more: BrokerSettings | None = None
+) -> None:
     replicas = len(state.brokers)
     voters = (f"{each.node}@{HOST}:{each.controller_port}" for each in state.brokers)
     content = SETTINGS.format(
@@ -96,4 +102,5 @@ def write_settings(path: Path, node: Node, state: State, log_dirs: Path) -> None
         replicas=replicas,
         in_sync=min(2, replicas),
     )
-    replace_file(path, content.encode())
+    lines = [f"{name}={value}\n" for name, value in (more(node.broker) if more else {}).items()]
+    replace_file(path, (content + "".join(lines)).encode())

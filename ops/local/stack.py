@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ops import signals
 from ops.local import jars, kafka, postgres
-from ops.local.node import Node, bootstrap_servers, nodes
+from ops.local.node import BrokerSettings, Node, bootstrap_servers, nodes
 from ops.local.plan import Part, decide
 from ops.local.postgres import Postgres
 from ops.local.state import Report, State, adopt, erase, load, locked, refuse_foreign, require, save
@@ -41,13 +41,15 @@ def start(
     durable: bool = True,
     parts: Collection[Part] = ALL_PARTS,
     postgres_settings: Mapping[str, object] | None = None,
+    kafka_settings: BrokerSettings | None = None,
     report: Report = silent,
 ) -> Servers:
     """Bring the servers up and leave them running, also after this process has ended.
 
     Servers that run are kept; so are the data and, while they are free, the ports of earlier
     starts. `durable=False` lets a crash of the machine (not of a process) lose commits.
-    `postgres_settings` are lines of postgresql.conf. `report` is called from several threads.
+    `postgres_settings` are lines of postgresql.conf, `kafka_settings` a broker's of server.properties:
+    they are of this start, not of later ones. `report` is called from several threads.
     """
     data = data.resolve()
     refuse_foreign(data)
@@ -59,7 +61,8 @@ def start(
         start_postgres = partial(
             postgres.start, durable=durable, report=report, settings=postgres_settings
         )
-        _bring_up(data, state, parts, start_postgres, report)
+        start_kafka = partial(kafka.start, report=report, settings=kafka_settings)
+        _bring_up(data, state, parts, start_postgres, start_kafka, report)
     return Servers(
         postgres.url(state.postgres_port) if "postgres" in parts else "",
         bootstrap_servers(state.brokers) if "kafka" in parts else "",
@@ -93,6 +96,7 @@ def running(
     durable: bool = True,
     parts: Collection[Part] = ALL_PARTS,
     postgres_settings: Mapping[str, object] | None = None,
+    kafka_settings: BrokerSettings | None = None,
     report: Report = silent,
 ) -> Iterator[Servers]:
     """Servers for the length of a block; they end with it, also on Ctrl-C, SIGTERM or hang-up.
@@ -108,6 +112,7 @@ def running(
                 durable=durable,
                 parts=parts,
                 postgres_settings=postgres_settings,
+                kafka_settings=kafka_settings,
                 report=report,
             )
         finally:
@@ -115,12 +120,19 @@ def running(
                 _stop_unless_kept(data.resolve(), before, report)
 
 
-def start_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
+def start_broker(
+    data: Path,
+    node: int = 1,
+    *,
+    kafka_settings: BrokerSettings | None = None,
+    report: Report = silent,
+) -> None:
     """Bring one broker back, on the port that it had."""
     data = data.resolve()
     state = require(data)
     with locked(data, report):
-        kafka.start([_node(data, node)], state, jars.class_path(report), report)
+        class_path = jars.class_path(report)
+        kafka.start([_node(data, node)], state, class_path, report, settings=kafka_settings)
 
 
 def stop_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
@@ -150,6 +162,7 @@ def _bring_up(
     state: State,
     parts: Collection[Part],
     start_postgres: Callable[[Postgres, int], None],
+    start_kafka: Callable[[list[Node], State, str], None],
     report: Report,
 ) -> None:
     with ThreadPoolExecutor(max_workers=1) as aside:
@@ -157,7 +170,7 @@ def _bring_up(
         database = aside.submit(start_postgres, server, port) if POSTGRES in parts else None
         # Kafka here, in the caller's thread: its fetching is what Ctrl-C would cut short.
         if "kafka" in parts:
-            kafka.start(nodes(data, state), state, jars.class_path(report), report)
+            start_kafka(nodes(data, state), state, jars.class_path(report))
         if database:
             database.result()
 
