@@ -13,6 +13,16 @@ Postgres announces each step before Kafka ends it. So its cursor is at most that
 Kafka's counts if, and only if, it is the step from where Postgres stands. A database that has forgotten
 an announcement has lost its latest transactions: then Kafka's cursor speaks of ids that are given out
 again, and to go on from it would lose messages, where Postgres' own at worst repeats some.
+
+A request to end a transaction can outlive it. Its connection breaks, the client sends it again on another
+one, and the first request arrives while the next transaction is open. All transactions of a producer have
+one epoch in the protocol that the client speaks, so the broker ends what it finds open. Two rules:
+
+- The cursor is sent after all messages are acknowledged. A transaction that is ended too early then has
+  all of its messages or no cursor, so nothing is lost.
+- A commit that lasted long enough for the client to have sent it twice is the last one of its producer.
+  The next producer has the next epoch, and the brokers refuse requests of the former one, so nothing is
+  committed in parts and published again.
 """
 
 import time
@@ -30,6 +40,7 @@ import outbox
 from outbox import BlockedKey, Shard
 from relay.cursors import CURSOR_TOPIC, PARTITION, Place, Step, encode, newest
 from relay.errors import Abandoned
+from relay.metrics import PRODUCERS_REPLACED
 from relay.publisher import (
     FLUSH_STEP_S,
     SILENT_S,
@@ -48,6 +59,13 @@ _ABORT_S_MAX = 2.0
 # The brokers answer before they have written a transaction's end everywhere. One that begins meanwhile is
 # put off, and the client asks again after 20 ms.
 _PAUSE_S = 0.002
+
+# The client waits before it asks again, by its own `retry.backoff.ms` less a fifth (librdkafka,
+# rd_kafka_broker_buf_retry). A commit that was answered sooner was asked for once.
+_RETRY_MS, _RETRY_MS_MAX, _RETRY_SHARE_MIN = 100, 1_000, 0.8
+
+# What the messages of a transaction end with that has failed as a whole, for a reason of its own.
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001 - public, too
 
 # Somebody else has called `init_transactions`: the next owner, or a former one that woke up in vain.
 _FENCED = frozenset(
@@ -73,9 +91,11 @@ class ExactlyOncePublisher(Publisher):
         self._topic = topic_prefix + CURSOR_TOPIC
         self._is_open = False
         self._is_tried = False
+        self._is_last = False
         self._ended_at = 0.0
         self._kept: Sequence[tuple[Any, ...]] = ()
         self._announcing: tuple[Connection, Shard, float] | None = None
+        self._retry_s_min = _retry_s_min(self._kafka)
         super().__init__(kafka, health, topic_prefix=topic_prefix)
 
     def __exit__(
@@ -135,10 +155,21 @@ class ExactlyOncePublisher(Publisher):
         """End the transaction of what was enqueued and of the cursor; raises `LeaseLost`, too."""
         kept, self._kept = self._kept, ()
         self._send(kept, keep_waiting)
-        self._tell_place(self._announced(place), keep_waiting)
-        self._patiently(self._producer.commit_transaction, keep_waiting)
-        self._is_open, self._is_tried, self._ended_at = False, True, time.monotonic()
+        step = self._announced(place)  # while the brokers acknowledge
+        self.flush(keep_waiting)  # before the cursor: see above
+        self._tell_place(step, keep_waiting)
+        self.flush(keep_waiting)
+        self._end(keep_waiting)
         self._say_well()
+
+    def flush(self, keep_waiting: Callable[[], bool]) -> None:
+        """Wait until all is acknowledged; raises why, where the transaction has failed as a whole."""
+        try:
+            super().flush(keep_waiting)
+        except KafkaException as error:
+            if error.args[0].code() in _PURGED:
+                self._served(self._producer.commit_transaction, 0)  # it cannot be, and says why
+            raise
 
     def _properties(self, kafka: dict[str, Any]) -> dict[str, Any]:
         properties = producer_properties(kafka)
@@ -159,7 +190,27 @@ class ExactlyOncePublisher(Publisher):
         else:
             self._is_open = False
 
+    def _end(self, keep_waiting: Callable[[], bool]) -> None:
+        """End the transaction; the time that this took says whether it may have been sent twice."""
+        began_at = time.monotonic()
+        self._patiently(self._producer.commit_transaction, keep_waiting)
+        self._is_open, self._is_tried, self._ended_at = False, True, time.monotonic()
+        self._is_last = self._ended_at - began_at >= self._retry_s_min
+
+    def _replace_producer(self, keep_waiting: Callable[[], bool]) -> None:
+        """Go on with a producer of the next epoch.
+
+        Another relay may have the shard by now, and be locked out by this. It begins again, and here the
+        next announcement finds the lease lost, before anything is committed.
+        """
+        PRODUCERS_REPLACED.inc()
+        self._producer = self._new_producer(self._kafka)
+        self._patiently(self._producer.init_transactions, keep_waiting)
+        self._is_last = False
+
     def _send(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
+        if self._is_last:
+            self._replace_producer(keep_waiting)
         if not self._is_open:
             time.sleep(max(0.0, self._ended_at + _PAUSE_S - time.monotonic()))
             self._producer.begin_transaction()
@@ -235,6 +286,12 @@ def _saved(connection: Connection, shard: Shard, step: Step, *, lease_s: float) 
             moved = replace(blocked, cursor=place.key_cursor)
             return outbox.save_key(connection, shard, place.cursor, moved, lease_s=lease_s)
     return outbox.save(connection, shard, place.cursor, lease_s=lease_s)
+
+
+def _retry_s_min(kafka: dict[str, Any]) -> float:
+    """Return the shortest time that the client lets pass before it sends a request again."""
+    shortest_ms = float(kafka.get("retry.backoff.ms", _RETRY_MS)) * _RETRY_SHARE_MIN
+    return min(shortest_ms, float(kafka.get("retry.backoff.max.ms", _RETRY_MS_MAX))) / 1_000
 
 
 def _blocked_key(connection: Connection, shard: Shard, key: str) -> BlockedKey | None:

@@ -9,6 +9,10 @@ BATCHES = Counter("innbox_relay_batches", "Readings published and recorded.")
 TAKEOVERS = Counter("innbox_relay_claims", "Shards claimed.")
 LEASES_LOST = Counter("innbox_relay_leases_lost", "Cursor writes refused: another relay owns it.")
 OUTAGES = Counter("innbox_relay_kafka_outages", "Times the brokers went away.")
+PRODUCERS_REPLACED = Counter(
+    "innbox_relay_producers_replaced",
+    "Producers replaced because a commit lasted long enough to have been retried (exactly-once).",
+)
 SHARDS = Gauge("innbox_relay_shards", "Shards that this relay owns; 0 on standby.")
 BLOCKED = Gauge(
     "innbox_relay_blocked_keys", "Keys that wait for an operator, in this relay's shards."

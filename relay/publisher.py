@@ -63,9 +63,7 @@ class Publisher:
         self._prefix = topic_prefix
         self._failures: tuple[tuple[KafkaError, Message], ...] = ()
         self._is_well: bool | None = None  # None: not heard of yet
-        self._producer = Producer(
-            self._properties(kafka) | {"error_cb": self._on_error, "logger": _client_log}
-        )
+        self._producer = self._new_producer(kafka)
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +138,10 @@ class Publisher:
             self._say_away(reason_of(error))
         else:
             self._say_well()
+
+    def _new_producer(self, kafka: dict[str, Any]) -> Producer:
+        callbacks = {"error_cb": self._on_error, "logger": _client_log}
+        return Producer(self._properties(kafka) | callbacks)
 
     def _properties(self, kafka: dict[str, Any]) -> dict[str, Any]:
         return producer_properties(kafka)

@@ -26,7 +26,9 @@ from outbox import Doorbell
 from runtime.settings import Settings
 
 # Helpers' assertions show what they compared, as the tests' own do. Before they are imported:
-pytest.register_assert_rewrite("tests.api_client", "tests.load", "tests.room_requests")
+pytest.register_assert_rewrite(
+    "tests.api_client", "tests.load", "tests.relays", "tests.room_requests"
+)
 
 from tests.api_client import ME, Api, an_api, today  # noqa: E402 - see above
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
@@ -37,6 +38,24 @@ def read_topics(
             found += [message for message in consumer.consume(1_000, 0.1) if not message.error()]
     finally:
         consumer.close()
+    return found
+
+
+def read_to_the_ends(settings: Settings, topics: Iterable[str]) -> list[Message]:
+    """Read all partitions from their beginning to where they end now."""
+    properties = {"group.id": "outsider", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
+    found: list[Message] = []
+    ended: set[tuple[str | None, int | None]] = set()
+    with closing(Consumer(settings.kafka | properties)) as consumer:
+        places = list(_partitions(consumer, settings, topics))
+        consumer.assign(places)
+        while len(ended) < len(places):
+            message = consumer.poll(30)
+            assert message is not None, "the brokers say nothing"
+            if message.error():
+                ended.add((message.topic(), message.partition()))
+            else:
+                found.append(message)
     return found
 
 

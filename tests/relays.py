@@ -22,7 +22,7 @@ from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
-from tests.kafka_reader import header, read_topics
+from tests.kafka_reader import header, read_to_the_ends, read_topics
 from tests.waiting import DEADLINE_S
 
 
@@ -135,6 +135,22 @@ def first_deliveries(records: Iterable[Record]) -> dict[str, list[str]]:
         assert isinstance(key, bytes)
         by_key[key.decode()][header(record, "ce_id")] = None
     return {key: list(found) for key, found in by_key.items()}
+
+
+def assert_read_once(settings: Settings, messages: list[Message]) -> None:
+    """Each message is read once, those of a key in their order, and nothing else is."""
+    records = committed(settings, messages)
+    assert first_deliveries(records) == appended(messages)
+    assert len(records) == len(messages)
+
+
+def committed(settings: Settings, messages: Iterable[Message]) -> list[Record]:
+    """All that a reader of committed records sees, up to the present ends; these messages are there.
+
+    The brokers acknowledge a transaction's end before readers see it in every partition.
+    """
+    published(settings, messages)
+    return read_to_the_ends(settings, TOPICS)
 
 
 def appended(messages: Iterable[Message]) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -10,21 +10,18 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-from confluent_kafka import Message as Record
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 import outbox
-from domain.messages import TOPICS
 from ops import local
 from ops.local import Servers
 from ops.local.processes import find_one
 from ops.migrate import migrate
 from ops.topics import create_topics
-from outbox import Message, Shard
+from outbox import Shard
 from relay.cursors import CURSOR_TOPIC
 from relay.exactly_once import ExactlyOncePublisher
 from relay.loop import relay_once
@@ -41,11 +38,12 @@ from tests.relays import (
     a_relay_process,
     append,
     appended,
+    assert_read_once,
+    committed,
     first_deliveries,
     is_wholly_relayed,
     messages_of_keys,
     owner_pid,
-    published,
     the_shard,
 )
 from tests.waiting import DEADLINE_S, eventually
@@ -376,40 +374,3 @@ def kill_postgres(data: Path) -> None:
 
 def events(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
     return [str(line["event"]) for line in logs]
-
-
-def assert_read_once(settings: Settings, messages: list[Message]) -> None:
-    """Each message is read once, those of a key in their order, and nothing else is."""
-    records = committed(settings, messages)
-    assert first_deliveries(records) == appended(messages)
-    assert len(records) == len(messages)
-
-
-def committed(settings: Settings, messages: Iterable[Message]) -> list[Record]:
-    """All that a reader of committed records sees, up to the present ends; these messages are there.
-
-    The brokers acknowledge a transaction's end before readers see it in every partition.
-    """
-    published(settings, messages)
-    return list(_up_to_the_ends(settings))
-
-
-def _up_to_the_ends(settings: Settings) -> Iterator[Record]:
-    properties = {"group.id": "outsider", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
-    with closing(Consumer(settings.kafka | properties)) as consumer:
-        topics = consumer.list_topics(timeout=10).topics
-        names = [settings.kafka_prefix + topic for topic in TOPICS]
-        places = [
-            TopicPartition(name, partition, OFFSET_BEGINNING)
-            for name in names
-            for partition in topics[name].partitions
-        ]
-        consumer.assign(places)
-        ended: set[tuple[str | None, int | None]] = set()
-        while len(ended) < len(places):
-            message = consumer.poll(30)
-            assert message is not None, "the brokers say nothing"
-            if message.error():
-                ended.add((message.topic(), message.partition()))
-            else:
-                yield message
