@@ -14,7 +14,8 @@ OutboxError
 ├── StillRelayed             ┐ refused to who would make it anew
 ├── TransactionIdsRestarted  ┘
 ├── NoSuchReplay         ┐
-├── ReplayTaken          ├ refused to who would go on with a replay
+├── ReplayTaken          │
+├── MendTaken            ├ refused to who would go on with a replay
 ├── ReplayOver           │
 └── ReplayFromElsewhere  ┘
 """
@@ -193,6 +194,18 @@ class ReplayTaken(OutboxError):
     def __init__(self, replay_id: int) -> None:
         super().__init__(f"replay {replay_id} is run by another process")
         self.replay_id = replay_id
+
+
+class MendTaken(OutboxError):
+    """An outbox is mended by one process at a time: two would publish the same messages twice."""
+
+    code = "MEND_TAKEN"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process mends this outbox; wait until it ends, then audit again "
+            "(`innbox outbox replays` shows how far it is)"
+        )
 
 
 class ReplayOver(OutboxError):

@@ -9,15 +9,20 @@ Progress is saved after every acknowledged part, so a crash repeats that part at
 who holds its advisory lock, and saved on the very session that holds it. The lock ends with the session:
 who was killed holds up nobody, and who has lost the lock has lost the means to save. A lease would make
 a person wait for it to run out. Needs a direct connection, in autocommit (`outbox.prepare_session`).
+
+A replay by positions is a mend (`outbox.mending`), and of those one runs at a time in an outbox.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
+from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
 from outbox.errors import (
+    MendTaken,
     NoSuchReplay,
     ReplayFromElsewhere,
     ReplayOver,
@@ -51,9 +56,14 @@ class Replay:
     left_out: int
     sent: int
     refused: int
+    gone: tuple[UUID, ...]
     started_by: str
     started_at: datetime
     updated_at: datetime
+
+    @property
+    def is_mend(self) -> bool:
+        return bool(self.extent.selection.positions)
 
     @property
     def done(self) -> int:
@@ -71,24 +81,30 @@ _STATE = f"""CASE WHEN state = 'RUNNING' AND NOT EXISTS (
           AND classid = {_KIND}::oid AND objid = replay.id::oid
     ) THEN 'INTERRUPTED' ELSE state END"""
 
-_REPLAY = f"""id, {_STATE} AS state, reason, topics, keys, message_ids, since, until, to_topic,
-    per_second, cursors::text, position, first_position, last_position, first_at, last_at, expected,
-    left_out, sent, refused, started_by, started_at, updated_at"""
+# What changes while it runs; a selection may be of a million ids.
+_PROGRESS = f"id, {_STATE} AS state, reason, position, sent, refused, gone, updated_at"
+_REPLAY = f"""{_PROGRESS}, topics, keys, message_ids, positions, since, until, to_topic, per_second,
+    cursors::text, first_position, last_position, first_at, last_at, expected, left_out, started_by,
+    started_at"""
 
-CREATE = text("""
+INSERT = """
     INSERT INTO outbox.replay (
-        topics, keys, message_ids, since, until, to_topic, per_second, cursors, position,
+        topics, keys, message_ids, positions, since, until, to_topic, per_second, cursors, position,
         first_position, last_position, first_at, last_at, expected, left_out, started_by
     )
     VALUES (
-        :topics, :keys, CAST(:message_ids AS uuid[]), :since, :until, :to_topic, :per_second,
-        CAST(:cursors AS json), :first_position - 1, :first_position, :last_position, :first_at,
-        :last_at, :expected, :left_out, :started_by
+        :topics, :keys, CAST(:message_ids AS uuid[]), CAST(:positions AS bigint[]), :since, :until,
+        :to_topic, :per_second, CAST(:cursors AS json), :first_position - 1, :first_position,
+        :last_position, :first_at, :last_at, :expected, :left_out, :started_by
     )
     RETURNING id
-""")
+"""
+CREATE = text(INSERT)
 
 LOCK = text(f"SELECT pg_try_advisory_lock({_KIND}, :id)")
+# Ids of replays begin with 1.
+LOCK_MENDS = text(f"SELECT pg_try_advisory_lock({_KIND}, 0)")
+IS_MEND = text("SELECT positions <> '{}' FROM outbox.replay WHERE id = :id")
 
 TAKE = text(f"""
     UPDATE outbox.replay
@@ -103,10 +119,11 @@ TAKE = text(f"""
 SAVE = text(f"""
     UPDATE outbox.replay
     SET position = :position, sent = sent + :sent, refused = refused + :refused,
+        gone = gone || CAST(:gone AS uuid[]),
         state = CASE WHEN :position >= last_position THEN 'DONE' ELSE state END,
         updated_at = clock_timestamp()
     WHERE id = :id AND state = 'RUNNING'
-    RETURNING {_REPLAY}
+    RETURNING {_PROGRESS}
 """)
 
 STOP = text(f"""
@@ -144,20 +161,35 @@ def create(
     started_by: str,
 ) -> Replay:
     """Record a replay of what a survey has found, which must be something, and take it."""
+    values = inserted(survey, to_topic=to_topic, per_second=per_second, started_by=started_by)
+    return take(connection, connection.execute(CREATE, values).scalar_one())
+
+
+def inserted(
+    survey: Survey, *, to_topic: str | None, per_second: int, started_by: str
+) -> dict[str, Any]:
+    """Return the values of `INSERT`."""
     assert survey.extent, "there is something to publish again"
     selection = asdict(survey.extent.selection)
-    lists = {name: list(selection[name]) for name in ("topics", "keys", "message_ids")}
+    lists = {name: list(value) for name, value in selection.items() if isinstance(value, tuple)}
     values = asdict(survey.extent) | selection | lists
     values |= {"expected": survey.expected, "left_out": survey.left_out}
-    values |= {"to_topic": to_topic, "per_second": per_second, "started_by": started_by}
-    return take(connection, connection.execute(CREATE, values).scalar_one())
+    return values | {"to_topic": to_topic, "per_second": per_second, "started_by": started_by}
+
+
+def lock_mends(connection: Connection) -> None:
+    """Become the one who mends this outbox, for as long as the session lasts; raises `MendTaken`."""
+    if not connection.execute(LOCK_MENDS).scalar_one():
+        raise MendTaken
 
 
 def take(connection: Connection, replay_id: int, *, per_second: int | None = None) -> Replay:
     """Become the one who runs it, for as long as the session lasts; maybe at another rate.
 
-    Raises `NoSuchReplay`, `ReplayTaken`, `ReplayOver` or `ReplayFromElsewhere`.
+    Raises `NoSuchReplay`, `ReplayTaken`, `MendTaken`, `ReplayOver` or `ReplayFromElsewhere`.
     """
+    if connection.execute(IS_MEND, {"id": replay_id}).scalar_one_or_none():
+        lock_mends(connection)
     if not connection.execute(LOCK, {"id": replay_id}).scalar_one():
         raise ReplayTaken(replay_id)
 
@@ -173,12 +205,20 @@ def read(connection: Connection, replay: Replay, *, limit: int) -> Part:
 
 
 def save(
-    connection: Connection, replay: Replay, position: int, *, sent: int = 0, refused: int = 0
+    connection: Connection,
+    replay: Replay,
+    position: int,
+    *,
+    sent: int = 0,
+    refused: int = 0,
+    gone: Sequence[UUID] = (),
 ) -> Replay:
     """Record that all up to a position is done with; raises `ReplayOver` if it was cancelled."""
     values = {"id": replay.id, "position": position, "sent": sent, "refused": refused}
-    row = connection.execute(SAVE, values).one_or_none()
-    return _replay(row) if row else _refuse(connection, replay.id)
+    row = connection.execute(SAVE, values | {"gone": list(gone)}).mappings().one_or_none()
+    if row is None:
+        _refuse(connection, replay.id)
+    return replace(replay, **{**row, "gone": tuple(row["gone"])})
 
 
 def stop(connection: Connection, replay_id: int, state: str, reason: str | None = None) -> Replay:
@@ -207,7 +247,12 @@ def _refuse(connection: Connection, replay_id: int) -> NoReturn:
 
 def _replay(row: Row[tuple[object, ...]]) -> Replay:
     selection = Selection(
-        tuple(row.topics), tuple(row.keys), tuple(row.message_ids), row.since, row.until
+        tuple(row.topics),
+        tuple(row.keys),
+        tuple(row.message_ids),
+        tuple(row.positions),
+        row.since,
+        row.until,
     )
     extent = Extent(
         selection, row.first_position, row.last_position, row.first_at, row.last_at, row.cursors
@@ -224,6 +269,7 @@ def _replay(row: Row[tuple[object, ...]]) -> Replay:
         left_out=row.left_out,
         sent=row.sent,
         refused=row.refused,
+        gone=tuple(row.gone),
         started_by=row.started_by,
         started_at=row.started_at,
         updated_at=row.updated_at,

@@ -8,9 +8,10 @@ The log has no index on topics, keys or times. It is walked by position, a stret
 partitions of the days in question: no statement sorts, holds or locks more than a stretch of it.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -28,16 +29,26 @@ STRETCH = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Messages that satisfy every kind of condition that is given; times are [since, until)."""
+    """Messages that satisfy every kind of condition that is given; times are [since, until).
+
+    With `positions`, ascending, each of the `message_ids` stands for one row: the one at the same place.
+    """
 
     topics: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     message_ids: tuple[UUID, ...] = ()
+    positions: tuple[int, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
 
     def __bool__(self) -> bool:
         return any(_values(self).values())
+
+    def behind(self, position: int, limit: int) -> "Selection":
+        """Return the next rows of a selection by positions."""
+        begin = bisect_right(self.positions, position)
+        part = slice(begin, begin + limit)
+        return replace(self, message_ids=self.message_ids[part], positions=self.positions[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +86,12 @@ class Part:
     """Messages, and the position up to which there are no others.
 
     A row is (position, topic, key, value, headers, message id), with headers as `outbox.read` has them.
+    `gone` names the rows that were selected by position and are no longer in the log.
     """
 
     rows: list[tuple[Any, ...]] = field(repr=False)
     position: int
+    gone: tuple[UUID, ...] = ()
 
 
 CURSORS = text("""
@@ -90,10 +103,13 @@ CURSORS = text("""
     ) AS place
 """)
 
+# The ids are a table: it is hashed whatever the plan, and looked up once for each message. IS TRUE keeps
+# the planner from making a join of it, which keeps no order.
 _CONDITIONS = {
     "topics": "topic = ANY (%(topics)s::text[])",
     "keys": "key = ANY (%(keys)s::text[])",
-    "message_ids": "message_id = ANY (%(message_ids)s::uuid[])",
+    "message_ids": "(message_id IN (SELECT unnest(%(message_ids)s::uuid[]))) IS TRUE",
+    "positions": "position = ANY (%(positions)s::bigint[])",
     "since": "created_at >= %(since)s::timestamptz",
     "until": "created_at < %(until)s::timestamptz",
 }
@@ -169,8 +185,11 @@ def read_part(
     connection: Connection, extent: Extent, position: int, *, to_topic: str | None, limit: int
 ) -> Part:
     """Read the next messages after a position, of one stretch: there may be none, and more after."""
-    to = min(position + STRETCH, extent.last_position)
-    values = _values(extent.selection) | {
+    selection, to = extent.selection, min(position + STRETCH, extent.last_position)
+    if selection.positions:
+        selection = selection.behind(position, limit)
+        to = selection.positions[-1]
+    values = _values(selection) | {
         "cursors": extent.cursors,
         "first_at": extent.first_at,
         "last_at": extent.last_at,
@@ -179,8 +198,16 @@ def read_part(
         "to_topic": to_topic,
         "limit": limit,
     }
-    rows = fetch(connection, ROWS.format(selected=_selected(extent.selection)), values)
-    return Part(rows, rows[-1][0] if len(rows) == limit else to)
+    rows = fetch(connection, ROWS.format(selected=_selected(selection)), values)
+    return Part(rows, rows[-1][0] if len(rows) == limit else to, _gone(selection, rows))
+
+
+def _gone(selection: Selection, rows: list[TupleRow]) -> tuple[UUID, ...]:
+    if len(rows) == len(selection.positions):
+        return ()
+    here = {row[0] for row in rows}
+    pairs = zip(selection.positions, selection.message_ids, strict=False)
+    return tuple(message_id for position, message_id in pairs if position not in here)
 
 
 def _stretches(
@@ -218,6 +245,7 @@ def _values(selection: Selection) -> dict[str, Any]:
         "topics": list(selection.topics),
         "keys": list(selection.keys),
         "message_ids": list(selection.message_ids),
+        "positions": list(selection.positions),
         "since": selection.since,
         "until": selection.until,
     }

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -199,6 +200,8 @@ replay = Table(
     Column("topics", ARRAY(Text), nullable=False),
     Column("keys", ARRAY(Text), nullable=False),
     Column("message_ids", ARRAY(Uuid), nullable=False),
+    # Of a mend alone: where each of the ids stands in the log; see `outbox.mending`.
+    Column("positions", ARRAY(BigInteger), nullable=False, server_default="{}"),
     Column("since", DateTime(timezone=True)),
     Column("until", DateTime(timezone=True)),
     Column("to_topic", Text),
@@ -216,6 +219,8 @@ replay = Table(
     Column("left_out", BigInteger, nullable=False),
     Column("sent", BigInteger, nullable=False, server_default="0"),
     Column("refused", BigInteger, nullable=False, server_default="0"),
+    # Of a mend alone: the ids that were no longer in the log when their turn came.
+    Column("gone", ARRAY(Uuid), nullable=False, server_default="{}"),
     # Of the cluster whose transaction ids the cursors speak of.
     Column(
         "system_identifier",
@@ -235,5 +240,33 @@ replay = Table(
         name="selection_given",
     ),
     CheckConstraint("per_second >= 0", name="rate_not_negative"),
+    CheckConstraint(
+        "cardinality(positions) IN (0, cardinality(message_ids))", name="positions_of_messages"
+    ),
     postgresql_with={"fillfactor": 50},
+)
+
+# Findings of an audit that are no alarm any more; see `outbox.acknowledged`.
+acknowledgement = Table(
+    "acknowledgement",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("message_id", Uuid, nullable=False),
+    Column("acknowledged_by", Text, nullable=False),
+    Column("acknowledged_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("reason", Text, nullable=False),
+    # The mend that made it history: should the message be lost once more, that is a new finding.
+    Column("mended_by", Integer),
+    PrimaryKeyConstraint("message_id", "topic", "kind", "acknowledged_at"),
+    CheckConstraint("reason <> ''", name="reason_given"),
+    ForeignKeyConstraint(["mended_by"], [replay.c.id], name="fk_acknowledgement_mended_by"),
+    Index(
+        "uq_acknowledgement_in_force",
+        "kind",
+        "topic",
+        "message_id",
+        unique=True,
+        postgresql_where=text("mended_by IS NULL"),
+    ),
 )

@@ -22,8 +22,9 @@ from relay.publisher import Publisher
 from runtime.health import Health
 from runtime.settings import Settings
 
-# The id of the replay, in the form of the CloudEvents extensions beside it.
-REPLAY_HEADER = "ce_replayid"
+# The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
+# another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
+REPLAY_HEADER, MEND_HEADER = "ce_replayid", "ce_mendid"
 
 
 class MessageRefused(Exception):
@@ -83,13 +84,13 @@ def replay_once(
     """Publish the next part and record it. Raises `MessageRefused` if it was one message alone."""
     part = store.read(connection, replay, limit=limit)
     try:
-        publisher.enqueue([_marked(row, replay.id) for row in part.rows], keep_waiting)
+        publisher.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
         publisher.flush(keep_waiting)
     except Refused as error:
         if len(part.rows) == 1:
             raise MessageRefused(part.rows[0], error) from error
         raise
-    return store.save(connection, replay, part.position, sent=len(part.rows))
+    return store.save(connection, replay, part.position, sent=len(part.rows), gone=part.gone)
 
 
 def next_turn(turn_at: float, now: float, messages: int, per_second: int) -> float:
@@ -117,10 +118,11 @@ def _steps(
             limit = min(limit * 2, most)
 
 
-def _marked(row: tuple[Any, ...], replay_id: int) -> tuple[Any, ...]:
+def _marked(row: tuple[Any, ...], replay: Replay) -> tuple[Any, ...]:
     position, topic, key, value, encoded, _ = row
+    mark = MEND_HEADER if replay.is_mend else REPLAY_HEADER
     try:
-        headers = decode_headers(encoded) | {REPLAY_HEADER: str(replay_id)}
+        headers = decode_headers(encoded) | {mark: str(replay.id)}
     except ValueError as error:  # JSON, and no headers: a writer that is not `append`
         raise Refused(topic, key, str(error)) from error
     return position, topic, key, value, msgspec.json.encode(headers), None

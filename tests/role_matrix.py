@@ -26,6 +26,7 @@ MAY: dict[str, dict[str, str]] = {
     "rooms": {API: "USAGE", ROOMS: "USAGE"},
     "consumers.dead_letter": {ROOMS: KEEP_LETTER, RESULTS: KEEP_LETTER},
     "consumers.dead_letter_id_seq": {},
+    "outbox.acknowledgement": {},
     "outbox.blocked_key": {API: "SELECT", RELAY: "DELETE INSERT SELECT UPDATE"},
     "outbox.dead_letter": {},
     "outbox.dead_letter_id_seq": {},

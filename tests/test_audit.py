@@ -4,9 +4,8 @@ Each test breaks one promise on purpose, past the relay: with a producer of its 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -19,11 +18,11 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 import outbox
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
-from ops.audit import Audit, TopicAudit, Window, audit
+from ops.audit import TopicAudit, Window, audit
 from ops.audit import databases as audit_databases
 from ops.audit.order import COMMIT_S_MAX, Delivered, judge
 from ops.audit.partitioner import partition_of
@@ -32,78 +31,16 @@ from ops.environment import as_environment
 from ops.errors import CommandError
 from ops.topics import create_topics
 from outbox import Message
-from runtime.database import direct_engine
 from runtime.settings import Settings
+from tests.audited import System, lose, named, of
 from tests.commands import innbox
-from tests.relays import a_message, a_relay, append, ids_of, is_wholly_relayed
+from tests.relays import a_message, a_relay, ids_of, is_wholly_relayed
 from tests.waiting import eventually
-
-Publish = Callable[[Sequence[Any]], object]
-
-
-class System:
-    """An outbox and its topics, relayed step by step as the test says."""
-
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.engine = engine
-        self.settings = settings
-
-    def append(self, *messages: Message) -> None:
-        append(self.engine, *messages)
-
-    def relay(self, publish: Publish | None = None, *, limit: int = 1_000) -> None:
-        """Publish what is unread, as it is or in the test's own way, and save the cursor."""
-        with self.owning() as (connection, shard):
-            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
-            (publish or self.produce)(reading.rows)
-            outbox.save(connection, shard, reading.cursor, lease_s=60)
-
-    @contextmanager
-    def owning(self) -> Iterator[tuple[Connection, outbox.Shard]]:
-        url = self.engine.url.render_as_string(hide_password=False)
-        with direct_engine(self.settings, url, "relay", "innbox_relay").connect() as connection:
-            outbox.prepare_session(connection)
-            shard = outbox.claim(connection, "test", lease_s=60)
-            assert shard
-            yield connection, shard
-            outbox.release(connection, shard)
-
-    def produce(self, rows: Sequence[Any], partition: int = -1) -> None:
-        """Publish rows in the order in which they are given, partitioned as the relay does."""
-        producer = Producer(self.settings.kafka | {"partitioner": "murmur2_random"})
-        for _, topic, key, value, headers, *_ in rows:
-            name, decoded = self.settings.kafka_prefix + topic, outbox.decode_headers(headers)
-            producer.produce(name, value, key, partition, headers=decoded)  # type: ignore[arg-type]
-            assert producer.flush(30) == 0
-
-    def produce_backwards(self, rows: Sequence[Any]) -> None:
-        self.produce(list(reversed(rows)))
-
-    def sql(self, statement: str, **values: object) -> Any:
-        """Do by hand what no code of ours does."""
-        with self.engine.begin() as connection:
-            result = connection.execute(text(statement), values)
-            return result.scalar() if result.returns_rows else None
-
-    def audit(self, window: Window | None = None, **options: Any) -> Audit:
-        return audit(self.settings, window or Window(), lambda *_: None, **options)
 
 
 @pytest.fixture
 def system(engine: Engine, settings: Settings) -> System:
     return System(engine, settings)
-
-
-def of(found: Audit, topic: str = ROOM_RESERVE) -> TopicAudit:
-    return next(one for one in found.topics if one.topic == topic)
-
-
-def named(found: TopicAudit, kind: str) -> list[str]:
-    return [entry["message_id"] for entry in found.found.get(kind, [])]
-
-
-def lose(_rows: Sequence[Any]) -> None:
-    """Publish nothing, though the cursor goes on."""
 
 
 # --- What is right

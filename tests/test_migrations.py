@@ -50,6 +50,7 @@ def test_a_migrated_database_is_at_the_head(database_url: str) -> None:
 def test_every_migration_goes_up_down_and_up_with_rows_present(empty_database_url: str) -> None:
     migrate(empty_database_url)
     for revision in (
+        "0011",
         "0010",
         "0009",
         "0008",

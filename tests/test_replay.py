@@ -1,12 +1,10 @@
 """Replays: exactly what was selected is published again, once unless somebody dies, and in order."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -34,12 +32,12 @@ from outbox.replay import CANCELLED, DONE, INTERRUPTED, REFUSED, RUNNING, Replay
 from outbox.selection import Selection, Survey, survey
 from outbox.testing import drain
 from relay.replay import REPLAY_HEADER, next_turn, run_replay
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.kafka_reader import header, ids, read_topics
 from tests.plans import FILL, executed_plan, indexes, is_of_log, nodes
 from tests.relays import a_message, append, appended, first_deliveries, ids_of, messages_of_keys
+from tests.replays import DIES_BEFORE_SAVING, IN_HAND, RECORDED, a_child, a_session
 from tests.saga import (
     a_consumer,
     a_relay,
@@ -51,35 +49,6 @@ from tests.saga import (
     taken,
 )
 from tests.waiting import eventually
-
-# `innbox`, killed when a part of 16 messages is published and not recorded, after 1 + 2 + 4 + 8 others.
-DIES_BEFORE_SAVING = """
-import os, signal
-from itertools import count
-from ops.cli import main
-from outbox import replay
-
-save, parts = replay.save, count(1)
-
-def dying(*arguments, **options):
-    if next(parts) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(*arguments, **options)
-
-replay.save = dying
-main()
-"""
-IN_HAND, RECORDED = 16, 15
-
-
-@contextmanager
-def a_session(settings: Settings) -> Iterator[Connection]:
-    """A connection as a replay has it; the end of it is the end of the runner."""
-    engine = direct_engine(settings, settings.database_url, "replay")
-    with engine.connect() as connection:
-        outbox.prepare_session(connection)
-        yield connection
-    engine.dispose()
 
 
 def relayed(engine: Engine, *messages: Message) -> list[Message]:
@@ -157,17 +126,6 @@ def execute(engine: Engine, statement: str, **values: object) -> None:
 
 def command(settings: Settings, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return innbox("outbox", *arguments, data=data, environment=as_environment(settings))
-
-
-def a_child(settings: Settings, *arguments: str, code: str = "") -> subprocess.Popen[str]:
-    program = ["-c", code] if code else ["-m", "ops.cli"]
-    return subprocess.Popen(
-        [sys.executable, *program, "outbox", "replay", *arguments],
-        env=os.environ | as_environment(settings),
-        cwd=Path(__file__).parent.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_exactly_what_is_selected_is_published_again_as_it_was(
@@ -311,7 +269,9 @@ def test_a_replay_that_is_killed_goes_on_and_repeats_the_part_in_hand_at_most(
     engine: Engine, settings: Settings, tmp_path: Path
 ) -> None:
     messages = relayed(engine, *messages_of_keys(60))
-    child = a_child(settings, "--topic", ROOM_RESERVE, "--per-second=0", code=DIES_BEFORE_SAVING)
+    child = a_child(
+        settings, "replay", "--topic", ROOM_RESERVE, "--per-second=0", code=DIES_BEFORE_SAVING
+    )
     child.communicate(timeout=30)
     assert child.returncode == -signal.SIGKILL
     with a_session(settings) as connection:  # the server hears of the death a little later
@@ -331,7 +291,7 @@ def test_a_request_to_end_is_heard_after_the_part_in_hand(
 ) -> None:
     """It says how to go on, exits as any interrupted command, and nothing is lost."""
     messages = relayed(engine, *messages_of_keys(200))
-    child = a_child(settings, "--since", "1h", "--per-second", "10")
+    child = a_child(settings, "replay", "--since", "1h", "--per-second", "10")
     eventually(lambda: in_kafka(settings) > 3)
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=30)

@@ -31,6 +31,7 @@ from ops.verify import Finding, Verdict, verify
 from outbox import Doorbell
 from relay.loop import relay_once
 from relay.publisher import Publisher
+from relay.replay import MEND_HEADER
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Context, Settings
@@ -470,6 +471,22 @@ def test_i8_sees_messages_of_a_reservation_that_changed_places(world: World) -> 
     (violation,) = broken.pop("I8")
     assert violation.startswith(f"reservation {eva}: message ")
     assert broken == {}
+
+
+def test_i8_does_not_hold_against_the_relay_what_a_mend_published_late(world: World) -> None:
+    def lost_and_mended(rows: Sequence[Any]) -> None:
+        first, second = rows
+        for (_, topic, key, value, headers, *_), mark in (
+            (second, {}),
+            (first, {MEND_HEADER: "1"}),
+        ):
+            world.produce(topic, key, value, **outbox.decode_headers(headers) | mark)
+
+    eva = world.reserve()
+    world.change(eva, model.redrive, messages.room_reserve)
+    world.relay(lost_and_mended)
+
+    assert seen(world) == {}
 
 
 # --- I3

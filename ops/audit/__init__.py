@@ -8,6 +8,9 @@ The window says which messages are judged. Topics are read from a little before 
 ends, since messages are published after they are created. A record of ours is unknown if its own time,
 `ce_time`, lies in the window and no database has a message of its id, of whatever time. Which sources are
 ours is learnt from the messages themselves, for nothing is known here of what they mean.
+
+A record that a mend or a replay published says so in a header. It came when it came: it is no repetition
+by the relay, and where it is the first of its message, it is held only against others of the same run.
 """
 
 from collections.abc import Collection
@@ -15,10 +18,11 @@ from collections.abc import Collection
 from consumers.records import Record
 from ops.audit.databases import Home, declared_topics, look_up, read_late, read_window
 from ops.audit.order import find_inversions
-from ops.audit.outcome import Audit, TopicAudit, conclude
+from ops.audit.outcome import Audit, Finding, TopicAudit, conclude
 from ops.audit.partitioner import partition_of
 from ops.audit.tables import (
     EXPLAINED,
+    FINDINGS,
     INDEXES,
     JUDGED,
     SCHEMA,
@@ -32,9 +36,10 @@ from ops.errors import CommandError
 from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds
 from ops.ledger.topics import read_topics
 from ops.progress import Report
+from relay.replay import MEND_HEADER, REPLAY_HEADER
 from runtime.settings import Context, Settings
 
-__all__ = ["Audit", "TopicAudit", "Window", "audit"]
+__all__ = ["Audit", "Finding", "TopicAudit", "Window", "audit"]
 
 _EVER = 1e18
 # What the relay's producer uses unless KAFKA_PROPERTIES names another.
@@ -107,6 +112,7 @@ def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
         record.headers.get("ce_source"),
         seconds(record.headers.get("ce_time")),
         published_at,
+        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
     )
 
 
@@ -116,3 +122,4 @@ def _judge(ledger: Ledger, settings: Settings, report: Report) -> None:
     look_up(ledger, settings, ledger.column(STRANGE_IDS), report)
     ledger.run(EXPLAINED)
     find_inversions(ledger)
+    ledger.run(FINDINGS)

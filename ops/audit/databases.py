@@ -56,6 +56,11 @@ RECENT_SOURCES = """
     SELECT DISTINCT :home, headers->>'ce_source'
     FROM (SELECT headers FROM outbox.message ORDER BY position DESC LIMIT 10000) AS newest
 """
+ACKNOWLEDGED = """
+    SELECT :home, kind, topic, message_id::text, acknowledged_by,
+           to_char(acknowledged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), reason
+    FROM outbox.acknowledgement WHERE mended_by IS NULL
+"""
 LATE = f"SELECT headers->>'ce_id' FROM outbox.message WHERE {COMMITTED_SINCE}"
 # From the array as a table: it is hashed whatever the plan, and looked up once for each message.
 NAMED = """
@@ -113,6 +118,7 @@ def _enter(
     rows = map(_message, stream(connection, query, values))
     ledger.insert("message", reported(f"messages of {home.name}", rows, report))
     ledger.insert("recent", stream(connection, RECENT_SOURCES, {"home": home.id}))
+    ledger.insert("acknowledged", stream(connection, ACKNOWLEDGED, {"home": home.id}))
 
 
 def read_late(ledger: Ledger, settings: Settings, home: Home, since: str) -> None:

@@ -31,10 +31,11 @@ COMMIT_S_MAX = 1.0
 STRETCH_MAX = 500_000
 
 # Where a first delivery may have been trimmed, what is left of a message may be a repetition: left out.
-# So is what an operator skipped, whose delivery, if it was replayed, came when it came.
+# So is what an operator skipped, whose delivery, if it was replayed, came when it came. What a mend or a
+# replay delivered first was behind the others from the start: it is compared within its run.
 _COMPARED = """
     SELECT home, judged.topic, key, judged.partition, position, offset, message_id, xid, created_at,
-           appended_at, committed_at
+           appended_at, committed_at, run
     FROM judged LEFT JOIN trimmed
         ON trimmed.topic = judged.topic AND trimmed.partition = judged.partition
     WHERE status = 'published' AND judged.partition IS NOT NULL AND NOT skipped
@@ -45,13 +46,15 @@ ENTANGLED = f"""
         SELECT *, max(offset) OVER before AS highest_before, min(offset) OVER behind AS lowest_behind
         FROM compared
         WINDOW
-            before AS (PARTITION BY home, topic, key, partition ORDER BY position
+            before AS (PARTITION BY home, topic, key, partition, run ORDER BY position
                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-            behind AS (PARTITION BY home, topic, key, partition ORDER BY position DESC
+            behind AS (PARTITION BY home, topic, key, partition, run ORDER BY position DESC
                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
     )
-    SELECT * FROM placed WHERE offset < highest_before OR offset > lowest_behind
-    ORDER BY home, topic, key, partition, position
+    SELECT home, topic, key, partition, position, offset, message_id, xid, created_at, appended_at,
+           committed_at, highest_before, lowest_behind
+    FROM placed WHERE offset < highest_before OR offset > lowest_behind
+    ORDER BY home, topic, key, partition, run, position
 """
 
 

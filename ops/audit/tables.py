@@ -27,11 +27,16 @@ CREATE TABLE message (
 );
 -- Sources of the newest messages, whatever the window.
 CREATE TABLE recent (home INTEGER, source);
+-- `run` is the mend or replay that published it, if any.
 CREATE TABLE record (
-    topic, partition INTEGER, offset INTEGER, key, event_id, source, ce_time, published_at
+    topic, partition INTEGER, offset INTEGER, key, event_id, source, ce_time, published_at, run
 );
 -- Messages outside of the window or the snapshot, as far as records ask for them.
 CREATE TABLE known (event_id);
+CREATE TABLE acknowledged (
+    home INTEGER, kind, topic, message_id, acknowledged_by, acknowledged_at, reason,
+    PRIMARY KEY (home, kind, topic, message_id)
+);
 CREATE TABLE inversion (
     outcome, reason, home INTEGER, topic, key, message_id, position INTEGER, partition, offset,
     overtaken_id, overtaken_position, overtaken_offset
@@ -74,17 +79,24 @@ _TRIMMED_UNTIL = """
         message.key, (SELECT count(*) FROM partition AS place WHERE place.topic = message.topic))
 """
 
-# `partition` is of messages whose records are all in one, so that the first delivery is known.
+# `partition` is of messages whose records are all in one, so that the first delivery is known. `relays`
+# counts the records of no mend or replay; `run` is whose the first delivery is, if not the relay's.
 JUDGED = f"""
 CREATE TABLE delivery AS
     SELECT event_id, topic, count(*) AS records, min(offset) AS offset,
-           min(partition) AS partition, max(partition) AS partition_max
+           min(partition) AS partition, max(partition) AS partition_max,
+           sum(run IS NULL) AS relays, min(iif(run IS NULL, offset, NULL)) AS relays_offset
     FROM record WHERE event_id IS NOT NULL GROUP BY event_id, topic;
 CREATE INDEX delivery_event ON delivery (event_id, topic);
 
 CREATE TABLE judged AS
-    SELECT message.*, coalesce(records, 0) AS records, offset,
+    SELECT message.*, coalesce(records, 0) AS records, coalesce(relays, 0) AS relays, offset,
            CASE WHEN partition = partition_max THEN partition END AS partition,
+           CASE WHEN coalesce(relays_offset > offset, records > 0) THEN (
+               SELECT run FROM record
+               WHERE record.topic = message.topic AND record.partition = delivery.partition
+                 AND record.offset = delivery.offset)
+           END AS run,
            CASE
                WHEN records > 0 THEN 'published'
                WHEN skipped THEN 'skipped'
@@ -98,6 +110,21 @@ CREATE TABLE judged AS
         ON delivery.event_id = message.event_id AND delivery.topic = message.topic;
 CREATE INDEX judged_status ON judged (topic, status, home, position);
 CREATE INDEX judged_repeated ON judged (topic, home, position) WHERE records > 1;
+"""
+
+# What makes an audit fail, unless somebody knows of it. Repetitions by the relay count where delivery is
+# to be exactly once.
+FINDINGS = """
+CREATE TABLE finding AS
+    SELECT found.*, acknowledged.message_id IS NOT NULL AS is_acknowledged
+    FROM (
+        SELECT home, 'missing' AS kind, topic, message_id, position, created_at
+        FROM judged WHERE status = 'missing'
+        UNION ALL SELECT home, 'duplicated', topic, message_id, position, created_at
+        FROM judged WHERE relays > 1
+        UNION ALL SELECT home, outcome, topic, message_id, position, NULL
+        FROM inversion WHERE outcome = 'out_of_order'
+    ) AS found LEFT JOIN acknowledged USING (home, kind, topic, message_id);
 """
 
 # Ours by their source, of the window by their own time, younger than the oldest message that the outbox

@@ -69,17 +69,22 @@ def demo(
 
 
 @cli.command()
+@click.option(
+    "--all", "name_all", is_flag=True, help="Name all violations, not the first 100 of each."
+)
 @as_json
 @click.pass_obj
-def verify(data: Path, as_json: bool) -> int:
+def verify(data: Path, name_all: bool, as_json: bool) -> int:
     """Check the invariants from the outside: the databases and the topics, while all runs.
 
     Exit code 1 if one is violated; the offending ids are named.
     """
+    from ops.verify import VIOLATIONS_NAMED_MAX
     from ops.verify import verify as verify_now
 
+    named_max = None if name_all else VIOLATIONS_NAMED_MAX
     with progress() as report:
-        verdict = verify_now(settings_for(data), report=report)
+        verdict = verify_now(settings_for(data), report=report, named_max=named_max)
     if as_json:
         print_json(verdict.as_dict())
     else:
@@ -138,3 +143,7 @@ def _print_violations(verdict: dict[str, Any]) -> None:
     for finding in verdict["findings"]:
         for violation in finding["violations"]:
             console.print(f"{finding['invariant']}: {violation}", highlight=False, markup=False)
+        if unnamed := finding["violations_count"] - len(finding["violations"]):
+            console.print(
+                f"{finding['invariant']}: and {unnamed:,} more; see `innbox verify --all`"
+            )

@@ -19,6 +19,7 @@ COMMANDS = (
     "outbox.blocked",
     "outbox.reshard",
     "outbox.audit",
+    "outbox.acknowledge",
     "outbox.rebase",
     "outbox.replay",
     "proof",

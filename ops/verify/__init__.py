@@ -18,10 +18,10 @@ from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
 from ops.verify.inventory import INVENTORY
 from ops.verify.ledger import SCHEMA, close_entry, record_row
-from ops.verify.verdict import Counts, Finding, Verdict, judge
+from ops.verify.verdict import VIOLATIONS_NAMED_MAX, Counts, Finding, Verdict, judge
 from runtime.settings import Settings
 
-__all__ = ["Counts", "Finding", "Report", "Verdict", "verify"]
+__all__ = ["VIOLATIONS_NAMED_MAX", "Counts", "Finding", "Report", "Verdict", "verify"]
 
 INVARIANTS = sorted(
     (*HISTORY, *DELIVERY, *INVENTORY), key=lambda one: int(one.name.removeprefix("I"))
@@ -32,8 +32,15 @@ def silent(what: str, done: int, total: int | None) -> None:
     """Report to nobody."""
 
 
-def verify(settings: Settings, *, report: Report = silent) -> Verdict:
+def verify(
+    settings: Settings,
+    *,
+    report: Report = silent,
+    named_max: int | None = VIOLATIONS_NAMED_MAX,
+) -> Verdict:
     """Check every invariant against the databases and topics of these settings, now.
+
+    Of each, so many violations are named, or all; the counts have them all.
 
     `report` is told what is being read, how many rows so far, and of how many if that is known.
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
@@ -43,4 +50,4 @@ def verify(settings: Settings, *, report: Report = silent) -> Verdict:
         read_topics(ledger, settings, snapshots.topics | set(TOPICS), report, record_row)
         read_late(ledger, settings, snapshots, report)
         close_entry(ledger)
-        return judge(ledger, INVARIANTS)
+        return judge(ledger, INVARIANTS, named_max=named_max)

@@ -71,10 +71,11 @@ I2 = Invariant(
 
 # Messages of one reservation and topic have one key, hence one partition, and their writers share a
 # lock, so positions are in commit order; writers of a key for different reservations share none. Where a
-# first delivery may have been trimmed, what is left of a message may be a repetition: left out.
+# first delivery may have been trimmed, what is left of a message may be a repetition: left out. What a
+# mend or a replay delivered first, after the brokers had lost it, is compared within its run.
 OUT_OF_ORDER = """
     WITH first AS (
-        SELECT message_id, topic, partition, min(offset) AS offset
+        SELECT message_id, topic, partition, run, min(offset) AS offset
         FROM record GROUP BY message_id, topic
     ), delivered AS (
         SELECT message_id, topic, reservation_id, partition, offset,
@@ -83,7 +84,7 @@ OUT_OF_ORDER = """
                lag(offset) OVER earlier AS earlier_offset
         FROM message JOIN first USING (message_id, topic) LEFT JOIN trimmed USING (topic)
         WHERE NOT late AND reservation_id IS NOT NULL AND created_at >= coalesce(until, 0)
-        WINDOW earlier AS (PARTITION BY source, topic, key, reservation_id ORDER BY position)
+        WINDOW earlier AS (PARTITION BY source, topic, key, reservation_id, run ORDER BY position)
     )
     SELECT printf('reservation %d: message %s came before message %s (%s, partition %d, offset %d)',
                   reservation_id, message_id, earlier_id, topic, partition, offset)

@@ -14,6 +14,7 @@ from consumers.records import Record
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
+from relay.replay import MEND_HEADER, REPLAY_HEADER
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
 SCHEMA = f"""
@@ -37,7 +38,7 @@ CREATE TABLE message (
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 CREATE TABLE record (
-    topic, partition, offset, key, message_id, source, ce_time, value,
+    topic, partition, offset, key, message_id, source, ce_time, value, run,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 {topics.SCHEMA}
@@ -156,6 +157,7 @@ def record_row(record: Record, _published_at: float) -> tuple[object, ...]:
         record.headers.get("ce_source"),
         seconds(record.headers.get("ce_time")),
         record.value,
+        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
         *fields(record.value),
     )
 

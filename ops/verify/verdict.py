@@ -115,10 +115,12 @@ _COUNTS = {
 _IS_BUSY = "SELECT count(*) FROM message WHERE late"
 
 
-def judge(ledger: Ledger, invariants: Sequence[Invariant]) -> Verdict:
-    """Ask a filled ledger for every breach."""
+def judge(
+    ledger: Ledger, invariants: Sequence[Invariant], *, named_max: int | None = VIOLATIONS_NAMED_MAX
+) -> Verdict:
+    """Ask a filled ledger for every breach, and name so many of each invariant; None names all."""
     harms: Counter[Harm] = Counter()
-    findings = [_finding(ledger, invariant, harms) for invariant in invariants]
+    findings = [_finding(ledger, invariant, harms, named_max) for invariant in invariants]
     counted = {name: ledger.number(query) for name, query in _COUNTS.items()}
     counts = Counts(
         **counted, lost=harms["lost"], doubled=harms["doubled"], oversold=harms["oversold"]
@@ -127,14 +129,16 @@ def judge(ledger: Ledger, invariants: Sequence[Invariant]) -> Verdict:
     return Verdict(findings, at_rest, counts)
 
 
-def _finding(ledger: Ledger, invariant: Invariant, harms: Counter[Harm]) -> Finding:
+def _finding(
+    ledger: Ledger, invariant: Invariant, harms: Counter[Harm], named_max: int | None
+) -> Finding:
     named: list[str] = []
     count = 0
     for check in invariant.checks:
         before = count
         for sentence in ledger.column(check.breaches):
             count += 1
-            if len(named) < VIOLATIONS_NAMED_MAX:
+            if named_max is None or len(named) < named_max:
                 named.append(sentence)
         if check.harm:
             harms[check.harm] += count - before

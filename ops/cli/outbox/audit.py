@@ -1,9 +1,10 @@
 """`innbox outbox audit`: what was committed is published, once and in order, or it is named."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -13,6 +14,9 @@ from ops.cli.output import as_json, console, print_json, print_table, progress, 
 from ops.environment import settings_for
 from runtime.settings import Context
 
+if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
+    from ops.audit import Window
+
 DOES_NOT_HOLD = 1
 NAMED_MAX, NAMED_IN_JSON_MAX = 10, 1_000
 COLUMNS = (
@@ -21,6 +25,8 @@ COLUMNS = (
     "missing",
     "duplicated",
     "out_of_order",
+    "acknowledged",
+    "republished",
     "unknown",
     "undecided",
     "waiting",
@@ -38,51 +44,70 @@ COLUMNS = (
 @click.option("--context", type=click.Choice(get_args(Context)), help="Whose database alone.")
 @click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well.")
 @click.option("--all", "name_all", is_flag=True, help="Name all that was found, not the first.")
+@click.option("--mend", "mends", is_flag=True, help="Publish again what is missing; asks first.")
+@click.option("--dry-run", is_flag=True, help="With --mend: say what it would publish, no more.")
+@click.option("--yes", is_flag=True, help="With --mend: do not ask.")
 @as_json
 @click.pass_obj
 def audit(
     data: Path,
+    /,
+    *,
     since: datetime | timedelta | None,
     until: datetime | timedelta | None,
-    topics: tuple[str, ...],
-    context: Context | None,
-    exactly_once: bool,
     name_all: bool,
+    mends: bool,
+    dry_run: bool,
+    yes: bool,
     as_json: bool,
+    **options: Any,  # noqa: ANN401 - those of an audit
 ) -> int:
     """Hold the outbox against the topics: what is missing, repeated or out of order, while all runs.
 
     Without --since everything that retention kept. Exit code 1 if a committed message is missing, or
-    one overtook another that had to come first.
+    one overtook another that had to come first, unless `innbox outbox acknowledge` was told of it.
+
+    --mend publishes again exactly what is missing, in the order of each key, with a header ce_mendid
+    beside the others. It may be interrupted, and called again. With it, exit code 0 says that nothing
+    is left to do.
 
     \b
     innbox outbox audit --since 2h
     innbox outbox audit --since 2026-12-24 --until 2026-12-25 --topic room-reserve --json
+    innbox outbox audit --mend --dry-run
     """
-    from ops.audit import Window
     from ops.audit import audit as audit_now
+    from ops.cli.outbox import mend
+
+    if (dry_run or yes) and not mends:
+        raise click.UsageError("--dry-run and --yes are for --mend")
+    settings, window = settings_for(data), window_of(since, until)
+    options["named_max"] = None if name_all else NAMED_IN_JSON_MAX if as_json else NAMED_MAX
+    with ExitStack() as stack:
+        places: mend.Places = {}
+        if mends and not dry_run:
+            places = stack.enter_context(mend.locked(settings, options["context"]))
+        with progress() as report:
+            found = audit_now(settings, window, report, **options)
+        told, exit_code = found.as_dict(), 0 if found.holds else DOES_NOT_HOLD
+        if not as_json:
+            _print(told, name_all=name_all)
+        if mends:
+            told["mend"], exit_code = mend.mend(places, found, yes=yes, as_json=as_json)
+    if as_json:
+        print_json(told)
+    return exit_code
+
+
+def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> "Window":
+    """Return the window that two options name."""
+    from ops.audit import Window
 
     now = datetime.now(UTC)
     window = Window(_at(since, now, "--since"), _at(until, now, "--until"))
     if window.since and window.until and window.since >= window.until:
         raise click.BadParameter("it is not after --since", param_hint="'--until'")
-
-    named_max = None if name_all else NAMED_IN_JSON_MAX if as_json else NAMED_MAX
-    with progress() as report:
-        found = audit_now(
-            settings_for(data),
-            window,
-            report,
-            topics=topics,
-            context=context,
-            exactly_once=exactly_once,
-            named_max=named_max,
-        )
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        _print(found.as_dict())
-    return 0 if found.holds else DOES_NOT_HOLD
+    return window
 
 
 def _at(given: datetime | timedelta | None, now: datetime, option: str) -> datetime | None:
@@ -94,35 +119,54 @@ def _at(given: datetime | timedelta | None, now: datetime, option: str) -> datet
         raise click.BadParameter("there were no years then", param_hint=f"'{option}'") from error
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: dict[str, Any], *, name_all: bool) -> None:
     headings = [column.replace("_", " ") for column in COLUMNS]
     print_table(
         "Outbox and topics",
         ("topic", *headings),
         [
-            (topic["topic"], *(f"{topic[column]:,}" for column in COLUMNS))
+            (topic["topic"], *(f"{_count(topic, column):,}" for column in COLUMNS))
             for topic in found["topics"]
         ],
     )
     for topic in found["topics"]:
-        for line in _named(topic):
+        for line in _named(topic, name_all=name_all):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in found["notes"]:
         say(note)
-    say("Every committed message is where it should be." if found["holds"] else "It does not hold.")
+    say(_verdict(found))
 
 
-def _named(topic: dict[str, Any]) -> Iterator[str]:
+def _verdict(found: dict[str, Any]) -> str:
+    if not found["holds"]:
+        return "It does not hold."
+    if acknowledged := sum(_count(topic, "acknowledged") for topic in found["topics"]):
+        return f"Nothing is wrong beside {acknowledged:,} acknowledged findings; see --all."
+    return "Every committed message is where it should be."
+
+
+def _count(topic: dict[str, Any], column: str) -> int:
+    count: int | dict[str, int] = topic[column]
+    return sum(count.values()) if isinstance(count, dict) else count
+
+
+def _named(topic: dict[str, Any], *, name_all: bool) -> Iterator[str]:
     for kind, entries in topic["found"].items():
-        for entry in entries:
-            yield f"{topic['topic']}: {kind.replace('_', ' ')}: {_said(entry)}"
-        if unnamed := topic[kind] - len(entries):
-            yield f"{topic['topic']}: {kind.replace('_', ' ')}: and {unnamed:,} more; see --all"
+        what, shown_now = f"{topic['topic']}: {kind.replace('_', ' ')}", entries
+        if not name_all:
+            shown_now = [entry for entry in entries if "acknowledged" not in entry]
+        for entry in shown_now:
+            yield f"{what}: {_said(entry)}"
+        if acknowledged := not name_all and topic["acknowledged"].get(kind):
+            yield f"{what}: {acknowledged:,} acknowledged; see --all"
+        if unnamed := topic[kind] - len(shown_now) - (acknowledged or 0):
+            yield f"{what}: and {unnamed:,} more; see --all"
 
 
 def _said(entry: dict[str, Any]) -> str:
     """Return what is known of a message or record, in one line."""
     known = dict(entry)
+    acknowledged = known.pop("acknowledged", None)
     places = [(place["partition"], place["offset"]) for place in known.pop("places", ())]
     if "offset" in known:
         places.append((known.pop("partition"), known.pop("offset")))
@@ -131,6 +175,8 @@ def _said(entry: dict[str, Any]) -> str:
         words.append(_overtaking(known))
     words += [f"{name} {value}" for name, value in known.items()]
     words += [f"partition {partition} offset {offset}" for partition, offset in places]
+    if acknowledged:
+        words.append("acknowledged by {by} at {at}: {reason}".format(**acknowledged))
     return ", ".join(words)
 
 

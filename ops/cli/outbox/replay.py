@@ -6,15 +6,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
+from uuid import UUID
 
 import click
 from sqlalchemy import Connection
 
 import outbox
 from ops.cli.deploy import DATABASE
+from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
 from ops.cli.outbox import outbox_group
-from ops.cli.outbox.replay_output import conditions_of, left_out, shown, tell, tell_survey
+from ops.cli.outbox.replay_output import (
+    conditions_of,
+    left_out,
+    named,
+    shown,
+    tell,
+    tell_survey,
+)
 from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
@@ -52,6 +61,7 @@ _context = click.option(
 @click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
 @click.option("--key", "keys", multiple=True, help="Of this key. May be repeated.")
 @click.option("--id", "message_ids", type=click.UUID, multiple=True, help="This one; `ce_id`.")
+@ids_from
 @click.option("--to-topic", help="Another topic than the messages' own.")
 @click.option(
     "--per-second",
@@ -77,6 +87,7 @@ def replay(  # noqa: PLR0913 - one for each option
     resume: int | None,
     cancel: int | None,
     as_json: bool,
+    ids_from: tuple[UUID, ...],
     **conditions: Any,  # noqa: ANN401 - those of a Selection
 ) -> int:
     """Publish messages again that the outbox still has; its retention is how far back that is.
@@ -90,12 +101,15 @@ def replay(  # noqa: PLR0913 - one for each option
     innbox outbox replay --topic room-reserve --since 2h --dry-run
     innbox outbox replay --key 7 --since 2026-12-24T08:00Z --until 2026-12-24T09:00Z
     innbox outbox replay --id 0f8fad5b-d9cb-469f-a165-70867728950e --to-topic room-reserve-copy
+    innbox outbox replay --ids-from lost.txt
     innbox outbox replay --resume 12 --per-second 5000
     """
+    conditions["message_ids"] += ids_from
     is_new = any(conditions.values())
     if is_new + (resume is not None) + (cancel is not None) != 1:
         raise click.UsageError(
-            "give conditions (--since, --until, --topic, --key, --id), or --resume, or --cancel"
+            "give conditions (--since, --until, --topic, --key, --id, --ids-from), or --resume, or "
+            "--cancel"
         )
     if not is_new and (dry_run or to_topic is not None):
         raise click.UsageError("--dry-run and --to-topic are for a new replay")
@@ -109,7 +123,7 @@ def replay(  # noqa: PLR0913 - one for each option
             if dry_run:
                 return tell_survey(found, as_json=as_json)
             ours = _create(place, found, to_topic, per_second)
-        ours = _run(place, ours, skip_refused=skip_refused)
+        ours = run_shown(place, ours, skip_refused=skip_refused)
         return tell(ours, place.resume, as_json=as_json)
 
 
@@ -159,6 +173,13 @@ def _place(data: Path, context: Context | None, *, asks_kafka: bool) -> Iterator
     )
     if context is None and len(settings.databases) > 1:
         raise CommandError("the contexts have a database each: say --context rooms or reservations")
+    with session(settings, context) as place:
+        yield place
+
+
+@contextmanager
+def session(settings: Settings, context: Context | None) -> Iterator[Place]:
+    """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
     # A person reads along, and is to hear that Kafka is waited for.
     told = settings.model_copy(update={"log_level": "WARNING", "log_format": "console"})
     configure_logs(told, "replay")
@@ -203,16 +224,17 @@ def _create(place: Place, found: Survey, to_topic: str | None, per_second: int |
     )
 
 
-def _run(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
+def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
+    """Publish what is left of a replay, and show how far it is."""
     from relay.replay import run_replay
 
     with progress() as report, stop_on_signals(place.settings.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
-        say(f"Replay {replay.id}: {replay.expected - replay.done:,} messages, {rate}.")
+        say(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")
         say(f"Should it end early, go on with: {place.resume} {replay.id}")
 
         def show(replay: Replay) -> None:
-            report("replaying", replay.done, replay.expected)
+            report("mending" if replay.is_mend else "replaying", replay.done, replay.expected)
 
         show(replay)
         return run_replay(

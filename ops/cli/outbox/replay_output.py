@@ -1,5 +1,6 @@
 """What is said of replays."""
 
+from collections.abc import Collection
 from typing import Any
 
 from ops.cli.output import print_json, print_table, say
@@ -8,9 +9,15 @@ from ops.errors import CommandError
 from outbox.replay import DONE, INTERRUPTED, REFUSED, Replay
 from outbox.selection import Selection, Survey
 
+NOT_ALL_MENDED = 1
+IDS_NAMED_MAX = 10
+
 
 def tell(replay: Replay, resume: str, *, as_json: bool) -> int:
-    """Say how a replay stands; returns the exit code, or raises if a refusal ended it."""
+    """Say how a replay stands; returns the exit code, or raises if a refusal ended it.
+
+    A mend that could not publish everything is a failure: what is lost for good is named.
+    """
     if as_json:
         print_json({"replay": shown(replay)})
     if replay.state == REFUSED:
@@ -19,11 +26,18 @@ def tell(replay: Replay, resume: str, *, as_json: bool) -> int:
             f"with `{resume} {replay.id}`, or pass over such messages with --skip-refused."
         )
     counts = f"{replay.sent:,} of {replay.expected:,} messages sent{_lost(replay)}"
-    say(f"Replay {replay.id} is {replay.state}: {counts}{left_out(replay.left_out)}.")
+    say(f"{named(replay)} is {replay.state}: {counts}{left_out(replay.left_out)}.")
+    for message_id in replay.gone:
+        say(f"No longer in the outbox, so it cannot be published again: message {message_id}")
     if replay.state == INTERRUPTED:
         say(f"Go on with: {resume} {replay.id}")
         return EXIT_INTERRUPTED
-    return 0
+    return NOT_ALL_MENDED if replay.is_mend and replay.sent < replay.expected else 0
+
+
+def named(replay: Replay) -> str:
+    """Return what a replay is called."""
+    return f"{'Mend' if replay.is_mend else 'Replay'} {replay.id}"
 
 
 def tell_survey(found: Survey, *, as_json: bool) -> int:
@@ -55,6 +69,8 @@ def shown(replay: Replay) -> dict[str, Any]:
         "expected": replay.expected,
         "sent": replay.sent,
         "refused": replay.refused,
+        "is_mend": replay.is_mend,
+        "gone": replay.gone,
         "left_out": replay.left_out,
         "reason": replay.reason,
         "started_by": replay.started_by,
@@ -64,11 +80,16 @@ def shown(replay: Replay) -> dict[str, Any]:
 
 
 def conditions_of(replay: Replay) -> str:
-    """Return the conditions as a person gave them."""
+    """Return the conditions as a person gave them; of many ids, how many."""
     selection = replay.extent.selection
+    if replay.is_mend:
+        return f"{replay.expected:,} messages that were missing"
     times = {"since": selection.since, "until": selection.until}
     given = [f"{name} {at:%Y-%m-%d %H:%M:%S %Z}" for name, at in times.items() if at]
-    lists = {"topic": selection.topics, "key": selection.keys, "id": selection.message_ids}
+    ids: Collection[object] = selection.message_ids
+    if len(ids) > IDS_NAMED_MAX:
+        ids = [f"one of {len(ids):,}"]
+    lists = {"topic": selection.topics, "key": selection.keys, "id": ids}
     return ", ".join([*given, *(f"{name} {each}" for name, all_ in lists.items() for each in all_)])
 
 

@@ -1,0 +1,14 @@
+"""The outbox, version 6: what the brokers lost is published again, and findings are acknowledged."""
+
+from outbox.schema.operations import downgrade_outbox, upgrade_outbox
+
+revision = "0013"
+down_revision = "0011"
+
+
+def upgrade() -> None:
+    upgrade_outbox(6, since=5)
+
+
+def downgrade() -> None:
+    downgrade_outbox(5, since=6)

@@ -1,0 +1,151 @@
+"""`innbox outbox acknowledge`: a person knows of what an audit has found, and says why it may stay."""
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+from uuid import UUID
+
+import click
+
+from ops.cli.ids import ids_from
+from ops.cli.instants import Instant
+from ops.cli.outbox import outbox_group
+from ops.cli.outbox.audit import window_of
+from ops.cli.output import as_json, errors, print_json, progress, say
+from ops.cli.person import person
+from ops.environment import settings_for
+from ops.errors import CommandError
+from outbox import acknowledged
+from runtime.database import direct_engine
+from runtime.settings import Context, Settings
+
+if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
+    from ops.audit import Finding
+
+NOTHING_FOUND = 1
+
+
+@outbox_group.command()
+@click.argument("ids", type=click.UUID, nargs=-1)
+@ids_from
+@click.option("--all", "everything", is_flag=True, help="All that the audit finds; asks first.")
+@click.option("--reason", required=True, help="Why it may stay; it is kept with who and when.")
+@click.option("--since", type=Instant(), help="What was created then or later, as for `audit`.")
+@click.option("--until", type=Instant(), help="Likewise; not included.")
+@click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
+@click.option("--context", type=click.Choice(get_args(Context)), help="Whose database alone.")
+@click.option("--exactly-once", is_flag=True, help="Repeated records, too, as for `audit`.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@as_json
+@click.pass_obj
+def acknowledge(  # noqa: PLR0913 - one for each option
+    data: Path,
+    /,
+    *,
+    ids: tuple[UUID, ...],
+    ids_from: tuple[UUID, ...],
+    everything: bool,
+    reason: str,
+    since: datetime | timedelta | None,
+    until: datetime | timedelta | None,
+    topics: tuple[str, ...],
+    context: Context | None,
+    exactly_once: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Acknowledge findings of an audit, so that they no longer make it fail.
+
+    Audits, and acknowledges what it finds of these messages, or everything. What is acknowledged is kept
+    with who, when and why; `innbox outbox audit --all` lists it. A finding of another message, or of
+    another kind, makes the audit fail as before. Exit code 1 if there was nothing to acknowledge of one
+    of the ids.
+
+    \b
+    innbox outbox acknowledge 0f8fad5b-d9cb-469f-a165-70867728950e --reason "a test message"
+    innbox outbox acknowledge --all --since 2026-12-24 --until 2026-12-25 --reason "INC-12: broker 2"
+    """
+    wanted = {*ids, *ids_from}
+    if everything == bool(wanted):
+        raise click.UsageError("give ids (or --ids-from), or --all")
+    if not reason.strip():
+        raise click.BadParameter("say why", param_hint="'--reason'")
+    from ops.audit import audit
+
+    settings, window = settings_for(data), window_of(since, until)
+    with progress() as report:
+        found = audit(
+            settings,
+            window,
+            report,
+            topics=topics,
+            context=context,
+            exactly_once=exactly_once,
+            named_max=0,
+        )
+    findings = [
+        finding
+        for finding in found.findings
+        if not finding.is_acknowledged and (everything or UUID(finding.message_id) in wanted)
+    ]
+    unfound = wanted - {UUID(finding.message_id) for finding in findings}
+    if everything and findings:
+        _ask(findings, yes=yes)
+    done = _acknowledged(settings, findings, reason)
+    _tell(findings, done, unfound, as_json=as_json)
+    return NOTHING_FOUND if unfound else 0
+
+
+def _ask(findings: "Collection[Finding]", *, yes: bool) -> None:
+    for line in _counts(findings):
+        say(line)
+    if yes:
+        return
+    if not errors.is_terminal:
+        raise CommandError("not a terminal; pass --yes to confirm")
+    click.confirm(f"Acknowledge {len(findings):,} findings?", abort=True, err=True)
+
+
+def _acknowledged(settings: Settings, findings: "Collection[Finding]", reason: str) -> int:
+    """Keep them, each in the database of its message."""
+    done = 0
+    for url, contexts in settings.databases.items():
+        database = " and ".join(contexts)
+        ours = [
+            acknowledged.Finding(finding.kind, finding.topic, UUID(finding.message_id))
+            for finding in findings
+            if finding.database == database
+        ]
+        if ours:
+            with direct_engine(settings, url, "acknowledge").begin() as connection:
+                done += acknowledged.acknowledge(
+                    connection, ours, acknowledged_by=person(), reason=reason
+                )
+    return done
+
+
+def _tell(
+    findings: "Collection[Finding]", done: int, unfound: Collection[UUID], *, as_json: bool
+) -> None:
+    if as_json:
+        named = [
+            {name: getattr(finding, name) for name in ("database", "kind", "topic", "message_id")}
+            for finding in findings
+        ]
+        print_json({"acknowledged": named, "nothing_found": sorted(map(str, unfound))})
+    else:
+        for line in _counts(findings):
+            say(line)
+    for message_id in sorted(unfound):
+        say(f"message {message_id}: the audit finds nothing to acknowledge")
+    say(f"{done:,} findings acknowledged.")
+
+
+def _counts(findings: "Collection[Finding]") -> list[str]:
+    counted = Counter((finding.topic, finding.kind) for finding in findings)
+    return [
+        f"{topic}: {kind.replace('_', ' ')}: {count:,}"
+        for (topic, kind), count in sorted(counted.items())
+    ]

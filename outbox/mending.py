@@ -1,0 +1,83 @@
+"""Mends: what the brokers have lost is published again, exactly that, each message once.
+
+A broker that loses its disk, or the tail of a log, loses messages that the cursors have passed: no relay
+will publish them again. An audit finds them; whoever calls `begin` must have called `lock_mends` before
+that audit, on the same session. So no second mend runs between the look and the publishing, and what a
+mend was told is missing is still missing when it begins.
+
+A mend is a replay by positions: its progress is saved part by part, so a crash repeats one part at most.
+Beginning anew instead is as safe, since an audit finds only what is missing still; the mend that did not
+finish is cancelled by the same statement, so that nobody goes on with it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from outbox import replay as store
+from outbox.acknowledged import MISSING
+from outbox.origin import check_origin
+from outbox.replay import Replay
+from outbox.selection import CURSORS, Extent, Selection, Survey
+
+# Times that went through a float on their way here.
+ROUNDED = timedelta(seconds=1)
+
+# With the mend, in one statement: nothing of an earlier one goes on, and should a message be lost once
+# more, what was acknowledged of it is history.
+BEGIN = text(f"""
+    WITH made AS ({store.INSERT}), replaced AS (
+        UPDATE outbox.replay SET state = 'CANCELLED', updated_at = clock_timestamp(),
+               reason = 'replaced by mend ' || made.id
+        FROM made
+        WHERE positions <> '{{}}' AND state IN ('RUNNING', 'INTERRUPTED', 'REFUSED')
+    ), mended AS (
+        UPDATE outbox.acknowledgement SET mended_by = made.id
+        FROM made
+        WHERE kind = '{MISSING}' AND mended_by IS NULL
+          AND message_id = ANY (CAST(:message_ids AS uuid[]))
+    )
+    SELECT id FROM made
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A message that is in the outbox, relayed, and not in its topic."""
+
+    position: int
+    message_id: UUID
+    topic: str
+    created_at: datetime
+
+
+def begin(
+    connection: Connection, lost: Sequence[Lost], *, per_second: int, started_by: str
+) -> Replay:
+    """Record a mend of these messages, in the order of their positions, and take it.
+
+    The session must be the one that mends (`lock_mends`). Raises `CursorFromElsewhere`.
+    """
+    check_origin(connection)
+    cursors: str = connection.execute(CURSORS).scalar_one()
+    survey = Survey(Counter(each.topic for each in lost), 0, extent=_extent(lost, cursors))
+    values = store.inserted(survey, to_topic=None, per_second=per_second, started_by=started_by)
+    return store.take(connection, connection.execute(BEGIN, values).scalar_one())
+
+
+def _extent(lost: Sequence[Lost], cursors: str) -> Extent:
+    positions = tuple(each.position for each in lost)
+    selection = Selection(message_ids=tuple(each.message_id for each in lost), positions=positions)
+    times = [each.created_at for each in lost]
+    return Extent(
+        selection,
+        positions[0],
+        positions[-1],
+        min(times) - ROUNDED,
+        max(times) + ROUNDED,
+        cursors=cursors,
+    )
