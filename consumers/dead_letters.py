@@ -4,24 +4,73 @@
       └──discard──────────► DISCARDED
 
 A message is set aside in the transaction that commits the rest of its batch, so it is never both
-applied and a dead letter. Redelivered poison is the same dead letter.
+applied and a dead letter.
+
+A dead letter is known by its group, its place (topic, partition, offset) and its content (key, value and
+headers). The same message delivered again is the same dead letter. Another message at the same place, in
+a topic that was created again, is another dead letter. The same content at the same place stays what it
+was decided to be, since a repeated message means the same: a discarded one is not opened again, and one
+that was retried is applied. It is reported each time, with its id and state, so that nothing is dropped
+in silence; a person who wants it after all publishes it again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+import msgspec
+from psycopg.errors import UniqueViolation
+from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from consumers.records import Record
-from consumers.tables import dead_letter
+from consumers.tables import DIGEST, SAME_LETTER, dead_letter
 
 REASON_LENGTH_MAX = 1_000
 LIST_MAX = 1_000
+# Each is a short statement, and locks of the batch are held meanwhile.
+IDS_TRIED_MAX = 1_000
 
 # A record, and why it is set aside.
 Letter = tuple[Record, str]
+
+_GIVEN = f"""(
+    SELECT *, {DIGEST} AS digest
+    FROM unnest(
+        CAST(:topics AS text[]), CAST(:partitions AS integer[]), CAST(:offsets AS bigint[]),
+        CAST(:keys AS bytea[]), CAST(:values AS bytea[]), CAST(:headers AS jsonb[]),
+        CAST(:reasons AS text[])
+    ) WITH ORDINALITY AS record (topic, partition, "offset", key, value, headers, reason, number)
+) AS given"""
+
+KEEP = text(f"""
+    INSERT INTO consumers.dead_letter (
+        group_id, topic, partition, "offset", key, value, headers, reason, attempts
+    )
+    SELECT :group_id, topic, partition, "offset", key, value, headers, reason, :attempts
+    FROM {_GIVEN} ORDER BY number
+    ON CONFLICT ON CONSTRAINT {SAME_LETTER.name} DO NOTHING
+    RETURNING id
+""")
+
+# After the other, as a statement of its own: it sees what was kept before, whoever kept it.
+FIND_KEPT = text(f"""
+    SELECT kept.id, kept.state
+    FROM {_GIVEN} JOIN consumers.dead_letter AS kept USING (topic, partition, "offset", digest)
+    WHERE group_id = :group_id
+    ORDER BY number
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record that was set aside, why, and the dead letter that it is: a new one, or a known one."""
+
+    record: Record
+    reason: str
+    id: int
+    state: str
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +97,66 @@ class NoSuchDeadLetter(LookupError):
         self.dead_letter_id = dead_letter_id
 
 
+class NoFreeId(Exception):
+    """The sequence of the dead letters is far behind the table, and the next ids are all taken."""
+
+    code = "NO_FREE_ID"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the next {IDS_TRIED_MAX} ids of consumers.dead_letter are taken: a restore has left its "
+            "sequence behind; run `innbox outbox rebase`"
+        )
+
+
 def keep(
     connection: Connection, group: str, letters: Sequence[Letter], *, attempts: int = 1
-) -> list[Letter]:
-    """Set records aside, each with its reason; returns those that were not there before."""
-    rows = [
-        {
-            "group_id": group,
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "key": record.key,
-            "value": record.value,
-            "headers": {_storable(name): _storable(text) for name, text in record.headers.items()},
-            "reason": _storable(reason)[:REASON_LENGTH_MAX],
-            "attempts": attempts,
-        }
-        for record, reason in letters
-    ]
-    if not rows:
+) -> list[Kept]:
+    """Set records aside, each with its reason; returns each with its dead letter, new or known.
+
+    An id that is taken is no message's fault: the next ones are tried, within a savepoint. Raises
+    `NoFreeId` after so many; the next call goes on from there, as a sequence is never rolled back.
+    """
+    if not letters:
         return []
-    table = dead_letter.c
-    place = (table.topic, table.partition, table.offset)
-    kept = connection.execute(insert(dead_letter).on_conflict_do_nothing().returning(*place), rows)
-    new = {tuple(row) for row in kept}
-    return [
-        letter
-        for letter in letters
-        if (letter[0].topic, letter[0].partition, letter[0].offset) in new
+    values = {"group_id": group, "attempts": attempts, **_columns(letters)}
+    for _ in range(IDS_TRIED_MAX):
+        try:
+            with connection.begin_nested():
+                new = set(connection.scalars(KEEP, values))
+        except IntegrityError as error:
+            if not _is_taken_id(error):
+                raise
+        else:
+            found = connection.execute(FIND_KEPT, values).all()
+            return [
+                Kept(*letter, row.id, row.state, row.id in new)
+                for letter, row in zip(letters, found, strict=True)
+            ]
+    raise NoFreeId
+
+
+def _columns(letters: Sequence[Letter]) -> dict[str, object]:
+    headers = [
+        {_storable(name): _storable(content) for name, content in record.headers.items()}
+        for record, _ in letters
     ]
+    return {
+        "topics": [record.topic for record, _ in letters],
+        "partitions": [record.partition for record, _ in letters],
+        "offsets": [record.offset for record, _ in letters],
+        "keys": [record.key for record, _ in letters],
+        "values": [record.value for record, _ in letters],
+        "headers": [msgspec.json.encode(each).decode() for each in headers],
+        "reasons": [_storable(reason)[:REASON_LENGTH_MAX] for _, reason in letters],
+    }
+
+
+def _is_taken_id(error: IntegrityError) -> bool:
+    return (
+        isinstance(error.orig, UniqueViolation)
+        and error.orig.diag.constraint_name == dead_letter.primary_key.name
+    )
 
 
 def open_letters(
@@ -128,9 +208,9 @@ def decide(connection: Connection, letter: DeadLetter, state: str) -> None:
     )
 
 
-def _storable(text: str) -> str:
+def _storable(given: str) -> str:
     """Postgres' text holds neither NUL nor half a surrogate pair; a sender's may."""
-    return text.replace("\0", "?").encode("utf-8", "replace").decode()
+    return given.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:

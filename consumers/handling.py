@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from consumers import dead_letters
+from consumers.dead_letters import NoFreeId
 from consumers.metrics import BISECTED, DEAD_LETTERS
 from consumers.records import Record
 from domain.messages import PoisonMessage
@@ -109,7 +110,8 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         state = _sqlstate(error)
         return error.connection_invalidated or bool(state and state[:2] not in _CAUSED_BY_A_MESSAGE)
-    return isinstance(error, UnknownTopic)  # not declared yet: no message can be answered
+    # Not declared yet, so no message can be answered; no id for a dead letter, so none can be kept.
+    return isinstance(error, UnknownTopic | NoFreeId)
 
 
 def is_race(error: BaseException) -> bool:
@@ -142,8 +144,8 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
             for record in records
             if record.message_id in problems
         ]
-        new = dead_letters.keep(connection, handler.group, letters)
-    _report(handler.group, new)
+        kept = dead_letters.keep(connection, handler.group, letters)
+    _report(handler.group, kept)
     handler.committed(messages)
 
 
@@ -164,21 +166,24 @@ def _try_alone(
     cause = (error.orig if isinstance(error, DBAPIError) else None) or error
     letter = (record, f"{type(cause).__name__}: {cause}")
     with engine.begin() as connection:
-        new = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
-    _report(handler.group, new, error)
+        kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
+    _report(handler.group, kept, error)
 
 
 def _report(
-    group: str, letters: Sequence[tuple[Record, str]], error: Exception | None = None
+    group: str, letters: Sequence[dead_letters.Kept], error: Exception | None = None
 ) -> None:
-    for record, reason in letters:
-        DEAD_LETTERS.labels(group).inc()
-        _log.error(
-            "dead letter",
+    for letter in letters:
+        log = _log.bind(
+            id=letter.id,
             group=group,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            trace="".join(format_exception(error)) if error else None,
+            topic=letter.record.topic,
+            partition=letter.record.partition,
+            offset=letter.record.offset,
+            reason=letter.reason,
         )
+        if letter.is_new:
+            DEAD_LETTERS.labels(group).inc()
+            log.error("dead letter", trace="".join(format_exception(error)) if error else None)
+        else:
+            log.warning("known dead letter delivered again", state=letter.state)

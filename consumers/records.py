@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from operator import methodcaller
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -23,11 +24,16 @@ class Record:
 
     @property
     def message_id(self) -> UUID:
-        """The CloudEvents id; for senders that give none, the record's place, which is as stable."""
+        """The CloudEvents id; for senders that give none, one made of the record's place and content.
+
+        The place alone is not enough: a topic that was created again has other messages there.
+        """
         try:
             return UUID(self.headers["ce_id"])
         except (KeyError, ValueError):
-            return uuid5(NAMESPACE_URL, f"kafka:{self.topic}/{self.partition}/{self.offset}")
+            content = sha256(repr((self.key, self.value, sorted(self.headers.items()))).encode())
+            place = f"kafka:{self.topic}/{self.partition}/{self.offset}"
+            return uuid5(NAMESPACE_URL, f"{place}#{content.hexdigest()}")
 
 
 def place_of(message: Message) -> tuple[str, int, int]:

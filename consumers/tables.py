@@ -1,13 +1,15 @@
 """The table of dead letters: messages that can never succeed, kept whole until somebody decides.
 
 A dead letter is open until it is retried with success or discarded; either way it stays, with what was
-decided and when.
+decided and when. Which one it is, is said by its place and by its content: a topic that was deleted and
+created again has other messages at the same places.
 """
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Identity,
     Index,
@@ -26,6 +28,23 @@ from domain.naming import NAMING_CONVENTION
 
 metadata = MetaData(schema="consumers", naming_convention=NAMING_CONVENTION)
 
+# Generated, so that every row has one, whoever writes it. Key and value are hashed first, so that no two
+# contents run into one another. A backslash is doubled because `decode` reads escapes; `convert_to`
+# reads none, and is not immutable. Written as Postgres prints it, for `alembic check`.
+DIGEST = r"""sha256(
+    coalesce(sha256(key), '\x00'::bytea) || coalesce(sha256(value), '\x00'::bytea)
+    || decode(replace(headers::text, '\'::text, '\\'::text), 'escape'::text)
+)"""
+
+SAME_LETTER = UniqueConstraint(
+    "group_id",
+    "topic",
+    "partition",
+    "offset",
+    "digest",
+    name="uq_dead_letter_group_id_topic_partition_offset_digest",
+)
+
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -42,8 +61,8 @@ dead_letter = Table(
     Column("state", Text, nullable=False, server_default="OPEN"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("decided_at", DateTime(timezone=True)),
-    # A redelivered poison message is the same dead letter.
-    UniqueConstraint("group_id", "topic", "partition", "offset"),
+    Column("digest", LargeBinary, Computed(DIGEST, persisted=True), nullable=False),
+    SAME_LETTER,
     CheckConstraint("state IN ('OPEN', 'RETRIED', 'DISCARDED')", name="state_known"),
     CheckConstraint("(state = 'OPEN') = (decided_at IS NULL)", name="decided_once"),
     Index("ix_dead_letter_open", "id", postgresql_where=text("state = 'OPEN'")),

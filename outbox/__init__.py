@@ -50,13 +50,14 @@ from outbox.errors import (
     NoSuchShard,
     NotNeighbours,
     OutboxError,
+    SequenceBehind,
     ShardReserved,
     StillRelayed,
     TransactionIdsRestarted,
     UnknownTopic,
     ValueTooLarge,
 )
-from outbox.origin import check_origin
+from outbox.origin import check_origin, check_positions
 from outbox.rebase import Outlook, foresee, rebase
 from outbox.resharding import merge, reserve, split, withdraw
 from outbox.retention import (
@@ -66,6 +67,7 @@ from outbox.retention import (
     retire_partitions,
     settle_strays,
 )
+from outbox.sequences import Sequence, advance, sequences_behind
 from outbox.shards import (
     RELEASES,
     Shard,
@@ -103,6 +105,8 @@ __all__ = [
     "Outlook",
     "PartitionChanges",
     "Reading",
+    "Sequence",
+    "SequenceBehind",
     "Shard",
     "ShardReserved",
     "Standing",
@@ -110,6 +114,7 @@ __all__ = [
     "TransactionIdsRestarted",
     "UnknownTopic",
     "ValueTooLarge",
+    "advance",
     "announce",
     "append",
     "append_async",
@@ -122,6 +127,7 @@ __all__ = [
     "block_key",
     "blocked_keys",
     "check_origin",
+    "check_positions",
     "claim",
     "count_backlog",
     "declare_topics",
@@ -151,6 +157,7 @@ __all__ = [
     "retry_key",
     "save",
     "save_key",
+    "sequences_behind",
     "settle_strays",
     "shards",
     "skip_message",

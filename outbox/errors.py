@@ -11,6 +11,7 @@ OutboxError
 ├── NotNeighbours   ┘
 ├── KeyNotBlocked     there is nothing to decide about it
 ├── CursorFromElsewhere        refused to who would relay by it: it is of another cluster
+├── SequenceBehind             refused to who would relay: positions would be given out twice
 ├── StillRelayed             ┐ refused to who would make it anew
 ├── TransactionIdsRestarted  ┘
 ├── NoSuchReplay         ┐
@@ -147,6 +148,21 @@ class CursorFromElsewhere(OutboxError):
         )
         self.shard_id = shard_id
         self.reason = reason
+
+
+class SequenceBehind(OutboxError):
+    """Messages would get positions that are below a cursor's floor, where no relay looks for them."""
+
+    code = "SEQUENCE_BEHIND"
+
+    def __init__(self, next_position: int, highest: int) -> None:
+        super().__init__(
+            f"outbox.message_position_seq gives out {next_position} next, and there are positions up to "
+            f"{highest}: a restore has left the sequence behind; nothing is relayed until "
+            "`innbox outbox rebase` has been run"
+        )
+        self.next_position = next_position
+        self.highest = highest
 
 
 class StillRelayed(OutboxError):

@@ -10,11 +10,14 @@ so such a cursor may show what was never published, and hide what is new, for ev
   failed over to.
 
 The second mark goes with the next write of the row, so it is to be looked for before a claim.
+
+A cursor relies on the sequence of positions, too: what is appended later lies above its floor (see
+`outbox.diff`). A copy that brought the messages and left the sequence behind breaks that.
 """
 
 from sqlalchemy import Connection, text
 
-from outbox.errors import CursorFromElsewhere
+from outbox.errors import CursorFromElsewhere, SequenceBehind
 
 # A row's `xmin` is the lower half of its writer's id. It is widened by an id that is not below it: for
 # a row that we see, the snapshot's end, or our own id. Everybody may call `pg_control_system`.
@@ -34,6 +37,13 @@ FOREIGN = text("""
     ORDER BY id LIMIT 1
 """)
 
+# No false alarm: the sequence is read later than the snapshot is taken, and only moves on.
+BEHIND = text("""
+    SELECT last_value + is_called::int AS next_position, highest
+    FROM outbox.message_position_seq, (SELECT max(position) AS highest FROM outbox.message) AS log
+    WHERE last_value + is_called::int <= highest
+""")
+
 
 def check_origin(connection: Connection) -> None:
     """Raise `CursorFromElsewhere` if a shard's cursor is not of this cluster's transactions."""
@@ -48,3 +58,9 @@ def check_origin(connection: Connection) -> None:
             f"has seen transactions up to {row.seen_until}, and was saved by {row.saved_by} here"
         )
     raise CursorFromElsewhere(row.id, reason)
+
+
+def check_positions(connection: Connection) -> None:
+    """Raise `SequenceBehind` if the next message would get a position that is taken, or below it."""
+    if row := connection.execute(BEHIND).one_or_none():
+        raise SequenceBehind(row.next_position, row.highest)

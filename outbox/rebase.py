@@ -26,6 +26,12 @@ If all that the cursors have seen, and every restored `xid`, is below `born`, th
 where the old cluster's ended (as after pg_upgrade) or further on. Then the old cursors hide nothing
 that is native and are right as they are, and the identifier of the cluster is all that changes.
 
+The sequence of positions may have been left behind (see `outbox.sequences`), and writers may have come
+before the rebase. What they appended lies too low: among restored messages, perhaps at the position of
+one. It is given new positions, behind them all and in its order. It is known by its time, which is later
+than that of any message above the sequence. Should clocks disagree, the order may, too; but nothing is
+lost, since the floors are taken back to the log's beginning.
+
 What may be published again: the messages of one old transaction that happens to have had the id of the
 transaction which restored them; they look native. And whatever the relay published after the dump was
 made.
@@ -41,6 +47,8 @@ from outbox.errors import CursorFromElsewhere, StillRelayed, TransactionIdsResta
 from outbox.origin import check_origin
 from outbox.published import IS_PUBLISHED
 from outbox.retention import PARTITIONS
+from outbox.sequences import advance, sequences_behind
+from outbox.tables import SCHEMA, position
 
 LOCK_TIMEOUT_MS = 2_000
 
@@ -112,6 +120,22 @@ RENEW_CURSORS = text(f"""
 """)
 FREE_KEYS = text("DELETE FROM outbox.blocked_key")
 
+# In the order of their positions, which the sequence follows since it was set back.
+RENUMBER = text("""
+    WITH low AS (
+        SELECT position, created_at FROM outbox.message
+        WHERE position < :next_value
+          AND created_at > (SELECT max(created_at) FROM outbox.message WHERE position >= :next_value)
+        ORDER BY position
+    ), renumbered AS (
+        SELECT position, created_at, nextval('outbox.message_position_seq') AS later FROM low
+    )
+    UPDATE outbox.message SET position = later FROM renumbered
+    WHERE message.position = renumbered.position AND message.created_at = renumbered.created_at
+""")
+FORGET_FLOORS = text(f"{_NATURALISED}, floor = 0, number = number + 1")
+FORGET_FLOORS_OF_KEYS = text("UPDATE outbox.blocked_key SET floor = 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
@@ -140,14 +164,33 @@ def rebase(
 ) -> int | None:
     """Make the cursors this cluster's, in the caller's transaction; returns how many rows it rewrote.
 
-    None if they are so already. Writers wait meanwhile, and a lock that is not had in `LOCK_TIMEOUT_MS`
-    raises. Raises `StillRelayed` while somebody holds a lease; with `same_transaction_ids`, which
-    promises to change neither messages nor cursors, `TransactionIdsRestarted` if that would lose some.
+    None if they are so already. Sequences of the outbox that are behind are advanced in any case, and
+    what was appended at positions too low is moved behind the rest. Writers wait meanwhile, and a lock
+    that is not had in `LOCK_TIMEOUT_MS` raises. Raises `StillRelayed` while somebody holds a lease; with
+    `same_transaction_ids`, which promises to rewrite no transaction id and no cursor,
+    `TransactionIdsRestarted` if that would lose some.
     """
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
     connection.execute(text("SET LOCAL statement_timeout = 0"))  # a log may be large
     connection.execute(LOCK)
     _lock_shards(connection)
+    next_value = _advance_sequences(connection)
+    rewritten = _make_native(connection, report, keep_cursors=same_transaction_ids)
+    if next_value is not None:
+        connection.execute(RENUMBER, {"next_value": next_value})
+        connection.execute(FORGET_FLOORS)
+        connection.execute(FORGET_FLOORS_OF_KEYS)
+    return rewritten
+
+
+def _advance_sequences(connection: Connection) -> int | None:
+    """Advance those that are behind; returns which position was next, if that one was behind."""
+    advanced = [advance(connection, found) for found in sequences_behind(connection, SCHEMA)]
+    behind = {each.name: each.next_value for each in advanced if each}
+    return behind.get(position.name)
+
+
+def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) -> int | None:
     if not _is_foreign(connection):
         return None
 
@@ -158,7 +201,7 @@ def rebase(
     if outlook.ids_go_on:
         connection.execute(KEEP_CURSORS)
         return 0
-    if same_transaction_ids:
+    if keep_cursors:
         raise TransactionIdsRestarted
 
     least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["ours"]

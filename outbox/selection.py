@@ -127,7 +127,7 @@ _PLACES = """
 # Nearly all are older than any shard's snapshot, which is quickly told. NOT IN, here alone: it is a
 # hashed look-up for each row, where NOT EXISTS would be a join, which keeps no order.
 _IS_PUBLISHED = f"""(
-    position NOT IN (SELECT position FROM outbox.dead_letter)
+    (position, message_id) NOT IN (SELECT position, message_id FROM outbox.dead_letter)
     AND (
         (xid < (SELECT min(pg_snapshot_xmin(snapshot)) FROM place WHERE key IS NULL)
          AND key NOT IN (SELECT key FROM place WHERE key IS NOT NULL))

@@ -56,8 +56,8 @@ def owning(
 ) -> Iterator[Hand]:
     """Own shards for the length of the block; those that are still there after it are given back.
 
-    `engine` is a direct one. Raises `NoSuchShard`, `CursorFromElsewhere`, and if one is not to be had
-    in time `NotHandedOver` or `ShardReserved`; `Abandoned` after a stop.
+    `engine` is a direct one. Raises `NoSuchShard`, `CursorFromElsewhere`, `SequenceBehind`, and if one is
+    not to be had in time `NotHandedOver` or `ShardReserved`; `Abandoned` after a stop.
     """
     name = a_new_name("resharding-")
     hand = Hand(stop)
@@ -79,6 +79,7 @@ def _claim(
 ) -> None:
     """Claim the shards one after the other, all of them reserved until then."""
     outbox.check_origin(connection)
+    outbox.check_positions(connection)
     ends_at, reserve_at = time.monotonic() + wait_s, 0.0
     while missing := ids[len(hand.shards) :]:
         is_late = time.monotonic() > ends_at

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import outbox
-from outbox import CursorFromElsewhere, LeaseLost, Standing
+from outbox import CursorFromElsewhere, LeaseLost, SequenceBehind, Standing
 from relay.holding import Holding
 from relay.metrics import LEASES_LOST, SHARDS, TAKEOVERS
 from relay.names import a_new_name
@@ -113,6 +113,7 @@ class Relay:
         if not standing.free or len(self._held) >= standing.share:
             return
         outbox.check_origin(connection)
+        outbox.check_positions(connection)
         while len(self._held) < standing.share:
             lease_s, holding = self._settings.lease_s, self._held.keys()
             shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
@@ -211,4 +212,5 @@ class _Backoff:
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
     is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
-    return is_database or is_kafka_error(error) or isinstance(error, CursorFromElsewhere)
+    is_restore = isinstance(error, CursorFromElsewhere | SequenceBehind)
+    return is_database or is_kafka_error(error) or is_restore

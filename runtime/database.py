@@ -24,6 +24,7 @@ LOCK_TIMEOUT_S = 5
 OUTAGES = frozenset({"08", "53", "57", "58"})
 TIMED_OUT = "57014"  # of class 57, but the statement's own fault
 READ_ONLY = "25006"  # a server that another one has taken over from
+UNIQUE_VIOLATION = "23505"
 
 # One after a backslash is a part of a value.
 _BLANKS = re.compile(r"(?<!\\)\s+")
@@ -167,6 +168,16 @@ def is_cancelled(error: BaseException) -> bool:
     """Tell a statement that was cut short, by its time limit or by a person, and may be tried again."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return getattr(cause, "sqlstate", None) == TIMED_OUT
+
+
+def advice(error: BaseException) -> str | None:
+    """Say what to do about an id that is taken, which no retry puts right; None for any other error."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error) or cause.sqlstate != UNIQUE_VIOLATION:
+        return None
+    if not (cause.diag.constraint_name or "").startswith("pk_"):
+        return None
+    return "if a restore has left sequences behind, `innbox outbox rebase` advances them"
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -12,7 +12,8 @@ from threading import Event, Thread
 
 from confluent_kafka import Message as Record
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import ROOM_RESERVE, TOPICS
@@ -159,3 +160,22 @@ def appended(messages: Iterable[Message]) -> dict[str, list[str]]:
     for message in messages:
         by_key[message.key].append(str(message.message_id))
     return dict(by_key)
+
+
+def autocommit(engine: Engine) -> Connection:
+    """A connection of its own, as a relay has it."""
+    return create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+
+
+def read_all(engine: Engine) -> dict[str, list[str]]:
+    """The ids of each key that lie beyond the saved cursor, in the order of readings of a few."""
+    found = defaultdict[str, list[str]](list)
+    with autocommit(engine) as connection:
+        outbox.prepare_session(connection)
+        for shard in outbox.shards(connection):
+            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=7)
+            while reading.rows:
+                for _, _, key, _, headers, _ in reading.rows:
+                    found[key].append(outbox.decode_headers(headers)["ce_id"])
+                reading = outbox.read(connection, reading.cursor, shard.hashes, limit=7)
+    return dict(found)

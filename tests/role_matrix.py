@@ -14,7 +14,7 @@ ANSWER_KEY = "INSERT SELECT UPDATE(response_body response_status)"
 CHANGE_RESERVATION = "UPDATE(reason status updated_at version)"
 KEEP_LETTER = (
     "INSERT(attempts group_id headers key offset partition reason topic value) "
-    "SELECT(offset partition topic)"
+    "SELECT(digest group_id id offset partition state topic)"
 )
 RULES = "closed closed_to_arrival closed_to_departure min_stay"
 PLACE = "batch_snapshot epoch floor leased_until next_xid number owner position snapshot touched touches"

@@ -1,12 +1,16 @@
 """Dead letters: poison among good messages, and what a message causes by no visible fault."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from consumers import dead_letters
-from consumers.handling import handle
+from consumers.dead_letters import NoFreeId
+from consumers.handling import handle, is_passing
 from consumers.records import Record
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
@@ -16,6 +20,7 @@ from domain.messages import (
     ROOM_RESERVE,
     ROOMS_GROUP,
 )
+from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.poison import THIRTEEN, Cursed, garbage, open_letters
 from tests.saga import (
@@ -89,6 +94,84 @@ def test_redelivered_poison_is_the_same_dead_letter(engine: Engine) -> None:
 
     (letter,) = open_letters(engine)
     assert letter.record == poison
+
+
+def test_a_known_dead_letter_stays_as_it_was_decided_and_is_reported(engine: Engine) -> None:
+    """So nothing is dropped in silence, and no decision is asked for twice."""
+    decisions = ["OPEN", "RETRIED", "DISCARDED"]
+    poison = [garbage(b"x", {"trace": "a\\b\0"}) for _ in decisions]
+    handle(engine, ROOMS, poison, attempts_max=3)
+    letters = open_letters(engine)
+    with engine.begin() as connection:
+        for letter, decision in zip(letters[1:], decisions[1:], strict=True):
+            dead_letters.decide(connection, letter, decision)
+
+    with capture_logs() as logs:
+        handle(engine, ROOMS, poison, attempts_max=3)
+    assert {log["event"] for log in logs} == {"known dead letter delivered again"}
+    assert [log["offset"] for log in logs] == [record.offset for record in poison]
+    assert [(log["id"], log["state"]) for log in logs] == [
+        (letter.id, decision) for letter, decision in zip(letters, decisions, strict=True)
+    ]
+    assert open_letters(engine) == letters[:1]
+
+
+def test_other_poison_at_a_place_that_was_used_before_is_another_dead_letter(
+    engine: Engine,
+) -> None:
+    """A topic that was deleted and created again begins at offset 0; all are kept and reported."""
+    first = garbage(b"x", {"ce_id": "one"})
+    others = [
+        replace(first, value=b"y"),
+        replace(first, value=None),
+        replace(first, value=b""),
+        replace(first, key=None),
+        replace(first, key=b"x", value=b"7"),
+        replace(first, key=None, value=b"7"),
+        replace(first, key=b"7", value=None, headers={}),
+        replace(first, headers={"ce_id": "another"}),
+        replace(first, headers={"ce_id": "one", "x": "\\"}),
+        replace(first, headers={}),
+    ]
+    with capture_logs() as logs:
+        for record in (first, *others):
+            handle(engine, ROOMS, [record], attempts_max=3)
+
+    assert [letter.record for letter in open_letters(engine)] == [first, *others]
+    assert [log["event"] for log in logs] == ["dead letter"] * 11
+    assert len({record.message_id for record in (first, *others)}) == 11
+
+
+def test_an_id_that_is_taken_costs_no_message(engine: Engine) -> None:
+    """As after a restore that left the sequence behind: others are tried, and nobody is blamed."""
+    open_rooms(engine)
+    before = [garbage(b"x") for _ in range(7)]
+    handle(engine, ROOMS, before, attempts_max=3)
+    execute(engine, "SELECT setval('consumers.dead_letter_id_seq', 1, false)")
+    after = [garbage(b"y"), garbage(b"z")]
+    handle(engine, ROOMS, [after[0], a_record(a_reserve()), after[1]], attempts_max=3)
+
+    assert [letter.record for letter in open_letters(engine)] == [*before, *after]
+    assert allocations(engine) == {1: "HELD"}
+
+
+def test_without_a_free_id_nothing_is_done_and_the_command_is_named(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is held back and not the message's fault; each try goes on where the last one ended."""
+    open_rooms(engine)
+    handle(engine, ROOMS, [garbage(b"x") for _ in range(5)], attempts_max=3)
+    execute(engine, "SELECT setval('consumers.dead_letter_id_seq', 1, false)")
+    monkeypatch.setattr(dead_letters, "IDS_TRIED_MAX", 3)
+    batch = [a_record(a_reserve()), garbage(b"y")]
+    with pytest.raises(NoFreeId, match="innbox outbox rebase") as refused:
+        handle(engine, ROOMS, batch, attempts_max=3)
+    assert is_passing(refused.value)
+    assert allocations(engine) == {}
+
+    handle(engine, ROOMS, batch, attempts_max=3)
+    assert allocations(engine) == {1: "HELD"}
+    assert len(open_letters(engine)) == 6
 
 
 @pytest.mark.parametrize(
@@ -183,3 +266,24 @@ def test_poison_in_a_topic_is_kept_with_its_place_and_holds_nobody_up(
     stored = {**headers, "traceparent": "a?b\\u0000"}
     assert letter.record == Record(ROOM_RESERVE, 1, 1, b"7", b"not JSON", stored)
     assert letter.reason.startswith("NOT_JSON")
+
+
+def test_poison_of_a_topic_that_was_created_again_is_kept_beside_that_of_the_old_one(
+    engine: Engine, settings: Settings
+) -> None:
+    """The same partition, the same offset."""
+    first = Record(ROOM_RESERVE, 1, 0, b"7", b"not JSON", {})
+    second = replace(first, value=b"not JSON either")
+    publish(settings, [first])
+    with a_consumer(settings, engine, ROOMS):
+        eventually(lambda: len(open_letters(engine)) == 1)
+
+    topic = settings.kafka_prefix + ROOM_RESERVE
+    admin = AdminClient(settings.kafka)
+    admin.delete_topics([topic])[topic].result()
+    eventually(lambda: topic not in admin.list_topics(timeout=10).topics)
+    eventually(lambda: topic in {each.name for each in create_topics(settings) if each.created})
+    publish(settings, [second])
+    with a_consumer(settings, engine, ROOMS):
+        eventually(lambda: len(open_letters(engine)) == 2)
+    assert [letter.record for letter in open_letters(engine)] == [first, second]

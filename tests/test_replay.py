@@ -236,6 +236,17 @@ def test_what_was_not_published_is_left_out_and_counted(engine: Engine, settings
         """,
         id=published.pop(2).message_id,
     )
+    # Another message that had the position of one of these, before a restore gave it out again.
+    execute(
+        engine,
+        """
+        INSERT INTO outbox.dead_letter (message_id, topic, key, value, headers, position, created_at,
+                                        reason, attempts, blocked_at, skipped_by)
+        SELECT gen_random_uuid(), topic, key, value, headers, position, created_at, 'odd', 1, now(), 'Ann'
+        FROM outbox.message WHERE message_id = :id
+        """,
+        id=published[0].message_id,
+    )
     # A backlog, of which a part is published.
     append(engine, *(parts := [a_message("free") for _ in range(6)]))
     execute(

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy import URL, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -43,11 +42,13 @@ from tests.relays import (
     a_relay,
     append,
     appended,
+    autocommit,
     first_deliveries,
     ids_of,
     is_wholly_relayed,
     messages_of_keys,
     published,
+    read_all,
     the_shard,
 )
 from tests.waiting import eventually
@@ -382,11 +383,6 @@ def libpq(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def autocommit(engine: Engine) -> Connection:
-    """A connection of its own, as a relay has it."""
-    return create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
-
-
 def age(engine: Engine) -> None:
     """Give out transaction ids."""
     with autocommit(engine) as connection:
@@ -411,17 +407,3 @@ def blocked(engine: Engine) -> list[str]:
 def partitions(engine: Engine) -> int:
     with engine.connect() as connection:
         return len(outbox.partitions(connection))
-
-
-def read_all(engine: Engine) -> dict[str, list[str]]:
-    """The ids of each key that lie beyond the saved cursor, in the order of readings of a few."""
-    found = defaultdict[str, list[str]](list)
-    with autocommit(engine) as connection:
-        outbox.prepare_session(connection)
-        for shard in outbox.shards(connection):
-            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=7)
-            while reading.rows:
-                for _, _, key, _, headers, _ in reading.rows:
-                    found[key].append(outbox.decode_headers(headers)["ce_id"])
-                reading = outbox.read(connection, reading.cursor, shard.hashes, limit=7)
-    return dict(found)

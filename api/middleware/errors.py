@@ -41,7 +41,7 @@ from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable, Refusal
 from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity
 from domain.stay import InvalidStay
-from runtime.database import is_outage
+from runtime.database import advice, is_outage
 from runtime.errors import first_line
 from runtime.traces import trace_id
 
@@ -56,7 +56,7 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     """Answer an error; what the caller cannot have caused is logged."""
     found, headers = _answer(error)
     if found.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("unexpected error", path=request.url.path, exc_info=error)
+        _log.error("unexpected error", path=request.url.path, advice=advice(error), exc_info=error)
     elif found.status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("unavailable", path=request.url.path, error=first_line(error))
 

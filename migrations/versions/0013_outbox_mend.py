@@ -3,7 +3,7 @@
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 
 def upgrade() -> None:

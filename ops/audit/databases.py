@@ -48,7 +48,8 @@ MESSAGES = f"""
            message.key, message.headers->>'ce_source', message.xid::text::bigint,
            extract(epoch FROM message.created_at)::float8, message.headers->>'ce_time',
            {{committed_at}}, {IS_PUBLISHED_BY_CURSORS}, blocked_key.key IS NOT NULL,
-           message.position IN (SELECT position FROM outbox.dead_letter)
+           (message.position, message.message_id) IN (
+               SELECT position, message_id FROM outbox.dead_letter)
     FROM {MESSAGES_WITH_CURSORS} WHERE {_OF_THE_WINDOW}
 """
 

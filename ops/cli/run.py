@@ -13,6 +13,7 @@ from client import Problem, Unavailable
 from ops.cli.asking import explained, is_refusal
 from ops.cli.output import complain
 from ops.errors import CommandError
+from runtime.database import advice
 from runtime.settings import SettingsError
 
 REFUSED = 1
@@ -55,7 +56,7 @@ def _explained(error: Exception) -> str:
         case Problem() | Unavailable():
             return explained(error)
         case DBAPIError():
-            return f"Postgres: {str(error.orig).strip()}"
+            return "; ".join(filter(None, (f"Postgres: {str(error.orig).strip()}", advice(error))))
         case KafkaException():
             return f"Kafka: {error.args[0].str()}"
         case TimeoutError():

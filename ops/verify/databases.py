@@ -72,7 +72,8 @@ _MESSAGE = """message.position, message.message_id::text, message.topic, message
 MESSAGES = f"""
     SELECT {_MESSAGE},
            {IS_PUBLISHED_BY_CURSORS}
-           AND message.position NOT IN (SELECT position FROM outbox.dead_letter),
+           AND (message.position, message.message_id) NOT IN (
+               SELECT position, message_id FROM outbox.dead_letter),
            false, value
     FROM {MESSAGES_WITH_CURSORS}
 """

@@ -1,4 +1,4 @@
-"""`innbox outbox rebase`: the step after a restore into another cluster."""
+"""`innbox outbox rebase`: the step after a restore; it makes sequences and cursors right."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -17,7 +17,13 @@ from ops.cli.outbox import outbox_group
 from ops.cli.output import as_json, errors, print_json, print_table, progress, say
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import CursorFromElsewhere, StillRelayed, TransactionIdsRestarted
+from outbox import (
+    CursorFromElsewhere,
+    Sequence,
+    SequenceBehind,
+    StillRelayed,
+    TransactionIdsRestarted,
+)
 from runtime.database import is_conflict
 from runtime.settings import Context
 
@@ -45,7 +51,10 @@ def rebase(
     same_transaction_ids: bool,
     as_json: bool,
 ) -> None:
-    """Make the cursors of a restored database this cluster's, so that no message is lost.
+    """Make a restored database's sequences and cursors right, so that nothing is lost.
+
+    A sequence that would give out what its column has already is advanced, whatever its schema; cursors
+    that come from another cluster become this cluster's. Repeatable: what is right stays as it is.
 
     Relays may run: they wait for it, and go on by themselves. Writers wait while it works.
 
@@ -59,23 +68,36 @@ def rebase(
             continue
         with _engine(url) as engine:
             told = {"database": " and ".join(contexts), **_foreseen(engine)}
+            sequences: list[Sequence] = told["sequences"]
             _show(told, as_json=as_json)
-            if told["is_foreign"] and not dry_run:
+            if (told["is_foreign"] or sequences) and not dry_run:
                 _ask(yes=yes)
-                told["rewritten"] = _rebased(engine, same_transaction_ids)
-        found.append(told)
+                if told["is_foreign"] or told["is_position_behind"]:
+                    told["rewritten"] = _rebased(engine, same_transaction_ids)
+                _advance(engine, sequences)
+        found.append({**told, "sequences": [_shown(one) for one in sequences]})
     if as_json:
         print_json({"databases": found})
 
 
 def _foreseen(engine: Engine) -> dict[str, Any]:
     with engine.begin() as connection:
+        sequences = outbox.sequences_behind(connection)
+        told = {"sequences": sequences, "is_position_behind": _is_position_behind(connection)}
         try:
             outbox.check_origin(connection)
         except CursorFromElsewhere as error:
             outlook = asdict(outbox.foresee(connection))
-            return {"is_foreign": True, "reason": str(error), **outlook}
-    return {"is_foreign": False}
+            return {"is_foreign": True, "reason": str(error), **told, **outlook}
+    return {"is_foreign": False, **told}
+
+
+def _is_position_behind(connection: Connection) -> bool:
+    try:
+        outbox.check_positions(connection)
+    except SequenceBehind:
+        return True
+    return False
 
 
 def _ask(*, yes: bool) -> None:
@@ -101,7 +123,7 @@ def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
             "nothing was changed: a transaction has the outbox in use, and did not end in time; try again"
         ) from error
     if rewritten is None:
-        say("Somebody else has done it meanwhile.")
+        say("The cursors are of this cluster, and stay.")
     elif rewritten:
         say(f"Rebased; {rewritten:,} rows were rewritten. Run VACUUM (ANALYZE) outbox.message now.")
     else:
@@ -109,9 +131,40 @@ def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
     return rewritten
 
 
+def _advance(engine: Engine, sequences: list[Sequence]) -> None:
+    """Each in a transaction of its own: locks of several tables might meet a writer's in a circle."""
+    try:
+        for sequence in sequences:
+            with engine.begin() as connection:
+                outbox.advance(connection, sequence)
+            say(f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}.")
+    except DBAPIError as error:
+        if not is_conflict(error):
+            raise
+        raise CommandError(
+            f"{sequence.table_schema}.{sequence.table} is in use by a transaction that did not end in "
+            "time; run the command again: it goes on with the sequences that are left"
+        ) from error
+
+
+def _shown(sequence: Sequence) -> dict[str, Any]:
+    return {
+        "sequence": f"{sequence.schema}.{sequence.name}",
+        "column": f"{sequence.table_schema}.{sequence.table}.{sequence.column}",
+        "next_value": sequence.next_value,
+        "highest": sequence.highest,
+    }
+
+
 def _show(told: dict[str, Any], *, as_json: bool) -> None:
+    for sequence in map(_shown, told["sequences"]):
+        say(
+            f"{sequence['sequence']} is behind: it gives out {sequence['next_value']} next, and "
+            f"{sequence['column']} has {sequence['highest']} already."
+        )
     if not told["is_foreign"]:
-        say(f"{told['database']}: nothing to do, the cursors are of this cluster.")
+        if not told["sequences"]:
+            say(f"{told['database']}: nothing to do, the cursors are of this cluster.")
         return
 
     say(f"{told['database']}: {told['reason']}.")

@@ -1,0 +1,117 @@
+"""Sequences that are behind: a copy of a database may bring rows and leave the sequences where they were.
+
+Logical replication does, and so does a dump of the data alone. Then a sequence gives out what its column
+has already: an id collides, or, where nothing forbids it, two rows are taken for one.
+
+Which sequences there are, and what they are for, is asked of the catalogue: those of identity and serial
+columns, and those that the default of an integer column draws from, of every schema. What the tables
+mean is not known here.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Boolean, Connection, column, func, select, table, text
+
+# Partitions have the defaults of their table, which speaks for all of them.
+SEQUENCES = text("""
+    SELECT DISTINCT sequence_schema.nspname AS sequence_schema, sequence.relname AS sequence,
+           table_schema.nspname AS table_schema, owner.relname AS table, attname AS column
+    FROM (
+        SELECT objid, refobjid, refobjsubid FROM pg_depend
+        WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+          AND deptype IN ('a', 'i')
+        UNION ALL
+        SELECT refobjid, adrelid, adnum
+        FROM pg_depend JOIN pg_attrdef ON pg_attrdef.oid = objid
+        WHERE classid = 'pg_attrdef'::regclass AND refclassid = 'pg_class'::regclass
+    ) AS use (sequence_id, table_id, number)
+    JOIN pg_class AS sequence ON sequence.oid = sequence_id AND sequence.relkind = 'S'
+    JOIN pg_sequence ON seqrelid = sequence_id AND seqincrement > 0
+    JOIN pg_class AS owner ON owner.oid = table_id AND NOT owner.relispartition
+        AND owner.relpersistence <> 't' -- nobody reads the temporary tables of others
+    JOIN pg_attribute ON attrelid = table_id AND attnum = number
+        AND atttypid IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype)
+    JOIN pg_namespace AS sequence_schema ON sequence_schema.oid = sequence.relnamespace
+    JOIN pg_namespace AS table_schema ON table_schema.oid = owner.relnamespace
+    WHERE CAST(:schema AS text) IS NULL OR table_schema.nspname = CAST(:schema AS text)
+    ORDER BY sequence_schema, sequence, table_schema, "table", "column"
+""")
+# Row-level security would hide rows, and with them what is taken: rather fail.
+SHOW_ALL = text("SET LOCAL row_security = off")
+# Whoever writes to the table meanwhile waits behind us.
+LOCK_TIMEOUT_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A sequence, with the column that it is for, and how far either is."""
+
+    schema: str
+    name: str
+    table_schema: str
+    table: str
+    column: str
+    next_value: int
+    highest: int | None
+
+    @property
+    def is_behind(self) -> bool:
+        return self.highest is not None and self.next_value <= self.highest
+
+
+def sequences_behind(connection: Connection, schema: str | None = None) -> list[Sequence]:
+    """Return the sequences of one schema's tables, or of all, that would give out what is taken.
+
+    Locks nothing. Raises if not all rows may be seen.
+    """
+    connection.execute(SHOW_ALL)
+    found = connection.execute(SEQUENCES, {"schema": schema})
+    every = [_looked_up(connection, *row) for row in found]
+    return [sequence for sequence in every if sequence.is_behind]
+
+
+def advance(connection: Connection, sequence: Sequence) -> Sequence | None:
+    """Set a sequence to what its column has; returns how it was, or None if it was not behind any more.
+
+    Its table is locked against writers until the transaction ends, so that the sequence is never set
+    back below what one of them has drawn. A lock that is not had in `LOCK_TIMEOUT_MS` raises. What is
+    set stays so, even if the transaction is rolled back. Needs the rights of the table's owner.
+    """
+    connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+    name = _quoted(connection, sequence.table_schema, sequence.table)
+    connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+    connection.execute(SHOW_ALL)
+    found = _looked_up(
+        connection,
+        sequence.schema,
+        sequence.name,
+        sequence.table_schema,
+        sequence.table,
+        sequence.column,
+    )
+    if not found.is_behind:
+        return None
+    of = _quoted(connection, sequence.schema, sequence.name)
+    connection.execute(select(func.setval(func.to_regclass(of), found.highest)))
+    return found
+
+
+def _looked_up(
+    connection: Connection, schema: str, name: str, table_schema: str, of_table: str, of_column: str
+) -> Sequence:
+    """Read a sequence and its column. The column first: the sequence may only have moved on since."""
+    highest = connection.scalar(
+        select(func.max(column(of_column))).select_from(table(of_table, schema=table_schema))
+    )
+    last_value, is_called = connection.execute(
+        select(column("last_value", BigInteger), column("is_called", Boolean)).select_from(
+            table(name, schema=schema)
+        )
+    ).one()
+    next_value = last_value + is_called
+    return Sequence(schema, name, table_schema, of_table, of_column, next_value, highest)
+
+
+def _quoted(connection: Connection, schema: str, name: str) -> str:
+    quote = connection.dialect.identifier_preparer.quote
+    return f"{quote(schema)}.{quote(name)}"
