@@ -55,16 +55,16 @@ def create_topics(settings: Settings) -> list[Topic]:
         settings.kafka_prefix + CURSOR_TOPIC: _OF_CURSORS,
     }
     created = {name for name, config in wanted.items() if _create(admin, name, settings, config)}
-    declare(settings.databases)
+    declare(settings.databases, prefix=settings.kafka_prefix)
     return [_described(admin, name, created=name in created) for name in wanted]
 
 
-def declare(urls: Iterable[str]) -> None:
+def declare(urls: Iterable[str], *, prefix: str = "") -> None:
     """Tell the outboxes of these databases which topics may be appended to."""
     for url in urls:
         engine = create_engine(url, poolclass=NullPool)
         with engine.begin() as connection:
-            outbox.declare_topics(connection, dict.fromkeys(TOPICS, VALUE_BYTES_MAX))
+            outbox.declare_topics(connection, dict.fromkeys(TOPICS, VALUE_BYTES_MAX), prefix=prefix)
 
 
 def _of_messages(settings: Settings) -> dict[str, str]:

@@ -25,6 +25,7 @@ from outbox.blocked import (
     BlockedKey,
     block_key,
     blocked_keys,
+    retry_all_keys,
     retry_key,
     save_key,
 )
@@ -44,6 +45,7 @@ from outbox.doorbell import CHANNEL, Doorbell, hear, install_doorbell, listen
 from outbox.errors import (
     CursorFromElsewhere,
     HeadersTooLarge,
+    InvalidTopicName,
     KeyMissing,
     KeyNotBlocked,
     LeaseLost,
@@ -95,6 +97,7 @@ __all__ = [
     "Doorbell",
     "HashRange",
     "HeadersTooLarge",
+    "InvalidTopicName",
     "KeyMissing",
     "KeyNotBlocked",
     "LeaseLost",
@@ -154,6 +157,7 @@ __all__ = [
     "reread",
     "reserve",
     "retire_partitions",
+    "retry_all_keys",
     "retry_key",
     "save",
     "save_key",

@@ -94,6 +94,10 @@ RETRY = text("""
     UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
     WHERE key = :key AND state = 'BLOCKED'
 """)
+RETRY_ALL = text("""
+    UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
+    WHERE state = 'BLOCKED' RETURNING key
+""")
 
 # No index knows the keys of messages, so a bounded piece of the log is looked at for each.
 WAITING = text(f"""
@@ -151,6 +155,13 @@ def save_key(
 def retry_key(connection: Connection, key: str) -> None:
     """Have a blocked key's messages published again, from the refused one on; raises `KeyNotBlocked`."""
     decide(connection, RETRY, {"key": key})
+
+
+def retry_all_keys(connection: Connection) -> list[str]:
+    """Do as `retry_key` does for every blocked key; returns the keys, in their order."""
+    keys = sorted(connection.execute(RETRY_ALL).scalars())
+    connection.execute(CHANGED)
+    return keys
 
 
 def count_waiting(

@@ -5,6 +5,7 @@ OutboxError
 ├── KeyMissing      │
 ├── ValueTooLarge   ├ refused by `append`: nothing unpublishable may enter
 ├── HeadersTooLarge ┘
+├── InvalidTopicName  refused by `declare_topics`: no topic can have that name
 ├── LeaseLost         refused by the shard: somebody else relays it now
 ├── NoSuchShard     ┐
 ├── ShardReserved   ├ refused to who shares the work out anew
@@ -41,6 +42,16 @@ class UnknownTopic(OutboxError):
             f"topic {topic!r} is not declared (declared: {', '.join(sorted(known)) or 'none'}); "
             "declare it with outbox.declare_topics and create it on the broker first"
         )
+        self.topic = topic
+
+
+class InvalidTopicName(OutboxError):
+    """No broker has, or could have, a topic of this name that takes messages."""
+
+    code = "INVALID_TOPIC_NAME"
+
+    def __init__(self, topic: str, problem: str) -> None:
+        super().__init__(f"topic {topic!r} cannot be declared: {problem}")
         self.topic = topic
 
 

@@ -4,13 +4,14 @@ The table is the record of what was created on the broker. It changes at deploym
 remembers what it read; whatever would be refused makes it look again first.
 """
 
+import re
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
-from outbox.errors import UnknownTopic
+from outbox.errors import InvalidTopicName, UnknownTopic
 from outbox.tables import topic
 
 # Key and headers of a message together; the headers as JSON, which is never shorter than their record.
@@ -20,14 +21,29 @@ _AROUND_BYTES_MAX = 128
 # Kafka's own limit. A client fills batches up to it without asking the topic, so none may take less.
 _BATCH_BYTES_MAX = 1_048_588
 
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_NO_NAMES = frozenset({".", ".."})
+# The brokers write these themselves, and take no message for them.
+_OF_BROKERS = frozenset(
+    {"__cluster_metadata", "__consumer_offsets", "__share_group_state", "__transaction_state"}
+)
+
 _remembered: WeakKeyDictionary[Engine, dict[str, int]] = WeakKeyDictionary()
 
 
-def declare_topics(connection: Connection, value_bytes_max: Mapping[str, int]) -> None:
+def declare_topics(
+    connection: Connection, value_bytes_max: Mapping[str, int], *, prefix: str = ""
+) -> None:
     """Record topics, by name, with the largest value in bytes that each takes. Repeatable.
 
-    Create a topic on the brokers first, with a `max.message.bytes` of `record_bytes_max` or more.
+    Create a topic on the brokers first, with a `max.message.bytes` of `record_bytes_max` or more. The
+    relay puts `prefix` before the names (`KAFKA_PREFIX`). If one cannot be the name of a topic, nothing
+    is recorded, and `InvalidTopicName` is raised.
     """
+    for name in value_bytes_max:
+        if problem := name_problem(name) or name_problem(prefix + name):
+            raise InvalidTopicName(name, problem)
+
     rows = [{"name": name, "value_bytes_max": most} for name, most in value_bytes_max.items()]
     statement = insert(topic).values(rows)
     connection.execute(
@@ -36,6 +52,18 @@ def declare_topics(connection: Connection, value_bytes_max: Mapping[str, int]) -
             set_={"value_bytes_max": statement.excluded.value_bytes_max},
         )
     )
+
+
+def name_problem(name: str) -> str | None:
+    """Say why no message can be published to a topic of this full name; None if one can."""
+    if name in _OF_BROKERS:
+        return "the brokers keep this topic for themselves"
+    if not _NAME.fullmatch(name) or name in _NO_NAMES:
+        return (
+            "the name of a topic has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', the prefix "
+            "included, and is neither '.' nor '..'"
+        )
+    return None
 
 
 def known_topics(connection: Connection) -> dict[str, int]:

@@ -1,27 +1,17 @@
 """Why publishing ended before its end.
 
-Refused     a message cannot be published as it is; its key waits for an operator
-Abandoned   the caller gave up waiting: a stop was asked for
+Refused        a message cannot be published as it is; its key waits for an operator
+RecordsLost    the brokers have lost records that they had acknowledged; a new producer goes on
+KafkaException something else is wrong, which is waited for: `relay.refusals` has the table
+Abandoned      the caller gave up waiting: a stop was asked for
 """
 
 from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-# What is said of a message itself. Whatever else goes wrong (a topic that is missing, a right that was
-# not granted, a broker that is away) can be put right without it, and is waited for.
-_REFUSALS = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError._BAD_MSG,  # noqa: SLF001 - so it is named in public, too
-        KafkaError._INVALID_ARG,  # noqa: SLF001
-    }
-)
+from outbox.topics import name_problem
+from relay.refusals import Fault, explained, fault_of
 
 
 class Refused(Exception):
@@ -34,28 +24,91 @@ class Refused(Exception):
         self.reason = reason
 
 
+class RecordsLost(KafkaException):
+    """The brokers expect an earlier record than the one after the last that they acknowledged."""
+
+
 class Abandoned(Exception):
     """The caller gave up waiting; what was not acknowledged will be published again."""
 
 
 def refused(topic: str, key: str, error: BaseException) -> BaseException:
-    """Tell a message that cannot be sent as it is from a producer that cannot send."""
+    """Tell a message that cannot be sent as it is from what is no fault of the message.
+
+    The topic is named as the brokers know it. A name that no topic can have is refused whatever the error
+    is: some ways of sending say of it only that a right is missing.
+    """
     if not isinstance(error, KafkaException):
         return Refused(topic, key, str(error))
+    if problem := name_problem(topic):
+        return Refused(topic, key, f"topic {topic!r}: {problem}")
     cause: KafkaError = error.args[0]
-    return Refused(topic, key, str(cause.str())) if cause.code() in _REFUSALS else error
+    if fault_of(cause) is Fault.MESSAGE:
+        return Refused(topic, key, str(cause.str()))
+    return _waited_for(cause, topic)
 
 
-def judged(failures: Iterable[tuple[KafkaError, Message]]) -> BaseException | None:
-    """Tell a message that is refused from those that something else befell; None if there are none.
+def judged(
+    failures: Iterable[tuple[KafkaError, Message]],
+    cause: BaseException | None = None,
+    *,
+    own_topic: str | None = None,
+) -> BaseException | None:
+    """Tell what is to be raised, of what befell the messages and what the producer itself says; or None.
 
-    If none is refused the first one counts: those behind it fail because it did.
+    Lost records before all else, then a message that is refused, then what names a cause: most messages
+    fail because another one, or the producer, did. What is refused of `own_topic` is no message's fault.
     """
-    first = None
-    for error, message in failures:
-        key = (message.key() or b"").decode(errors="replace")
-        judgement = refused(message.topic() or "?", key, KafkaException(error))
-        if isinstance(judgement, Refused):
-            return judgement
-        first = first or judgement
-    return first
+    found = [
+        _befell(error, message, own_topic)
+        for error, message in {(one.code(), of.topic()): (one, of) for one, of in failures}.values()
+    ]
+    if isinstance(cause, KafkaException):
+        # The messages know better which of them is at fault, if they have been heard of.
+        found.append(_waited_for(cause.args[0]) if found else _ended(cause))
+    return min(found, key=_rank, default=None)
+
+
+def _ended(cause: KafkaException) -> BaseException:
+    error: KafkaError = cause.args[0]
+    if fault_of(error) is Fault.MESSAGE:
+        return Refused("?", "?", str(error.str()))
+    # Without being fatal it is a request that came after one that was merely late.
+    if fault_of(error) is Fault.LOST and error.fatal():
+        return RecordsLost(*_waited_for(error).args)
+    return _waited_for(error)
+
+
+def _befell(error: KafkaError, message: Message, own_topic: str | None) -> BaseException:
+    topic = message.topic() or ""
+    if topic == own_topic:
+        return _waited_for(error, topic)
+    key = (message.key() or b"").decode(errors="replace")
+    judgement = refused(topic, key, KafkaException(error))
+    if isinstance(judgement, KafkaException) and fault_of(error) is Fault.LOST:
+        return RecordsLost(*judgement.args)
+    return judgement
+
+
+def _waited_for(cause: KafkaError, topic: str | None = None) -> KafkaException:
+    return KafkaException(
+        KafkaError(
+            cause.code(),
+            explained(cause, topic),
+            fatal=cause.fatal(),
+            retriable=cause.retriable(),
+            txn_requires_abort=cause.txn_requires_abort(),
+        )
+    )
+
+
+def _rank(judgement: BaseException) -> int:
+    match judgement:
+        case RecordsLost():
+            return 0
+        case Refused():
+            return 1
+        case KafkaException() if fault_of(judgement.args[0]) is not Fault.FOLLOWING:
+            return 2
+        case _:
+            return 3

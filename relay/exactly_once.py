@@ -33,13 +33,13 @@ from types import TracebackType
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from sqlalchemy import Connection
 
 import outbox
 from outbox import BlockedKey, Shard
 from relay.cursors import CURSOR_TOPIC, PARTITION, Place, Step, encode, newest
-from relay.errors import Abandoned
+from relay.errors import Abandoned, judged
 from relay.metrics import PRODUCERS_REPLACED
 from relay.publisher import (
     FLUSH_STEP_S,
@@ -49,6 +49,7 @@ from relay.publisher import (
     producer_properties,
     reason_of,
 )
+from relay.refusals import Fault, fault_of
 from runtime.health import Health, HealthOf
 
 _log = structlog.get_logger(__name__)
@@ -60,21 +61,9 @@ _ABORT_S_MAX = 2.0
 # put off, and the client asks again after 20 ms.
 _PAUSE_S = 0.002
 
-# The client waits before it asks again, by its own `retry.backoff.ms` less a fifth (librdkafka,
-# rd_kafka_broker_buf_retry). A commit that was answered sooner was asked for once.
+# The client waits before it sends a request again, by its own `retry.backoff.ms` less a fifth
+# (librdkafka, rd_kafka_broker_buf_retry). A commit that was answered sooner was sent once.
 _RETRY_MS, _RETRY_MS_MAX, _RETRY_SHARE_MIN = 100, 1_000, 0.8
-
-# What the messages of a transaction end with that has failed as a whole, for a reason of its own.
-_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001 - public, too
-
-# Somebody else has called `init_transactions`: the next owner, or a former one that woke up in vain.
-_FENCED = frozenset(
-    {
-        KafkaError._FENCED,  # noqa: SLF001 - so it is named in public, too
-        KafkaError.PRODUCER_FENCED,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-    }
-)
 
 
 class ExactlyOncePublisher(Publisher):
@@ -104,7 +93,7 @@ class ExactlyOncePublisher(Publisher):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._is_open and self._is_well:
+        if self._is_open and self._is_well is not False:
             self._give_up()
         if self._is_open or kind:
             # The client's own end would first give the transaction up, and wait for that without end.
@@ -131,7 +120,6 @@ class ExactlyOncePublisher(Publisher):
         shard = outbox.reread(connection, shard, lease_s=lease_s)
         waiting = self._saying(f"the end of {self._topic} is not decided yet", keep_waiting)
         step = newest(self._kafka, self._topic, self._name, waiting)
-        self._say_well()
         self._announcing = connection, shard, lease_s
         if step and step.since == shard.cursor:
             _log.info("the cursor in Kafka is the newer one", shard=shard.id)
@@ -167,7 +155,7 @@ class ExactlyOncePublisher(Publisher):
         try:
             super().flush(keep_waiting)
         except KafkaException as error:
-            if error.args[0].code() in _PURGED:
+            if fault_of(error.args[0]) is Fault.FOLLOWING:
                 self._served(self._producer.commit_transaction, 0)  # it cannot be, and says why
             raise
 
@@ -240,11 +228,15 @@ class ExactlyOncePublisher(Publisher):
             else:
                 return
 
+    def _judged(self, cause: BaseException | None = None) -> BaseException | None:
+        return judged(self._failures, cause, own_topic=self._topic)
+
     def _served(self, serve: Callable[[float], int | None], seconds: float) -> int | None:
         try:
             return super()._served(serve, seconds)
         except KafkaException as error:
-            if self._announcing and error.args[0].code() in _FENCED:
+            # The next owner has called `init_transactions`, or a former one that woke up in vain.
+            if self._announcing and fault_of(error.args[0]) is Fault.FENCED:
                 connection, shard, lease_s = self._announcing
                 outbox.renew(connection, shard, lease_s=lease_s)
             raise

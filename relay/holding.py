@@ -8,6 +8,7 @@ claimed ──resume──► relaying ──publish, save, wait for the bell─
 import time
 from contextlib import suppress
 from dataclasses import replace
+from random import shuffle
 from threading import Event, Thread
 
 import structlog
@@ -51,7 +52,6 @@ class Holding:
         self._recorded_at = time.monotonic()
         self._blocked: list[BlockedKey] = []
         self._thread = Thread(target=self._run, name=self._part)
-        health.unwell("kafka", "starting", of=self._part)
 
     def start(self) -> None:
         self._thread.start()
@@ -77,10 +77,13 @@ class Holding:
         self._thread.join(seconds)
 
     def join(self) -> None:
-        """Wait for the end; what there was to say of the shard is forgotten."""
+        """Wait for the end; the shard is no longer this relay's to count."""
         self._thread.join()
-        self._health.forget(self._part)
         metrics.given_up(self.shard.id)
+
+    def forget(self) -> None:
+        """Drop what was said of the shard."""
+        self._health.forget(self._part)
 
     def say(self, part: str, problem: str) -> bool:
         """Say why the shard is not relayed; returns whether that is news."""
@@ -162,15 +165,23 @@ class Holding:
         return relayed
 
     def _retry(self, connection: Connection, publisher: Publisher, last: Relayed) -> Relayed:
-        """Go on with the keys that an operator has decided about, one after the other."""
+        """Go on with the keys that an operator has decided about, in turns as short as that of one key.
+
+        All keys may have been decided about at once, and the others are not to wait for them.
+        """
         self._know_blocked(connection)
         retrying = [blocked for blocked in self._blocked if blocked.state == "RETRYING"]
+        shuffle(retrying)  # or those behind one that always takes the whole turn would have none
+        ends_at = time.monotonic() + STEP_S
         for blocked in retrying:
             relayed = self._retry_key(connection, publisher, blocked)
-            self._know_blocked(connection)
             if relayed.refusal:
                 return relayed
             last = replace(last, is_done=last.is_done and relayed.is_done)
+            if time.monotonic() >= ends_at:
+                last = replace(last, is_done=last.is_done and blocked is retrying[-1])
+                break
+        self._know_blocked(connection)
         return last
 
     def _retry_key(
@@ -209,8 +220,10 @@ class Holding:
             return
         block(connection, self.shard, refusal)
         self._limit = 1
-        (_, topic, key, *_), *_ = refusal.reading.rows
-        _log.error("a key is blocked", key=key, topic=topic, reason=refusal.reason)
+        (position, topic, key, *_), *_ = refusal.reading.rows
+        _log.error(
+            "a key is blocked", key=key, topic=topic, position=position, reason=refusal.reason
+        )
 
     def _know_blocked(self, connection: Connection) -> None:
         self._blocked = outbox.blocked_keys(connection, self.shard.hashes)

@@ -13,6 +13,9 @@ PRODUCERS_REPLACED = Counter(
     "innbox_relay_producers_replaced",
     "Producers replaced because a commit lasted long enough to have been retried (exactly-once).",
 )
+BROKER_LOSSES = Counter(
+    "innbox_relay_broker_losses", "Times the brokers had lost records that they had acknowledged."
+)
 SHARDS = Gauge("innbox_relay_shards", "Shards that this relay owns; 0 on standby.")
 BLOCKED = Gauge(
     "innbox_relay_blocked_keys", "Keys that wait for an operator, in this relay's shards."

@@ -106,7 +106,7 @@ class Publisher:
                     self._make_room(keep_waiting)
                 except (KafkaException, TypeError, ValueError) as error:
                     self._hear_why(error)
-                    raise refused(topic, key, error) from error
+                    raise refused(prefix + topic, key, error) from error
 
     def commit(self, place: Place, keep_waiting: Callable[[], bool]) -> None:  # noqa: ARG002
         """Make what was enqueued final, as far as the brokers are concerned; as `flush`."""
@@ -162,8 +162,8 @@ class Publisher:
             if not self._failures and not isinstance(cause, KafkaException):
                 raise
             self._hear_rest(cause)
-            raise judged(self._failures) or refused("?", "?", cause) from error
-        if failure := judged(self._failures):
+            raise self._judged(cause) or cause from error
+        if failure := self._judged():
             raise failure
         return answer
 
@@ -171,15 +171,18 @@ class Publisher:
         """Raise what a message before has come to, if that is why the producer takes no more."""
         if isinstance(error, KafkaException) and error.args[0].code() in _FAILED_BEFORE:
             self._hear_rest(error)
-            if failure := judged(self._failures):
+            if failure := self._judged():
                 raise failure
+
+    def _judged(self, cause: BaseException | None = None) -> BaseException | None:
+        return judged(self._failures, cause)
 
     def _hear_rest(self, error: BaseException) -> None:
         """Let the client tell of the messages; that it failed is known before which ones it failed."""
         if isinstance(error, KafkaException) and error.args[0].retriable():
             return
         ends_at = time.monotonic() + FLUSH_STEP_S
-        while time.monotonic() < ends_at and not isinstance(judged(self._failures), Refused):
+        while time.monotonic() < ends_at and not isinstance(self._judged(), Refused):
             with suppress(KafkaException, SystemError):
                 self._producer.poll(_HEAR_S)
 

@@ -12,15 +12,17 @@ from random import uniform
 from threading import Event
 
 import structlog
+from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import outbox
 from outbox import CursorFromElsewhere, LeaseLost, SequenceBehind, Standing
+from relay.errors import RecordsLost
 from relay.holding import Holding
-from relay.metrics import LEASES_LOST, SHARDS, TAKEOVERS
+from relay.metrics import BROKER_LOSSES, LEASES_LOST, SHARDS, TAKEOVERS
 from relay.names import a_new_name
-from relay.publisher import is_kafka_error
+from relay.publisher import is_kafka_error, reason_of
 from runtime.database import is_cancelled, is_conflict, is_outage
 from runtime.errors import first_line
 from runtime.health import Health
@@ -107,23 +109,31 @@ class Relay:
             self._held[id_].stop()
 
     def _claim(self, connection: Connection, standing: Standing) -> None:
+        if standing.free and len(self._held) < standing.share:
+            outbox.check_origin(connection)
+            outbox.check_positions(connection)
+            while len(self._held) < standing.share and self._claim_one(connection):
+                pass
         for failed in self._failed.values():
-            failed.join()  # it is tried again now, here or elsewhere
+            failed.forget()  # it is tried elsewhere
         self._failed.clear()
-        if not standing.free or len(self._held) >= standing.share:
-            return
-        outbox.check_origin(connection)
-        outbox.check_positions(connection)
-        while len(self._held) < standing.share:
-            lease_s, holding = self._settings.lease_s, self._held.keys()
-            shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
-            if shard is None:
-                return
-            TAKEOVERS.inc()
+
+    def _claim_one(self, connection: Connection) -> bool:
+        lease_s, holding = self._settings.lease_s, self._held.keys()
+        shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
+        if shard is None:
+            return False
+        TAKEOVERS.inc()
+        held = Holding(self._engine, shard, self._settings, self._health, self._stop)
+        failed = self._failed.pop(shard.id, None)
+        # What kept it from being published counts, and is no news, until something is published.
+        if not failed or not failed.error or not is_kafka_error(failed.error):
+            held.forget()
+            held.say("kafka", "starting")
             _log.info("shard claimed", shard=shard.id, epoch=shard.epoch)
-            held = Holding(self._engine, shard, self._settings, self._health, self._stop)
-            self._held[shard.id] = held
-            held.start()
+        self._held[shard.id] = held
+        held.start()
+        return True
 
     def _part_with_ended(self) -> None:
         """Let go of what has ended; raises what ended it and may not pass."""
@@ -132,8 +142,10 @@ class Relay:
             held.join()
             match held.error:
                 case None:
+                    held.forget()
                     self._backoff.reset()
                 case LeaseLost() as lost:
+                    held.forget()
                     LEASES_LOST.inc()
                     _log.warning("lease lost", shard=lost.shard_id, epoch=lost.epoch)
                 case error:
@@ -175,9 +187,12 @@ class Relay:
 
     def _report(self, error: Exception, held: Holding | None = None) -> None:
         part = "kafka" if is_kafka_error(error) else "database"
-        reason = first_line(error)
+        reason = reason_of(error) if isinstance(error, KafkaException) else first_line(error)
         is_news = held.say(part, reason) if held else self._health.unwell(part, reason)
-        if is_news:
+        if isinstance(error, RecordsLost):
+            BROKER_LOSSES.inc()
+            _log.error("brokers have lost acknowledged records", reason=reason)
+        elif is_news:
             _log.warning("the relay waits", part=part, reason=reason)
 
 

@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         description="JSON of librdkafka properties (security, say)",
     )
     kafka_prefix: str = Field(
-        default="", description="before every topic and group, where a cluster is shared"
+        default="",
+        # What may be in a topic's name, with room for the name: with another prefix no topic can exist.
+        pattern=r"^[a-zA-Z0-9._-]{0,200}$",
+        description="before every topic and group, where a cluster is shared",
     )
 
     # The processes.

@@ -23,11 +23,12 @@ BYTES_MAX = 20_000
 def refuse_above(settings: Settings, bytes_max: int = BYTES_MAX, topic: str = ROOM_RESERVE) -> None:
     """Have the brokers refuse records, or batches of them, that are larger."""
     # Brokers tell of a change before they act on it, but go on to the next one only when they do.
-    _set(settings, topic, "max.message.bytes", bytes_max)
-    _set(settings, topic, "index.interval.bytes", bytes_max)
+    configure_topic(settings, topic, "max.message.bytes", bytes_max)
+    configure_topic(settings, topic, "index.interval.bytes", bytes_max)
 
 
-def _set(settings: Settings, topic: str, entry_name: str, value: int) -> None:
+def configure_topic(settings: Settings, topic: str, entry_name: str, value: int) -> None:
+    """Set one of a topic's properties, and wait until the brokers say so."""
     client: Any = admin.AdminClient(settings.kafka)
     kinds: Any = admin  # its types are incomplete
     entry = kinds.ConfigEntry(
@@ -45,6 +46,40 @@ def _set(settings: Settings, topic: str, entry_name: str, value: int) -> None:
         return bool(found[entry_name].value == str(value))
 
     eventually(is_known)
+
+
+def forbid_writes(settings: Settings, topic: str = ROOM_RESERVE) -> None:
+    """Grant something else of a topic: with that, brokers that mind rights allow nothing more."""
+    kinds: Any = admin  # its types are incomplete
+    only = kinds.AclBinding(
+        *_resource(settings, topic),
+        "User:ANONYMOUS",
+        "*",
+        kinds.AclOperation.DESCRIBE,
+        kinds.AclPermissionType.ALLOW,
+    )
+    client = kinds.AdminClient(settings.kafka)
+    client.create_acls([only])[only].result(30)
+
+
+def allow_all(settings: Settings, topic: str = ROOM_RESERVE) -> None:
+    """Take back what `forbid_writes` has done."""
+    kinds: Any = admin
+    every = kinds.AclBindingFilter(
+        *_resource(settings, topic),
+        None,
+        None,
+        kinds.AclOperation.ANY,
+        kinds.AclPermissionType.ANY,
+    )
+    client = kinds.AdminClient(settings.kafka)
+    client.delete_acls([every])[every].result(30)
+
+
+def _resource(settings: Settings, topic: str) -> tuple[Any, ...]:
+    kinds: Any = admin
+    name = settings.kafka_prefix + topic
+    return (kinds.ResourceType.TOPIC, name, kinds.ResourcePatternType.LITERAL)
 
 
 def accept_all(settings: Settings) -> None:

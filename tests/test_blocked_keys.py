@@ -2,6 +2,8 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from domain.messages import ROOM_RESERVE
 from ops.cli.person import person
 from ops.environment import as_environment
 from outbox import KeyNotBlocked, LeaseLost
+from relay import holding, loop
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.kafka_reader import ids
@@ -138,6 +141,39 @@ def test_retries_get_their_turn_although_there_is_always_something_to_publish(
     assert first_deliveries(records) == appended([*held, *written])
 
 
+def test_many_keys_that_are_retried_at_once_leave_the_others_their_turns(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two of them all the others are looked after, once a turn's time is over."""
+    monkeypatch.setattr(holding, "STEP_S", 0.0)
+    append(engine, *(messages := messages_of_keys(5)))
+    shard = claimed(engine)
+    with engine.begin() as connection:
+        for _ in messages:
+            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
+            outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "a clock")
+            shard = outbox.save(connection, shard, reading.cursor, lease_s=60)
+        outbox.release(connection, shard)
+        assert len(outbox.retry_all_keys(connection)) == len(messages)
+
+    turns: list[str] = []
+    relay_once, retry_once = loop.relay_once, loop.retry_once
+    relaying = partial(recorded, turns, relay_once, "all the others")
+    monkeypatch.setattr(holding, "relay_once", relaying)
+    monkeypatch.setattr(holding, "retry_once", partial(recorded, turns, retry_once, "a key"))
+    with a_relay(settings):
+        records = published(settings, messages)
+        eventually(lambda: not blocked(engine))
+    assert first_deliveries(records) == appended(messages)
+    assert turns.count("a key") >= len(messages)
+    assert ("a key", "a key") not in set(pairwise(turns))
+
+
+def recorded(turns: list[str], step: Any, turn: str, *arguments: Any, **named: Any) -> Any:
+    turns.append(turn)
+    return step(*arguments, **named)
+
+
 @pytest.mark.parametrize("decision", ["retry", "skip"])
 def test_who_commits_late_is_not_lost_whatever_is_decided(
     engine: Engine, settings: Settings, decision: str
@@ -224,6 +260,12 @@ def test_the_command_shows_blocked_keys_and_decides_about_them(
     assert (found["reason"], found["waiting"], found["may_be_more"]) == ("too large", 1, False)
     assert found["database"] == "reservations and rooms"
 
+    code, refused = command("retry", "--all", "--json")
+    assert (code, "Blocked keys: 1." in refused["said"], "--yes" in refused["said"]) == (
+        2,
+        True,
+        True,
+    )
     code, refused = command("skip", "7", "--json")
     assert (code, "--yes" in refused["said"]) == (2, True)
     code, outcome = command("skip", "7", "nobody", "--yes", "--note", "a test", "--json")
@@ -239,6 +281,35 @@ def test_the_command_shows_blocked_keys_and_decides_about_them(
     assert (letter["message_id"], letter["note"]) == (str(key.message_id), "a test")
     assert letter["value"] == "{}"
     assert letter["skipped_by"] == person()
+
+
+@pytest.mark.usefixtures("held")
+def test_all_blocked_keys_are_retried_at_once(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    """Whatever is decided about already stays as it is."""
+
+    def command(*arguments: str) -> tuple[int, dict[str, str]]:
+        environment = as_environment(settings)
+        blocked_keys = ("outbox", "blocked", "retry", *arguments, "--json")
+        done = innbox(*blocked_keys, data=tmp_path, environment=environment)
+        return done.returncode, json.loads(done.stdout)["blocked_keys"] if done.stdout else {}
+
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO outbox.blocked_key (key, state, message_id, topic, message_position,
+                                                reason, snapshot, floor, next_xid)
+                SELECT another.key, another.state, message_id, topic, message_position, reason,
+                       snapshot, floor, next_xid
+                FROM outbox.blocked_key,
+                     (VALUES ('8', 'BLOCKED'), ('9', 'RETRYING')) AS another (key, state)
+            """)
+        )
+    assert [found.state for found in blocked(engine)] == ["BLOCKED", "BLOCKED", "RETRYING"]
+    assert command("--all", "--yes") == (0, dict.fromkeys(["7", "8"], "is tried again"))
+    assert {found.state for found in blocked(engine)} == {"RETRYING"}
+    assert command("--all") == (0, {}), "nothing is left to ask about"
 
 
 @pytest.fixture

@@ -1,19 +1,26 @@
 """Relays die or pause at the worst moment, brokers go away: nothing is lost or swapped."""
 
+import os
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
+from domain.messages import ROOM_RESERVE
 from ops import local
-from ops.local import Servers
+from ops.local import Servers, node
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.children import MESSAGES_IN_HAND
 from tests.conftest import a_configuration
+from tests.kafka_reader import ids
+from tests.refusals import allow_all, blocked, forbid_writes
 from tests.relays import (
     a_message,
     a_relay,
@@ -21,6 +28,7 @@ from tests.relays import (
     append,
     appended,
     first_deliveries,
+    ids_of,
     is_wholly_relayed,
     messages_of_keys,
     owner_pid,
@@ -30,6 +38,11 @@ from tests.relays import (
 from tests.waiting import DEADLINE_S, eventually
 
 LEASE_S = 1.0
+
+AUTHORIZER = """
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+"""
 
 RUN_OUT = text("""
     SELECT NOT EXISTS (SELECT FROM outbox.shard WHERE leased_until > clock_timestamp())
@@ -123,11 +136,13 @@ def has_run_out(engine: Engine) -> bool:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A broker of this module's own, to be killed and brought back."""
+    """A broker of this module's own, to be killed and brought back; it minds what rights there are."""
     folder = tmp_path_factory.mktemp("broker")
     parts: tuple[local.Part, ...] = ("kafka",)
-    with local.running(folder, durable=False, parts=parts) as servers:
-        yield folder, servers.kafka_bootstrap_servers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node, "SETTINGS", node.SETTINGS + AUTHORIZER)
+        with local.running(folder, durable=False, parts=parts) as servers:
+            yield folder, servers.kafka_bootstrap_servers
 
 
 @pytest.fixture
@@ -190,3 +205,69 @@ def test_a_stop_during_an_outage_of_the_brokers_comes_soon_and_releases_the_shar
     with a_relay(alone):
         records = published(alone, messages)
     assert first_deliveries(records) == appended(messages)
+
+
+@pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
+def test_a_right_that_is_missing_is_named_and_blocks_nobody(
+    engine: Engine, alone: Settings, mode: str
+) -> None:
+    """And when it is granted the relay goes on by itself."""
+    settings = alone.model_copy(update={"relay_mode": mode})
+    forbid_writes(settings)
+    messages = messages_of_keys(5)
+    append(engine, *messages)
+    with a_relay(settings) as relay:
+        eventually(lambda: "authorization failed" in relay.health.problems.get("kafka", ""))
+        assert "grant the relay's user Describe and Write" in relay.health.problems["kafka"]
+        assert not blocked(engine)
+
+        allow_all(settings)
+        records = published(settings, messages)
+        eventually(lambda: not relay.health.problems)
+    assert first_deliveries(records) == appended(messages)
+    assert not blocked(engine)
+
+
+def test_records_that_brokers_have_lost_are_told_of_and_the_relay_goes_on(
+    engine: Engine, alone: Settings, broker: tuple[Path, str]
+) -> None:
+    """As a broker does that comes back without the end of a log which it had acknowledged."""
+    folder, _ = broker
+    topic = alone.kafka_prefix + ROOM_RESERVE
+    kept, lost, after = a_message(), a_message(), a_message()
+    losses = broker_losses()
+    with capture_logs() as logs, a_relay(alone) as relay:
+        for message in (kept, lost):
+            append(engine, message)
+            eventually(lambda: is_wholly_relayed(engine))
+        local.kill_broker(folder)
+        cut_off_the_last_batch(folder, topic)
+        local.start_broker(folder)
+
+        append(engine, after)
+        records = published(alone, [after])
+        eventually(lambda: not relay.health.problems)
+    assert ids(records) == ids_of([kept, after])
+    (told,) = [one for one in logs if one["event"] == "brokers have lost acknowledged records"]
+    assert told["log_level"] == "error"
+    assert topic in told["reason"]
+    assert "innbox outbox audit --mend" in told["reason"]
+    assert broker_losses() == losses + 1
+    assert not blocked(engine)
+
+
+def cut_off_the_last_batch(folder: Path, topic: str) -> None:
+    """Take it from the one partition that has any; the broker must be dead."""
+    logs = (folder / "kafka-1" / "records").glob(f"{topic}-*/*.log")
+    log = max(logs, key=lambda log: log.stat().st_size)
+    content, begin, last = log.read_bytes(), 0, 0
+    # Offset and length stand before each batch; behind the last one there may be room for more.
+    while begin < len(content) and (length := struct.unpack_from(">qi", content, begin)[1]):
+        begin, last = begin + 12 + length, begin
+    os.truncate(log, last)
+    for snapshot in log.parent.glob("*.snapshot"):
+        snapshot.unlink()
+
+
+def broker_losses() -> float:
+    return REGISTRY.get_sample_value("innbox_relay_broker_losses_total") or 0.0

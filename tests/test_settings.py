@@ -21,10 +21,11 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_PORT", "ninety")
     monkeypatch.setenv("LEASE_S", "-1")
+    monkeypatch.setenv("KAFKA_PREFIX", "our own ")
     with pytest.raises(SettingsError) as caught:
         load_settings()
 
-    for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "API_PORT", "LEASE_S"):
+    for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "API_PORT", "LEASE_S", "KAFKA_PREFIX"):
         assert name in str(caught.value)
 
 

@@ -23,6 +23,7 @@ from outbox.skipped import skipped_messages
 from runtime.settings import Context
 
 NOT_BLOCKED = 1
+_RETRIED = "is tried again"
 
 _context = click.option(
     "--context",
@@ -30,6 +31,7 @@ _context = click.option(
     help="Whose outbox, where the two contexts have a database each.",
 )
 _keys = click.argument("keys", metavar="KEY…", nargs=-1, required=True)
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @outbox_group.group("blocked", invoke_without_command=True)
@@ -40,6 +42,7 @@ def blocked_group(context: click.Context) -> None:
     \b
     innbox outbox blocked
     innbox outbox blocked retry 7
+    innbox outbox blocked retry --all
     innbox outbox blocked skip 7 --note "a test booking"
     innbox outbox blocked skipped
     """
@@ -70,22 +73,45 @@ def list_blocked(data: Path, context: Context | None, as_json: bool) -> None:
 
 
 @blocked_group.command()
-@_keys
+@click.argument("keys", metavar="[KEY…]", nargs=-1)
+@click.option(
+    "--all", "is_all", is_flag=True, help="Every blocked key, after their number was shown."
+)
+@_yes
 @_context
 @as_json
 @click.pass_obj
-def retry(data: Path, keys: tuple[str, ...], context: Context | None, as_json: bool) -> int:
+def retry(
+    data: Path,
+    keys: tuple[str, ...],
+    is_all: bool,
+    yes: bool,
+    context: Context | None,
+    as_json: bool,
+) -> int:
     """Have the relay publish the refused message after all, and then what waits behind it.
 
-    What is refused again blocks the key again. Exit code 1 if a key is not blocked.
+    What is refused again blocks the key again. Exit code 1 if a key that was named is not blocked.
     """
-    return _decide(data, context, keys, outbox.retry_key, "is tried again", as_json=as_json)
+    if is_all == bool(keys):
+        raise click.UsageError("name the keys, or pass --all")
+    if not is_all:
+        return _decide(data, context, keys, outbox.retry_key, _RETRIED, as_json=as_json)
+    with _database(data, context) as engine:
+        with engine.connect() as connection:
+            blocked = [key.key for key in outbox.blocked_keys(connection) if key.state == "BLOCKED"]
+        if blocked:
+            _ask(f"Blocked keys: {len(blocked):,}. Publish what was refused again?", yes=yes)
+        with engine.begin() as connection:
+            retried = outbox.retry_all_keys(connection)
+    _tell(dict.fromkeys(retried, _RETRIED), as_json=as_json)
+    return 0
 
 
 @blocked_group.command()
 @_keys
 @click.option("--note", default="", help="Why; it is kept with the message.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@_yes
 @_context
 @as_json
 @click.pass_obj
@@ -102,7 +128,7 @@ def skip(
     The message is kept whole, with who skipped it, when and why; see `skipped`. Exit code 1 if a key is
     not blocked.
     """
-    _ask(keys, yes=yes)
+    _ask(f"Never publish the refused message of {', '.join(keys)}?", yes=yes)
 
     def skip_one(connection: Connection, key: str) -> None:
         outbox.skip_message(connection, key, skipped_by=person(), note=note)
@@ -182,20 +208,26 @@ def _decide(
                 outcome[key] = decided
             except KeyNotBlocked as error:
                 outcome[key], exit_code = str(error), NOT_BLOCKED
-    if as_json:
-        print_json({"blocked_keys": outcome})
-    else:
-        for key, what in outcome.items():
-            say(f"{key}: {what}")
+    _tell(outcome, as_json=as_json)
     return exit_code
 
 
-def _ask(keys: tuple[str, ...], *, yes: bool) -> None:
+def _tell(outcome: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"blocked_keys": outcome})
+        return
+    for key, what in outcome.items():
+        say(f"{key}: {what}")
+    if not outcome:
+        say("No key is blocked.")
+
+
+def _ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not errors.is_terminal:
-        raise CommandError("nobody is there to ask: say --yes")
-    click.confirm(f"Never publish the refused message of {', '.join(keys)}?", abort=True, err=True)
+        raise CommandError(f"{question} This is not a terminal; pass --yes to confirm.")
+    click.confirm(question, abort=True, err=True)
 
 
 @contextmanager
