@@ -1,18 +1,31 @@
 """A member of a consumer group: reads batches, in order, and leaves out no message.
 
-What is read is either returned by `batch`, or kept for the next one, or of a partition that was given
-away, whose next owner reads it again. The brokers may be away for any time; that is waited out.
+What is read is either returned by `batch`, or read again: by the next owner of a partition that was given
+away, or here, from the group's offset. The brokers may be away for any time; that is waited out.
+
+A partition is paused until it is placed where the group stands, and while the member rests; and not
+longer, though the client keeps a pause over revocation: what is assigned is always placed, and resumed.
+It is placed by offset *and epoch*: a log that was cut and has grown again has other records there.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import Event
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
+from consumers.positions import Place, Positions
 from consumers.records import place_of
 from runtime.health import Health
 from runtime.settings import Settings
@@ -22,6 +35,8 @@ _client_log = logging.getLogger("librdkafka")
 
 # Bounds how late a stop is noticed, and how late the brokers' return.
 _POLL_S = 0.5
+# Between two tries to place what was assigned just now: the client takes a moment to begin with it.
+_PLACING_S = 0.05
 _STARTING = "starting"
 
 
@@ -34,13 +49,20 @@ class Member:
         self._settings = settings
         self._topics = [settings.kafka_prefix + topic for topic in topics]
         self._health = health
-        self._kept: list[Message] = []
-        self._owned: set[tuple[str, int]] = set()
+        self._owned: set[Place] = set()
+        # Given away since the batch was read, though it may be here again.
+        self._given_away: set[Place] = set()
+        # Assigned, and paused until they are read from where the group stands.
+        self._unplaced: set[Place] = set()
+        self._positions = Positions(group, health)
+        self._is_resting = False
         self._has_joined = False
         self._problem: str | None = _STARTING
         self._fatal: KafkaException | None = None
         self._consumer = Consumer(
             consumer_properties(settings, group)
+            # The end of a partition is read as well: behind its last record may be offsets without one.
+            | {"enable.partition.eof": True}
             | {"error_cb": self._on_error, "on_commit": _on_commit, "logger": _client_log}
         )
 
@@ -65,56 +87,104 @@ class Member:
 
         `consume` with a timeout would wait for the whole of it unless the batch is full.
         """
-        messages, self._kept = self._kept, []
-        if not messages:
-            first = self._consumer.poll(_POLL_S)
-            messages = [first] if first is not None else []
-        room = self._settings.batch_size_max - len(messages)
-        if messages and room > 0:
-            messages += self._consumer.consume(room, self._settings.batch_wait_ms / 1000)
+        self._given_away.clear()
+        self._place()
+        first = self._consumer.poll(_PLACING_S if self._unplaced else _POLL_S)
+        messages = self._accepted([first] if first is not None else [])
+        is_drained = first is None
+        if messages and (room := self._settings.batch_size_max - 1):
+            found = self._consumer.consume(room, self._settings.batch_wait_ms / 1000)
+            messages += self._accepted(found)
+            is_drained = len(found) < room
         if self._fatal:
             raise self._fatal
         self._look_for_brokers()
-        return self.owned(message for message in messages if self._is_whole(message))
+        if is_drained:
+            self._look_for_stalls()
+        return self.owned(messages)
 
     def owned(self, messages: Iterable[Message]) -> list[Message]:
-        """Return those whose partition was not given away since: its next owner reads them again."""
-        return [message for message in messages if place_of(message)[:2] in self._owned]
+        """Return those whose partition was not given away since: its next owner reads them again.
+
+        That may be this member: what has left and come back is read again from the group's offset.
+        """
+        kept = self._owned - self._given_away
+        return [message for message in messages if place_of(message)[:2] in kept]
 
     def rest(self, seconds: float, stop: Event, beat: Callable[[], None]) -> None:
         """Wait without leaving: a poll of paused partitions delivers nothing and counts as alive.
 
-        A partition that is assigned meanwhile is not paused yet. Its first message is kept; dropped,
-        it would be committed over with the next one.
+        What is delivered all the same is dropped, and its partition read again from the group's offset.
         """
-        self._consumer.pause(self._partitions())
+        self._consumer.pause(_partitions(self._owned))
         ends_at = time.monotonic() + seconds
         while (left_s := ends_at - time.monotonic()) > 0 and not stop.is_set():
             beat()
             message = self._consumer.poll(min(_POLL_S, left_s))
-            if message is not None and self._is_whole(message):
-                self._kept.append(message)
-                self._consumer.pause(self._partitions())
-        self._consumer.resume(self._partitions())
+            if message is not None and self._accepted([message]):
+                self._unplaced.add(place_of(message)[:2])
+                self._consumer.pause(_partitions(self._owned))
+        self._consumer.resume(_partitions(self._owned - self._unplaced))
 
     def commit(self, messages: Sequence[Message]) -> None:
         """Have offsets committed, without waiting: brokers that are away must not hold up a stop.
 
         What a lost commit costs is a redelivery.
         """
-        ends = {place[:2]: place[2] + 1 for place in map(place_of, messages)}
-        if offsets := [TopicPartition(*place, end) for place, end in ends.items()]:
+        last = {place_of(message)[:2]: message for message in messages}
+        if offsets := list(map(_after, last.values())):
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
-    def _partitions(self) -> list[TopicPartition]:
-        return [TopicPartition(*place) for place in self._owned]
+    def _place(self) -> None:
+        """Have partitions that are new read from where the group stands, by offset and epoch.
 
-    def _is_whole(self, message: Message) -> bool:
-        """Tell a message from an error in its place."""
-        if error := message.error():
+        By itself the client starts at the offset. A seek has it ask the brokers where the epoch of what
+        was read last has ended, and start there if that is before the offset.
+        """
+        if not self._unplaced:
+            return
+        with suppress(KafkaException):  # brokers that are away are asked again in the next turn
+            for start in self._consumer.committed(_partitions(self._unplaced), timeout=_POLL_S):
+                self._seek(start)
+
+    def _seek(self, start: TopicPartition) -> None:
+        place = (start.topic, start.partition)
+        if start.error:
+            return
+        with suppress(KafkaException):  # not begun to be read yet: likewise
+            self._consumer.seek(start)
+            self._consumer.resume([start])
+            self._unplaced.discard(place)
+            self._positions.starts(place, start.offset if start.offset >= 0 else None)
+
+    def _accepted(self, messages: Iterable[Message]) -> list[Message]:
+        return [message for message in messages if self._accepts(message)]
+
+    def _accepts(self, message: Message) -> bool:
+        """Tell a message from an error in its place, and from one that is read again when placed."""
+        error = message.error()
+        if error and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             self._on_error(error)
             return False
-        return True
+        topic, partition, offset = place_of(message)
+        place = (topic, partition)
+        if place not in self._owned or place in self._unplaced:
+            return False
+        self._positions.read(place, offset, offset if error else offset + 1)
+        return not error
+
+    def _look_for_stalls(self) -> None:
+        """Compare partitions of which nothing came for long with their ends: one question for all."""
+        if not (still := self._positions.still()):
+            return
+        asked = [TopicPartition(*place, OFFSET_END) for place in still]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=_POLL_S)
+        except KafkaException:
+            return  # nobody knows; they are asked again
+        ends = {(end.topic, end.partition): end.offset for end in found if not end.error}
+        if stalled := self._positions.compare(ends):
+            self._consumer.resume(_partitions(stalled))
 
     def _look_for_brokers(self) -> None:
         """Ask after what was away: the client library tells of its going only."""
@@ -134,13 +204,21 @@ class Member:
         except KafkaException:
             return False
 
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = True
-        self._owned |= _places(partitions)
+        places = _places(partitions)
+        self._owned |= places
+        self._unplaced |= places
+        self._positions.assigned(places)
+        consumer.pause(partitions)
         _log.info("partitions assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._owned -= _places(partitions)
+        places = _places(partitions)
+        self._owned -= places
+        self._unplaced -= places
+        self._given_away |= places
+        self._positions.revoked(places)
         _log.info("partitions revoked", partitions=_names(partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -186,7 +264,20 @@ def _on_commit(error: KafkaError | None, _partitions: list[TopicPartition]) -> N
         _log.warning("offsets not committed; redelivery follows", reason=error.str())
 
 
-def _places(partitions: Sequence[TopicPartition]) -> set[tuple[str, int]]:
+def _after(message: Message) -> TopicPartition:
+    """Return where to read on after a message; by its epoch a log that was cut since is noticed."""
+    topic, partition, offset = place_of(message)
+    epoch = message.leader_epoch()
+    if epoch is None:
+        return TopicPartition(topic, partition, offset + 1)
+    return TopicPartition(topic, partition, offset + 1, leader_epoch=epoch)
+
+
+def _partitions(places: Iterable[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]
+
+
+def _places(partitions: Sequence[TopicPartition]) -> set[Place]:
     return {(partition.topic, partition.partition) for partition in partitions}
 
 

@@ -1,6 +1,6 @@
 """What a consumer counts, by group."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 HANDLED = Counter("innbox_consumer_messages", "Messages applied and committed.", ["group"])
 BATCHES = Histogram(
@@ -12,3 +12,11 @@ RETRIES = Counter(
     "innbox_consumer_retries", "Batches tried again after an outage or a conflict.", ["group"]
 )
 REDRIVEN = Counter("innbox_sagas_redriven", "Open sagas that were asked again.")
+STALLED = Gauge(
+    "innbox_consumer_stalled_partitions",
+    "Partitions that are assigned and behind, and of which nothing is read.",
+    ["group"],
+)
+TRUNCATIONS = Counter(
+    "innbox_consumer_truncations", "Logs whose end the brokers lost after it was read.", ["group"]
+)

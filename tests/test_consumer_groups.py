@@ -1,16 +1,17 @@
 """Members of a consumer group that come, go and die: no message is lost, no effect is doubled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Event, Thread
 
-from confluent_kafka import (
-    Message,
-)
+import pytest
+from confluent_kafka import Message, Producer, TopicPartition
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine
 
 from consumers.member import Member
+from consumers.positions import Place
 from consumers.records import record_of
 from consumers.rooms import RoomsHandler
 from domain.messages import ROOM_RESERVE, ROOMS_GROUP
@@ -24,6 +25,7 @@ from tests.saga import (
     open_rooms,
     publish,
 )
+from tests.troubles import refusing
 from tests.waiting import eventually
 
 ROOMS = RoomsHandler()
@@ -31,8 +33,10 @@ TOPICS = (ROOM_RESERVE,)
 
 
 @contextmanager
-def a_member(settings: Settings) -> Iterator[Member]:
-    member = Member(settings, ROOMS_GROUP, TOPICS, Health())
+def a_member(
+    settings: Settings, health: Health | None = None, *, group: str = ROOMS_GROUP
+) -> Iterator[Member]:
+    member = Member(settings, group, TOPICS, health or Health())
     member.join()
     try:
         yield member
@@ -111,7 +115,7 @@ def test_members_that_come_and_go_lose_and_double_nothing(
 def test_a_partition_that_is_given_while_resting_loses_no_message(
     settings: Settings,
 ) -> None:
-    """What a rest's poll delivers is kept: dropped, the next offset would be committed over it."""
+    """It is paused like the others, and read from where the group stands when the rest is over."""
     with a_member(settings) as resting:
         with a_member(settings) as leaving:
             step([resting, leaving], lambda: parts(resting) and can_leave(leaving))
@@ -119,7 +123,7 @@ def test_a_partition_that_is_given_while_resting_loses_no_message(
         given = Event()
 
         def look() -> None:
-            if parts(resting) == 3 and resting._kept:
+            if parts(resting) == 3:
                 given.set()
 
         resting.rest(30, given, look)
@@ -143,7 +147,10 @@ def ids(batch: list[Message]) -> list[int]:
 def test_what_was_given_away_in_a_rest_is_neither_applied_nor_committed(
     settings: Settings,
 ) -> None:
-    """Its next owner may be further on, and an old offset would set it back."""
+    """Its next owner may be further on, and an old offset would set it back.
+
+    Nor is it where the partition has come back: then it is read again from the group's offset.
+    """
     publish(settings, requests(1, 30))
     with a_member(settings) as resting:
         batch: list[Message] = []
@@ -153,20 +160,121 @@ def test_what_was_given_away_in_a_rest_is_neither_applied_nor_committed(
             return len(batch) >= 30
 
         eventually(read_all)
+        resting._given_away.clear()
         assert resting.owned(batch) == batch
         stop = Event()
         with a_member(settings) as other:
-            thread = Thread(target=resting.rest, args=(30, stop, lambda: None))
+            thread = Thread(target=resting.rest, args=(60, stop, lambda: None))
             thread.start()
             step([other], lambda: parts(other))
-            stop.set()
-            thread.join()
-            lost = {message.partition() for message in batch} - {
-                partition for _, partition in resting._owned
-            }
+            lost = {partition for _, partition in other._owned}
             kept = {message.partition() for message in resting.owned(batch)}
-            assert lost
-            assert not lost & kept
+            assert kept == {0, 1, 2} - lost
+            step([other], lambda: can_leave(other))
+        eventually(lambda: parts(resting) == 3)
+        stop.set()
+        thread.join()
+        assert {message.partition() for message in resting.owned(batch)} == kept
+
+        again: list[int | None] = []
+
+        def read_on() -> bool:
+            again.extend(message.partition() for message in resting.batch())
+            return len(again) >= 10 * len(lost)
+
+        eventually(read_on)
+        assert set(again) == lost
+
+
+@pytest.mark.parametrize("protocol", ["cooperative-sticky", "range"])
+def test_a_partition_that_left_in_a_rest_and_comes_back_later_is_read(
+    engine: Engine, settings: Settings, protocol: str
+) -> None:
+    """The client keeps a pause over revocation: nobody would ever resume it."""
+    open_rooms(engine, capacity=1_000)
+    by = settings.model_copy(
+        update={"kafka_properties": {"partition.assignment.strategy": protocol}}
+    )
+    health = Health()
+    its_own = create_engine(engine.url)
+    with a_consumer(by, its_own, ROOMS, health) as first:
+        publish(settings, requests(1, 30))
+        eventually(lambda: committed(settings) == 30)
+        with ExitStack() as comes_and_goes:
+            with refusing(engine):
+                publish(settings, requests(31, 30))
+                eventually(lambda: "database" in health.problems)
+                second = comes_and_goes.enter_context(a_member(by))
+                step([second], lambda: parts(second))
+            step([second], lambda: not health.problems and can_leave(second))
+        publish(settings, requests(61, 30))
+        eventually(lambda: committed(settings) == 90)
+        assert parts(first._member) == 6
+    its_own.dispose()
+    assert_effects_once(engine, 90)
+
+
+def test_a_stalled_partition_is_seen_and_its_reading_resumed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Assigned, behind and not read: the member is not ready, and says so by a metric."""
+    monkeypatch.setattr("consumers.positions.STALLED_AFTER_S", 0.5)
+    health = Health()
+    with a_member(settings, health) as member:
+        publish(settings, requests(1, 30))
+        seen: list[int] = []
+
+        def read_on(count: int) -> bool:
+            seen.extend(ids(member.batch()))
+            return len(seen) == count
+
+        eventually(lambda: read_on(30))
+        topic = settings.kafka_prefix + ROOM_RESERVE
+        member._consumer.pause([TopicPartition(topic, 1)])
+        publish(settings, requests(31, 30))
+        eventually(lambda: not read_on(60) and "partitions" in health.problems)
+        assert health.problems["partitions"].endswith(f": {topic}/1")
+        assert stalled() == 1
+        eventually(lambda: read_on(60))
+        assert "partitions" not in health.problems
+        assert stalled() == 0
+
+
+def test_a_partition_that_ends_without_a_record_is_not_stalled(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction leaves a marker behind its records, and nothing else if it was aborted."""
+    monkeypatch.setattr("consumers.positions.STALLED_AFTER_S", 0.5)
+    topic, health = settings.kafka_prefix + ROOM_RESERVE, Health()
+    producer = Producer(settings.kafka | {"transactional.id": topic})
+    producer.init_transactions(30)
+    for partition, end in enumerate((producer.commit_transaction, producer.abort_transaction)):
+        producer.begin_transaction()
+        producer.produce(topic, b"{}", partition=partition)
+        end(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"{}", partition=2)
+    producer.flush(30)  # committed by nobody yet
+    compared: list[set[Place]] = []
+    with a_member(settings, health) as member:
+        compare = member._positions.compare
+
+        def compare_and_note(ends: Mapping[Place, int]) -> list[Place]:
+            compared.append(set(ends))
+            return compare(ends)
+
+        monkeypatch.setattr(member._positions, "compare", compare_and_note)
+        step([member], lambda: len(compared) >= 3)
+        assert set().union(*compared) == member._owned
+        assert health.problems == {}
+    producer.abort_transaction(30)
+
+
+def stalled() -> float:
+    return (
+        REGISTRY.get_sample_value("innbox_consumer_stalled_partitions", {"group": ROOMS_GROUP})
+        or 0.0
+    )
 
 
 def test_who_has_no_database_takes_no_partitions(engine: Engine, settings: Settings) -> None:

@@ -5,6 +5,7 @@ the seaside room and is CANCELLED. Each test breaks it in one way and names what
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -12,8 +13,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from click.testing import CliRunner
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public
 from sqlalchemy import Connection, Engine, create_engine, text
 
 import outbox
@@ -26,8 +28,12 @@ from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERV
 from domain.reservations import model, store
 from domain.reservations.model import Cause, NewReservation, Reservation, Status
 from domain.stay import Stay
+from ops.cli import cli
+from ops.environment import as_environment
 from ops.topics import create_topics
-from ops.verify import Finding, Verdict, verify
+from ops.verify import Finding, Verdict, silent, verify
+from ops.verify.consumption import GROUPS
+from ops.verify.unconsumed import find_unconsumed
 from outbox import Doorbell
 from relay.loop import relay_once
 from relay.publisher import Publisher
@@ -47,6 +53,8 @@ UNREAD = text("""
     SELECT position, topic, key, value, headers FROM outbox.message
     WHERE position > :position AND topic = ANY (:topics) ORDER BY position
 """)
+
+_END: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 class World:
@@ -126,6 +134,24 @@ class World:
         producer = Producer(self.settings.kafka)
         producer.produce(self.settings.kafka_prefix + topic, value, key, headers=headers)
         assert producer.flush(30) == 0
+
+    def consume(self) -> None:
+        """Have the consumer groups pass all that is published, whether they did anything or not."""
+        admin, prefix = AdminClient(self.settings.kafka), self.settings.kafka_prefix
+        for group, topics in GROUPS.items():
+            places = [
+                TopicPartition(prefix + topic, number)
+                for topic in topics
+                for number in range(self.settings.topic_partitions)
+            ]
+            latest = admin.list_offsets(dict.fromkeys(places, _END))
+            ends = [
+                TopicPartition(place.topic, place.partition, end.result(30).offset)
+                for place, end in latest.items()
+            ]
+            passed = ConsumerGroupTopicPartitions(prefix + group, ends)
+            [done] = admin.alter_consumer_group_offsets([passed]).values()
+            done.result(30)
 
     def sql(self, statement: str, **values: object) -> Any:
         """Do by hand what no code of ours does."""
@@ -211,6 +237,8 @@ def once(what: str, action: Callable[[], None]) -> Callable[[str, int, int | Non
 
 
 def test_a_world_that_keeps_its_promises_verifies(world: World) -> None:
+    world.consume()
+
     verdict = verify(world.settings)
 
     assert [one.violations for one in verdict.findings if not one.holds] == []
@@ -227,7 +255,7 @@ def test_a_verdict_can_be_written_as_json(world: World) -> None:
     told = json.loads(json.dumps(verify(world.settings).as_dict()))
 
     assert told["holds"] is True
-    names = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I12"]
+    names = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I12", "I13"]
     assert [one["invariant"] for one in told["findings"]] == names
 
 
@@ -617,3 +645,71 @@ def test_i12_sees_a_terminal_status_that_changed_back(world: World) -> None:
     world.relay()
 
     assert seen(world) == {"I12": [f"reservation {DORA}, version 5: from CANCELLED to CANCELLING"]}
+
+
+# --- I13
+
+
+def test_i13_sees_what_the_consumers_passed_over(world: World) -> None:
+    """A request, a cancellation and a result of which nothing came."""
+    eva, felix = world.reserve(SEASIDE), world.reserve(SEASIDE)
+    world.cancel(ANNA)
+    world.answer(felix, Answer.SUCCESS)
+    world.relay()
+    assert "I13" not in seen(world)
+
+    world.consume()
+
+    verdict = verify(world.settings)
+    said = finding(verdict, "I13").violations
+    assert sorted(line.partition("(")[2] for line in said) == [
+        f"reservation {ANNA}) was passed over: the allocation is HELD",
+        f"reservation {eva}) was passed over: the reservation has no allocation",
+        f"reservation {felix}) was passed over: the reservation has no allocation",
+        f"reservation {felix}) was passed over: the reservation is PENDING",
+    ]
+    assert verdict.counts.lost == 4
+
+
+def test_what_is_to_be_consumed_or_was_set_aside_is_no_violation(world: World) -> None:
+    """However a dead letter was decided: it is kept, and was seen."""
+    world.consume()
+    world.produce(ROOM_RESERVE, "7", b"rubbish")
+    assert finding(verify(world.settings), "I13").notes == [
+        "1 records are published and wait to be consumed"
+    ]
+
+    world.consume()
+    (violation,) = finding(verify(world.settings), "I13").violations
+    assert "(reservation unreadable) was passed over" in violation
+    partition, offset = (int(part) for part in re.findall(r"(?:partition|offset) (\d+)", violation))
+    world.sql(
+        """
+        INSERT INTO consumers.dead_letter
+            (group_id, topic, partition, "offset", headers, reason, attempts, state, decided_at)
+        VALUES ('reservation-group', :topic, :partition, :offset, '{}', 'poison', 1, 'DISCARDED', now())
+        """,
+        topic=ROOM_RESERVE,
+        partition=partition,
+        offset=offset,
+    )
+    assert finding(verify(world.settings), "I13").violations == []
+
+
+def test_an_audit_names_what_the_consumers_passed_over(world: World) -> None:
+    """On request: the audit itself knows nothing of rooms."""
+    eva = world.reserve(SEASIDE)
+    world.relay()
+    world.consume()
+
+    command = ["outbox", "audit", "--consumed", "--json"]
+    environment = as_environment(world.settings)
+    done = CliRunner().invoke(cli, command, env=environment, standalone_mode=False)
+
+    told = json.loads(done.stdout)
+    assert (done.return_value, told["holds"]) == (1, False)
+    assert [(one["reservation_id"], one["found"]) for one in told["never_consumed"]] == [
+        (eva, "the reservation has no allocation")
+    ]
+    before = datetime(2020, 1, 1, tzinfo=UTC)
+    assert find_unconsumed(world.settings, silent, until=before) == []

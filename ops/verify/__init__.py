@@ -1,30 +1,30 @@
 """Verifying from the outside whether the databases and the topics keep what innbox promises.
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
-reading makes that safe, and it is: the reservations' database, the rooms' database, the topics, and
-then what was committed meanwhile (see `databases` and `ops.ledger`). Everything goes into a scratch
-ledger, where each invariant is a query for what breaks it (`history`, `delivery`, `inventory`).
+reading makes that safe, and it is: the consumers' offsets, the reservations' database, the rooms'
+database, the topics, and then what was committed meanwhile (see `reading` and `ops.ledger`). Everything
+goes into a scratch ledger, where each invariant is a query for what breaks it (`history`, `delivery`,
+`inventory`, `consumption`).
 
 What retention has dropped cannot be checked any more; it is counted in the notes, not held against
 anybody. I10 (no saga stays open) and I11 (durable answers) need a witness inside and are left to tests.
 """
 
-from domain.messages import TOPICS
 from ops.ledger import Ledger
-from ops.ledger.topics import read_topics
 from ops.progress import Report
-from ops.verify.databases import read_databases, read_late
+from ops.verify.consumption import CONSUMPTION
 from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
 from ops.verify.inventory import INVENTORY
-from ops.verify.ledger import SCHEMA, close_entry, record_row
+from ops.verify.ledger import SCHEMA
+from ops.verify.reading import read_all
 from ops.verify.verdict import VIOLATIONS_NAMED_MAX, Counts, Finding, Verdict, judge
 from runtime.settings import Settings
 
 __all__ = ["VIOLATIONS_NAMED_MAX", "Counts", "Finding", "Report", "Verdict", "verify"]
 
 INVARIANTS = sorted(
-    (*HISTORY, *DELIVERY, *INVENTORY), key=lambda one: int(one.name.removeprefix("I"))
+    (*HISTORY, *DELIVERY, *INVENTORY, *CONSUMPTION), key=lambda one: int(one.name.removeprefix("I"))
 )
 
 
@@ -46,8 +46,5 @@ def verify(
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
     """
     with Ledger(SCHEMA) as ledger:
-        snapshots = read_databases(ledger, settings, report)
-        read_topics(ledger, settings, snapshots.topics | set(TOPICS), report, record_row)
-        read_late(ledger, settings, snapshots, report)
-        close_entry(ledger)
+        read_all(ledger, settings, report)
         return judge(ledger, INVARIANTS, named_max=named_max)

@@ -65,6 +65,8 @@ OPEN_DEAD_LETTERS = """
     SELECT topic, partition, "offset" FROM consumers.dead_letter WHERE state = 'OPEN'
 """
 
+SET_ASIDE = 'SELECT topic, partition, "offset" FROM consumers.dead_letter'
+
 _MESSAGE = """message.position, message.message_id::text, message.topic, message.key,
     message.headers->>'ce_source', extract(epoch FROM message.created_at)::float8"""
 
@@ -122,6 +124,7 @@ def _enter(
             ledger.insert(table, reported(what, stream(connection, query), report))
 
     ledger.insert("dead_letter", stream(connection, OPEN_DEAD_LETTERS))
+    ledger.insert("set_aside", stream(connection, SET_ASIDE))
     messages = map(_message, stream(connection, MESSAGES))
     ledger.insert("message", reported("messages", messages, report))
 

@@ -13,7 +13,7 @@ import msgspec
 from consumers.records import Record
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
-from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
+from ops.ledger import CLOCKS_DIFFER_S, Ledger, offsets, seconds, topics
 from relay.replay import MEND_HEADER, REPLAY_HEADER
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
@@ -33,15 +33,18 @@ CREATE TABLE room_night (
 );
 CREATE TABLE guard (definition);
 CREATE TABLE dead_letter (topic, partition, offset);
+-- Dead letters of any state, decided ones included.
+CREATE TABLE set_aside (topic, partition INTEGER, offset INTEGER);
 CREATE TABLE message (
     position, message_id, topic, key, source, created_at, relayed, late, value,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 CREATE TABLE record (
-    topic, partition, offset, key, message_id, source, ce_time, value, run,
+    topic, partition INTEGER, offset INTEGER, key, message_id, source, ce_time, value, run,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 {topics.SCHEMA}
+{offsets.SCHEMA}
 -- From when on the outbox of a context is complete; 0 if retention has dropped nothing of it.
 CREATE TABLE context (source, complete_from);
 CREATE TABLE calendar (night PRIMARY KEY);
@@ -55,6 +58,7 @@ CREATE INDEX allocation_reservation ON allocation (reservation_id);
 CREATE INDEX message_message ON message (message_id);
 CREATE INDEX message_reservation ON message (reservation_id, source);
 CREATE INDEX record_message ON record (message_id);
+CREATE INDEX set_aside_place ON set_aside (topic, partition, offset);
 CREATE INDEX record_reservation ON record (reservation_id);
 """
 

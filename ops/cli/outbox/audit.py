@@ -10,6 +10,7 @@ import click
 
 from ops.cli.instants import Instant
 from ops.cli.outbox import outbox_group
+from ops.cli.outbox.consumed import never_consumed, passed_over
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.environment import settings_for
 from runtime.settings import Context
@@ -43,18 +44,20 @@ COLUMNS = (
 @click.option("--topic", "topics", multiple=True, help="Without the prefix. May be repeated.")
 @click.option("--context", type=click.Choice(get_args(Context)), help="Whose database alone.")
 @click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well.")
+@click.option("--consumed", is_flag=True, help="Also look for what the consumers passed over.")
 @click.option("--all", "name_all", is_flag=True, help="Name all that was found, not the first.")
 @click.option("--mend", "mends", is_flag=True, help="Publish again what is missing; asks first.")
 @click.option("--dry-run", is_flag=True, help="With --mend: say what it would publish, no more.")
 @click.option("--yes", is_flag=True, help="With --mend: do not ask.")
 @as_json
 @click.pass_obj
-def audit(
+def audit(  # noqa: PLR0913 - click hands over each option by its name
     data: Path,
     /,
     *,
     since: datetime | timedelta | None,
     until: datetime | timedelta | None,
+    consumed: bool,
     name_all: bool,
     mends: bool,
     dry_run: bool,
@@ -70,6 +73,9 @@ def audit(
     --mend publishes again exactly what is missing, in the order of each key, with a header ce_mendid
     beside the others. It may be interrupted, and called again. With it, exit code 0 says that nothing
     is left to do.
+
+    --consumed reads the contexts' tables as well: a record that its consumer group is past has an
+    allocation, a settled reservation or a dead letter, or it was never consumed, and the exit code is 1.
 
     \b
     innbox outbox audit --since 2h
@@ -89,11 +95,16 @@ def audit(
             places = stack.enter_context(mend.locked(settings, options["context"]))
         with progress() as report:
             found = audit_now(settings, window, report, **options)
-        told, exit_code = found.as_dict(), 0 if found.holds else DOES_NOT_HOLD
+            told = found.as_dict()
+            if consumed:
+                passed = never_consumed(settings, window, options["topics"], report)
+                told |= {"never_consumed": passed, "holds": found.holds and not passed}
+        exit_code = 0 if told["holds"] else DOES_NOT_HOLD
         if not as_json:
             _print(told, name_all=name_all)
         if mends:
-            told["mend"], exit_code = mend.mend(places, found, yes=yes, as_json=as_json)
+            told["mend"], mended = mend.mend(places, found, yes=yes, as_json=as_json)
+            exit_code = mended or int(bool(told.get("never_consumed")))
     if as_json:
         print_json(told)
     return exit_code
@@ -132,6 +143,8 @@ def _print(found: dict[str, Any], *, name_all: bool) -> None:
     for topic in found["topics"]:
         for line in _named(topic, name_all=name_all):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for record in found.get("never_consumed", ()):
+        console.print(passed_over(record), highlight=False, markup=False, soft_wrap=True)
     for note in found["notes"]:
         say(note)
     say(_verdict(found))

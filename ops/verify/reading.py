@@ -1,0 +1,20 @@
+"""Filling the ledger in the order that makes reading a running system safe."""
+
+from domain.messages import TOPICS
+from ops.ledger import Ledger
+from ops.ledger.offsets import read_offsets
+from ops.ledger.topics import read_topics
+from ops.progress import Report
+from ops.verify.consumption import GROUPS
+from ops.verify.databases import read_databases, read_late
+from ops.verify.ledger import close_entry, record_row
+from runtime.settings import Settings
+
+
+def read_all(ledger: Ledger, settings: Settings, report: Report) -> None:
+    """Enter offsets, databases, topics, and what was committed meanwhile."""
+    read_offsets(ledger, settings, GROUPS)
+    snapshots = read_databases(ledger, settings, report)
+    read_topics(ledger, settings, snapshots.topics | set(TOPICS), report, record_row)
+    read_late(ledger, settings, snapshots, report)
+    close_entry(ledger)
