@@ -16,8 +16,8 @@ from consumers.sight import must_see_all
 from consumers.timeouts import forget_keys_once, redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
 from domain.reservations.store import SETTLED_CHANNEL
-from outbox import Doorbell, install_doorbell
-from runtime.database import direct_engine, pooled_engine
+from outbox import Doorbell, JobLease, install_doorbell
+from runtime.database import pooled_engine
 from runtime.health import Health, HealthServer
 from runtime.schedule import scheduled
 from runtime.settings import Settings
@@ -31,12 +31,11 @@ def run_rooms(settings: Settings) -> None:
     """Apply requests to the inventory, and forget old keys of its changes, until SIGTERM."""
     url = settings.rooms_database_url
     engine = pooled_engine(settings, url, "rooms", "innbox_rooms")
-    direct = direct_engine(settings, url, "room-timeouts", "innbox_rooms")
     forget = partial(forget_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        scheduled(direct, "forget-room-keys", FORGET_EVERY_S, forget),
+        scheduled(JobLease(engine, "forget-room-keys"), FORGET_EVERY_S, forget),
     ):
         _serve(engine, RoomsHandler(), settings, stop)
 
@@ -45,17 +44,15 @@ def run_results(settings: Settings) -> None:
     """Settle reservations, and ask again for those that wait too long, until SIGTERM."""
     url = settings.reservations_database_url
     engine = pooled_engine(settings, url, "results", "innbox_results")
-    direct = direct_engine(settings, url, "timeouts", "innbox_results")
-    for one in (engine, direct):
-        must_see_all(one)
+    must_see_all(engine)
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
     forget = partial(forget_keys_once, engine, RESERVATION_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
-        scheduled(direct, "redrive", settings.redrive_every_s, redrive),
-        scheduled(direct, "forget-keys", FORGET_EVERY_S, forget),
+        scheduled(JobLease(engine, "redrive"), settings.redrive_every_s, redrive),
+        scheduled(JobLease(engine, "forget-keys"), FORGET_EVERY_S, forget),
     ):
         _serve(engine, ResultsHandler(settled), settings, stop)
 

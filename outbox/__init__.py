@@ -59,6 +59,7 @@ from outbox.errors import (
     UnknownTopic,
     ValueTooLarge,
 )
+from outbox.jobs import JobLease, JobRecord
 from outbox.origin import check_origin, check_positions
 from outbox.rebase import Outlook, foresee, rebase
 from outbox.resharding import merge, reserve, split, withdraw
@@ -98,6 +99,8 @@ __all__ = [
     "HashRange",
     "HeadersTooLarge",
     "InvalidTopicName",
+    "JobLease",
+    "JobRecord",
     "KeyMissing",
     "KeyNotBlocked",
     "LeaseLost",

@@ -270,3 +270,20 @@ acknowledgement = Table(
         postgresql_where=text("mended_by IS NULL"),
     ),
 )
+
+# A timed job: which process leads, and how its runs ended; see `outbox.jobs`.
+scheduled_job = Table(
+    "scheduled_job",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("leased_until", DateTime(timezone=True), nullable=False),
+    Column("succeeded_at", DateTime(timezone=True)),
+    Column("succeeded_by", Text),
+    Column("failed_at", DateTime(timezone=True)),
+    Column("failed_by", Text),
+    Column("failure", Text),
+    CheckConstraint("(succeeded_at IS NULL) = (succeeded_by IS NULL)", name="success_whole"),
+    CheckConstraint("num_nulls(failed_at, failed_by, failure) IN (0, 3)", name="failure_whole"),
+    postgresql_with={"fillfactor": 20},
+)

@@ -3,6 +3,7 @@
 from contextlib import closing
 from functools import partial
 
+from outbox import JobLease
 from relay.housekeeping import keep_house_once
 from relay.sharing import Relay
 from runtime.database import direct_engine
@@ -21,7 +22,7 @@ def run(settings: Settings) -> None:
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(HealthServer(health, settings.host, settings.health_port)),
-        scheduled(engine, "outbox-housekeeping", settings.housekeeping_s, keep_house),
+        scheduled(JobLease(engine, "outbox-housekeeping"), settings.housekeeping_s, keep_house),
     ):
         Relay(engine, settings, health, stop).run()
     engine.dispose()

@@ -16,6 +16,7 @@ KEEP_LETTER = (
     "INSERT(attempts group_id headers key offset partition reason topic value) "
     "SELECT(digest group_id id offset partition state topic)"
 )
+LEAD = "INSERT SELECT UPDATE"
 RULES = "closed closed_to_arrival closed_to_departure min_stay"
 PLACE = "batch_snapshot epoch floor leased_until next_xid number owner position snapshot touched touches"
 
@@ -47,6 +48,7 @@ MAY: dict[str, dict[str, str]] = {
     "outbox.relay": {RELAY: "DELETE INSERT SELECT UPDATE"},
     "outbox.replay": {},
     "outbox.replay_id_seq": {},
+    "outbox.scheduled_job": {RELAY: LEAD, ROOMS: LEAD, RESULTS: LEAD},
     "outbox.shard": {API: "SELECT", RELAY: f"SELECT UPDATE({PLACE})"},
     "outbox.shard_id_seq": {},
     "outbox.topic": {API: "SELECT", ROOMS: "SELECT", RESULTS: "SELECT"},

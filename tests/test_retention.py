@@ -14,10 +14,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 import outbox
-from outbox import PartitionChanges, Reading, retention
+from outbox import JobLease, PartitionChanges, Reading, retention
 from relay.housekeeping import keep_house_once
 from runtime.database import direct_engine
-from runtime.schedule import Leader, scheduled
+from runtime.schedule import scheduled
 from runtime.settings import Settings
 from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
 from tests.waiting import DEADLINE_S, eventually
@@ -296,7 +296,7 @@ def test_a_lock_that_was_not_had_is_asked_for_at_the_next_run(
     keep_house = partial(keep_house_once, house, settings)
     with engine.connect() as writer:
         outbox.append(writer, messages_of_keys(1))
-        with scheduled(house, name, 0.1, keep_house):
+        with scheduled(JobLease(house, name), 0.1, keep_house):
             eventually(lambda: (REGISTRY.get_sample_value(FAILURES, {"job": name}) or 0) > 1)
             assert LONG_AGO.date() in days(engine)
             assert TODAY + timedelta(days=2) in days(engine)
@@ -329,18 +329,6 @@ def test_housekeeping_makes_and_drops(engine: Engine, settings: Settings) -> Non
     changes = keep_house_once(house, settings)
     assert len(changes.dropped) == 3
     assert days(engine) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
-
-
-def test_of_two_housekeepers_one_leads_until_it_resigns(direct: Engine) -> None:
-    one, another = Leader(direct, "house"), Leader(direct, "house")
-    assert one.leads()
-    assert not another.leads()
-    assert one.leads()
-
-    one.resign()
-    eventually(another.leads)
-    assert not one.leads()
-    another.resign()
 
 
 def ensure(engine: Engine, today: date, *, days_ahead: int = 3) -> list[str]:

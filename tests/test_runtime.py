@@ -1,25 +1,22 @@
-"""What every process stands on: its health port, its words about errors, its turn to lead."""
+"""What every process stands on: its health port, its words about errors, its end."""
 
 import json
 import subprocess
 import sys
 import urllib.request
 from contextlib import closing
-from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import NullPool
 
 from runtime import health
 from runtime.errors import first_line
 from runtime.health import Health, HealthServer
-from runtime.schedule import Leader
 from runtime.settings import SettingsError
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S
 
 HERE = "127.0.0.1"
 
@@ -92,22 +89,3 @@ def test_an_error_of_the_database_is_told_without_statement_parameters_and_rows(
     assert "pk_topic" in told
     assert "secret" not in told
     assert "INSERT" not in told
-
-
-def test_a_candidate_that_cannot_ask_keeps_no_connection(engine: Engine) -> None:
-    direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    opened: list[Any] = []
-
-    @event.listens_for(direct, "connect")
-    def remember(connection: Any, _: object) -> None:
-        opened.append(connection)
-
-    @event.listens_for(direct, "before_cursor_execute", once=True)
-    def refuse(*_: object) -> None:
-        raise OperationalError("SELECT", {}, Exception("not now"))
-
-    leader = Leader(direct, "house")
-    assert not leader.leads()
-    assert [connection.closed for connection in opened] == [True]
-    assert eventually(leader.leads)
-    leader.resign()

@@ -5,7 +5,7 @@ A version is never changed once it has been released; a later one changes what i
 its autogenerate what to leave alone.
 """
 
-from outbox.schema import v1, v2, v3, v4, v5, v6
+from outbox.schema import v1, v2, v3, v4, v5, v6, v7
 from outbox.schema.autogenerate import know_types, without_outbox, without_partitions
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "without_partitions",
 ]
 
-VERSIONS = (v1, v2, v3, v4, v5, v6)
+VERSIONS = (v1, v2, v3, v4, v5, v6, v7)
 LATEST = len(VERSIONS)
 
 

@@ -51,7 +51,7 @@ COLUMNS = (
 @click.option("--yes", is_flag=True, help="With --mend: do not ask.")
 @as_json
 @click.pass_obj
-def audit(  # noqa: PLR0913 - click hands over each option by its name
+def audit(  # noqa: PLR0913 - one for each option
     data: Path,
     /,
     *,
