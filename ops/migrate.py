@@ -1,5 +1,7 @@
 """Migrating: every distinct database of the settings, to a revision, or as SQL for an operator to run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from io import StringIO
 
@@ -7,27 +9,30 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError as AlembicError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
+
+from ops.errors import CommandError
 
 
 def migrate(url: str, revision: str = "head") -> None:
     """Bring a database to a revision, each migration in a transaction of its own."""
-    with as_file(files("migrations")) as directory:
-        command.upgrade(_config(str(directory), url), revision)
+    with _migrations() as directory:
+        command.upgrade(_config(directory, url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take migrations back. This drops what they made, with what is in it."""
-    with as_file(files("migrations")) as directory:
-        command.downgrade(_config(str(directory), url), revision)
+    with _migrations() as directory:
+        command.downgrade(_config(directory, url), revision)
 
 
 def migration_sql(url: str, revisions: str = "head") -> str:
     """Return the SQL of `from:to` (or of all up to a revision) without touching a database."""
     output = StringIO()
-    with as_file(files("migrations")) as directory:
-        config = _config(str(directory), url)
+    with _migrations() as directory:
+        config = _config(directory, url)
         config.output_buffer = output
         command.upgrade(config, revisions, sql=True)
     return output.getvalue()
@@ -41,12 +46,22 @@ def check(url: str) -> None:
 
 def current_and_head(url: str) -> tuple[str | None, str | None]:
     """Return the database's revision and the newest one."""
-    with as_file(files("migrations")) as directory:
-        script = ScriptDirectory.from_config(_config(str(directory), url))
+    with _migrations() as directory:
+        script = ScriptDirectory.from_config(_config(directory, url))
         head = script.get_current_head()
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision(), head
+
+
+@contextmanager
+def _migrations() -> Iterator[str]:
+    """Their directory, for the length of a block; what Alembic refuses is a `CommandError` of ours."""
+    try:
+        with as_file(files("migrations")) as directory:
+            yield str(directory)
+    except AlembicError as error:
+        raise CommandError(str(error)) from error
 
 
 def _config(directory: str, url: str) -> Config:

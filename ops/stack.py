@@ -12,7 +12,6 @@ from typing import IO, Any
 from ops import signals
 from ops.environment import settings_for
 from ops.errors import CommandError
-from ops.migrate import migrate
 from ops.ports import free_port, is_free
 from ops.supervisor import Supervisor, children_of
 from ops.topics import create_topics
@@ -49,6 +48,8 @@ def running_stack(data: Path, say: Say, *, port: int = 0, brokers: int = 1) -> I
     with signals.raising(), only_one(data), servers(data, say, brokers=brokers):
         settings = settings_for(data, api_port=port or free_port(), **suggestions(brokers))
         refuse_taken(settings.host, settings.api_port)
+        from ops.migrate import migrate  # noqa: PLC0415 - Alembic is slow to import, for every command
+
         say("Migrating the schema and creating the topics …")
         for url in settings.databases:
             migrate(url)

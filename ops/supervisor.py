@@ -1,6 +1,7 @@
 """The supervisor: starts the processes, restarts what dies, and stops all of them.
 
-It is for one machine (`innbox up` and the demo); a deployment has an orchestrator for this.
+It is for one machine (`innbox up` and the demo); a deployment has an orchestrator for this. Whatever
+answers on a child's port is taken for the child only if it proves to be the process that was started.
 """
 
 import json
@@ -12,16 +13,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from secrets import token_hex
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import Self
-from urllib.error import HTTPError, URLError
+from typing import Any, Self
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from ops import signals
 from ops.environment import as_environment
 from ops.errors import CommandError, quoted
 from ops.ports import free_port
+from runtime.health import INSTANCE
 from runtime.settings import Context, Settings
 
 _CHECK_S = 0.1
@@ -29,6 +32,8 @@ _RESTART_S_MIN, _RESTART_S_MAX = 0.2, 5.0
 _STEADY_S = 10.0
 # Who has died so often before it was ready (some six seconds) will not get ready by waiting.
 _RESTARTS_MAX = 5
+# Another program on the port may answer without end.
+_ANSWER_BYTES_MAX = 100_000
 
 
 @dataclass(slots=True)
@@ -44,6 +49,8 @@ class Child:
     restarts: int = 0
     started_at: float = 0.0
     wait_s: float = field(default=_RESTART_S_MIN)
+    # Another one for each start: an answer that repeats it is this very process's.
+    instance: str = ""
 
     @property
     def pid(self) -> int | None:
@@ -52,7 +59,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """What a child says of itself now."""
+    """What a child says of itself now; `answers` is false while nobody, or another program, does."""
 
     name: str
     pid: int | None
@@ -60,6 +67,7 @@ class ChildState:
     is_ready: bool
     problems: str
     log: Path
+    answers: bool = True
 
 
 def children_of(settings: Settings, logs: Path) -> list[Child]:
@@ -183,11 +191,13 @@ def _start(child: Child) -> None:
     child.log.parent.mkdir(parents=True, exist_ok=True)
     child.started_at = time.monotonic()
     _let_go(child)
+    child.instance = token_hex(8)
+    own = {signals.SUPERVISED: "1", INSTANCE: child.instance}
     with child.log.open("ab") as log:
         # A session of its own: Ctrl-C is the supervisor's to hear, and children end in good order.
         child.process = subprocess.Popen(
             child.arguments,
-            env=child.environment | {signals.SUPERVISED: "1"},
+            env=child.environment | own,
             # Never written to: it closes when we are gone, however that happened.
             stdin=subprocess.PIPE,
             stdout=log,
@@ -217,25 +227,35 @@ def _end(children: Collection[Child], within_s: float) -> None:
 
 
 def _state(child: Child) -> ChildState:
-    is_ready, problems = _readiness(child)
-    return ChildState(child.name, child.pid, child.restarts, is_ready, problems, child.log)
+    answer, problems = _answer(child)
+    is_ready = answer is not None and answer.get("ready") is True
+    return ChildState(
+        child.name, child.pid, child.restarts, is_ready, problems, child.log, answer is not None
+    )
 
 
-def _readiness(child: Child) -> tuple[bool, str]:
+def _answer(child: Child) -> tuple[dict[str, Any] | None, str]:
+    """Return what the child answers, if it does, and what keeps it from being ready."""
     if child.pid is None:
-        return False, "not running"
+        return None, "not running"
     try:
-        with urlopen(f"{child.health_url}/healthz/ready", timeout=1) as response:  # noqa: S310 - ours
-            return response.status == 200, ""  # noqa: PLR2004 - HTTP
-    except HTTPError as refused:
-        return False, _problems(refused.read())
-    except (URLError, OSError, HTTPException):
-        return False, "starting"
-
-
-def _problems(body: bytes) -> str:
+        body = _body(f"{child.health_url}/healthz/ready")
+    except (OSError, HTTPException):
+        return None, "starting"
     try:
-        problems: dict[str, str] = json.loads(body).get("problems", {})
+        answer = json.loads(body)
     except ValueError:
-        return "not ready"
-    return "; ".join(f"{part}: {problem}" for part, problem in problems.items()) or "not ready"
+        answer = None
+    if not isinstance(answer, dict) or answer.get("instance") != child.instance:
+        return None, f"another program answers on {child.health_url}"
+    problems = answer.get("problems", {}).items()
+    return answer, "; ".join(f"{part}: {problem}" for part, problem in problems)
+
+
+def _body(url: str) -> bytes:
+    try:
+        with urlopen(url, timeout=1) as response:  # noqa: S310 - ours
+            return bytes(response.read(_ANSWER_BYTES_MAX))
+    except HTTPError as refused:
+        with refused:
+            return refused.read(_ANSWER_BYTES_MAX)

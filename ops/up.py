@@ -127,7 +127,7 @@ def _screen(stack: Running) -> Table:
             state.name,
             str(state.pid or ""),
             "[green]ready[/]" if state.is_ready else f"[yellow]{escape(state.problems)}[/]",
-            _done(state.name, url),
+            _done(state.name, url) if state.answers else "",
             str(state.restarts),
             escape(str(state.log)),
         )

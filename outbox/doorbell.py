@@ -73,6 +73,7 @@ class Doorbell:
         self._rung = False
         self._words: set[str] = set()
         self._closed = False
+        self._is_failing = False
         self._ending = Event()
         self._thread: Thread | None = None
 
@@ -125,10 +126,22 @@ class Doorbell:
                 else:
                     cursor.execute(f"NOTIFY {self._channel}")
         except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
-            _log.debug("the doorbell %s did not ring: %s", self._channel, error)
             _close(connection)
-            return None if is_new else self._send(None, payloads)
+            if not is_new:
+                return self._send(None, payloads)
+            self._report(error)
+            return None
+        self._report(None)
         return connection
+
+    def _report(self, error: Exception | None) -> None:
+        """Log the first of several failures, and the end of them."""
+        if error and not self._is_failing:
+            reason = str(error).strip().partition("\n")[0]  # the other lines quote the statement
+            _log.warning("the doorbell %s fails; readers poll: %s", self._channel, reason)
+        elif self._is_failing and not error:
+            _log.info("the doorbell %s rings again", self._channel)
+        self._is_failing = error is not None
 
     def _next(self) -> list[str] | None:
         with self._changed:
@@ -158,8 +171,15 @@ def _own_connection(engine: Engine) -> Connection:
 
 
 def _close(connection: Connection | None) -> None:
+    """Close a connection that its pool has forgotten.
+
+    Not by `close`: SQLAlchemy rolls back first, and logs a traceback if the connection was cut.
+    """
     if connection is not None:
-        connection.close()  # for good, since its pool has forgotten it
+        detached = connection.connection.dbapi_connection
+        assert detached is not None, "only this function invalidates"
+        detached.close()
+        connection.invalidate()
 
 
 def _joined(words: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ A part that waits for an outage to end is alive and not ready.
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.settings import SettingsError
+
+# What starts a process and asks whether it is ready gives it this variable. The answer repeats it:
+# an answer without it is another program's, which holds the port.
+INSTANCE = "INNBOX_INSTANCE"
 
 _JSON = "application/json"
 _log = structlog.get_logger(__name__)
@@ -127,11 +132,16 @@ def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
         case "/healthz/ready":
             problems = health.problems
             status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-            body = {"ready": not problems, "problems": problems}
+            body = {"ready": not problems, "problems": problems} | _instance()
             return status, _JSON, json.dumps(body).encode()
         case "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(_counted())
     return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
+
+
+def _instance() -> dict[str, str]:
+    instance = os.environ.get(INSTANCE)
+    return {"instance": instance} if instance else {}
 
 
 def _counted() -> CollectorRegistry:
@@ -149,6 +159,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, health: Health, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _handler(health))
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what kept a probe from its answer; a client that hung up is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _log.exception("a probe was not answered", request=str(request), client=client_address)
 
 
 def _handler(health: Health) -> type[BaseHTTPRequestHandler]:

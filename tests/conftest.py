@@ -41,6 +41,8 @@ hypothesis.settings.register_profile("patient", deadline=None)  # a machine may 
 def pytest_configure() -> None:
     """Let Ctrl-C be Ctrl-C: started in the background by a shell, we and our children would ignore it."""
     hypothesis.settings.load_profile("patient")
+    # Brokers that live for minutes spend a third of their processor time on compiling for years.
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import socket
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -474,6 +476,8 @@ def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
 ) -> None:
     refuse_commits(engine)
     with an_api_process(database_url) as (process, url):
+        for _ in range(3):
+            hang_up_amid_an_answer(url)
         response = httpx.post(
             url + RESERVATIONS, json=a_stay(), headers=bearer(database_url), timeout=30
         )
@@ -486,6 +490,14 @@ def test_a_process_logs_what_went_wrong_and_ends_in_order_on_sigterm(
     assert error["trace_id"] == response.json()["traceId"]
     assert "no commit today" in error["exception"]
     assert [line["event"] for line in logged if line["level"] == "info"] == ["stopping"]
+
+
+def hang_up_amid_an_answer(url: str) -> None:
+    """Ask for much, read a byte, and reset the connection: that is not worth a line of the log."""
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0)) as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        caller.sendall(b"GET /schema/openapi.json HTTP/1.1\r\nHost: inn\r\n\r\n" * 40)
+        assert caller.recv(1)
 
 
 def bearer(database_url: str) -> dict[str, str]:

@@ -1,5 +1,8 @@
-"""Nobody can take more than their share: requests per second of each member."""
+"""Nobody can take more than their share, and nothing more than there is: requests, open files."""
 
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +11,8 @@ from hypothesis import strategies as st
 
 from api.identity.auth import STAFF, sign
 from api.identity.limits import Pace, TooManyRequests
-from tests.api_client import ANOTHER, ME, Api, an_api
+from api.serving import process
+from tests.api_client import ANOTHER, ME, Api, an_api, some_settings
 
 
 @pytest.fixture
@@ -122,3 +126,23 @@ def admitted(pace: Pace, member: int = ME) -> bool:
     except TooManyRequests:
         return False
     return True
+
+
+@pytest.mark.unit
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
+    program = "from runtime.files import raise_open_files; print(raise_open_files())"
+    low = f"ulimit -S -n 256; exec {sys.executable} -c '{program}'"
+    raised = int(subprocess.check_output(["sh", "-c", low]))
+    assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("open_files_max", "streams_max"), [(20_000, 2_000), (1_024, 804), (64, 1)]
+)
+def test_no_more_streams_are_opened_than_there_are_files_for(
+    open_files_max: int, streams_max: int
+) -> None:
+    """So that requests, probes and the database have theirs."""
+    settings = some_settings("postgresql+psycopg://nobody", streams_max=2_000, pool_size=10)
+    assert process._bounded(settings, open_files_max).streams_max == streams_max

@@ -32,7 +32,8 @@ def serving(process: "subprocess.Popen[str]", port: int) -> list[psutil.Process]
 
 
 def listens(child: psutil.Process, port: int) -> bool:
-    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+    # It has ended meanwhile; until that is noticed, only root may look at what is left of it.
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return any(one.laddr.port == port for one in child.net_connections())
     return False
 

@@ -9,12 +9,13 @@ from threading import enumerate as threads
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
 from outbox import CHANNEL, Doorbell, hear, install_doorbell, listen
+from outbox import doorbell as module
 from tests.relays import a_message, append
 from tests.waiting import eventually
 
@@ -168,9 +169,9 @@ def test_words_reach_the_listener_whole_however_many(engine: Engine, database_ur
 
 @pytest.mark.usefixtures("doorbell")
 def test_a_bell_whose_connection_was_cut_rings_with_a_new_one(
-    engine: Engine, listener: Connection
+    engine: Engine, listener: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The very next ring is heard."""
+    """The very next ring is heard, so there is nothing to say of it."""
     append(engine, a_message())
     assert hear(listener, DEADLINE_S)
     cut = listener.execute(
@@ -183,23 +184,37 @@ def test_a_bell_whose_connection_was_cut_rings_with_a_new_one(
 
     append(engine, a_message())
     assert hear(listener, DEADLINE_S)
+    assert caplog.messages == []
 
 
 def test_a_bell_without_a_database_is_silent_and_recovers(
-    engine: Engine, listener: Connection, caplog: pytest.LogCaptureFixture
+    engine: Engine,
+    listener: Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody who rings is told, and the first ring after the outage is heard."""
+    """Nobody who rings is told, and the first ring after the outage is heard.
+
+    The log has a line for the beginning of the outage and one for its end, and no traceback.
+    """
     caplog.set_level(logging.DEBUG, "outbox.doorbell")
+    monkeypatch.setattr(module, "_PAUSE_AFTER_FAILURE_S", 0.01)
     nowhere = make_url("postgresql+psycopg://127.0.0.1:1/nowhere?connect_timeout=1")
     doorbell = Doorbell(create_engine(nowhere), CHANNEL)
-    doorbell.ring()
-    eventually(lambda: "did not ring" in caplog.text)
+    tries: list[object] = []
+    event.listen(doorbell._engine, "do_connect", lambda *tried: tries.append(tried))
+    for count in range(1, 4):
+        doorbell.ring()
+        eventually(lambda count=count: len(tries) == count)  # type: ignore[misc]
     doorbell._engine = engine
     assert not hear(listener, SILENCE_S)
 
     doorbell.ring()
     assert hear(listener, DEADLINE_S)
     doorbell.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "refused" in caplog.messages[0]
+    assert not any("\n" in message for message in caplog.messages)
 
 
 def test_the_end_is_not_held_up_by_a_database_that_is_away() -> None:

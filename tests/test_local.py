@@ -20,9 +20,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from ops import local
-from ops.local import account, jars
+from ops.local import Servers, account, jars
 from ops.local.processes import find, wait_until
-from ops.local.state import exclusive
+from ops.local.state import Broker, State, exclusive, save
+from ops.ports import free_port
 
 PATIENCE_S = 60
 TOPIC = "a-topic"
@@ -53,8 +54,16 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_data_and_ports_survive_stop_and_start(data: Path) -> None:
-    """A committed row and an acknowledged record are there after the servers come back."""
-    first = local.start(data)
+    """A committed row and an acknowledged record are there after the servers come back.
+
+    They outlive who started them, and have none of its files: a socket would stay taken.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        listener.set_inheritable(True)  # as what a shell or another program hands on to us
+        first = local.start(data)
+        ports = listened_on(data)
+        assert ports >= {row.port for row in local.status(data)}
+        assert listener.getsockname()[1] not in ports
     write_row(first, "kept")
     write_record(first, b"kept")
 
@@ -259,6 +268,18 @@ def test_three_brokers_are_one_cluster_and_outlive_the_death_of_one(data: Path) 
         local.start(data, brokers=1)
 
 
+def test_the_broker_of_another_cluster_is_not_taken_for_ours(data: Path, servers: Servers) -> None:
+    """It holds our broker's port, and answers before ours has died of that."""
+    port = int(servers.kafka_bootstrap_servers.split(",")[0].rpartition(":")[2])
+    data.mkdir()
+    save(
+        data, State(kafka_cluster="innbox-another-cluster", brokers=(Broker(1, port, free_port()),))
+    )
+
+    with pytest.raises(local.LocalError, match="broker 1 did not start"):
+        local.start_broker(data)
+
+
 def test_a_truncated_jar_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     complete, damaged, victim = a_damaged_cache(tmp_path, monkeypatch)
 
@@ -315,6 +336,16 @@ def at_work(place: str) -> list[psutil.Process]:
     found = find(place)
     servers = {process.pid for process in found}
     return [process for process in found if parent_of(process) not in servers]
+
+
+def listened_on(data: Path) -> set[int]:
+    """The ports on which the directory's servers listen."""
+    return {
+        connection.laddr.port
+        for process in processes_of(data)
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 def parent_of(process: psutil.Process) -> int:

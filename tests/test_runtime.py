@@ -1,10 +1,15 @@
 """What every process stands on: its health port, its words about errors, its end."""
 
 import json
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import urllib.request
+from collections.abc import Callable
 from contextlib import closing
+from http import HTTPStatus
 
 import pytest
 import structlog
@@ -16,7 +21,7 @@ from runtime import health
 from runtime.errors import first_line
 from runtime.health import Health, HealthServer
 from runtime.settings import SettingsError
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, eventually
 
 HERE = "127.0.0.1"
 
@@ -42,6 +47,77 @@ def test_a_health_port_that_is_taken_is_a_setting_to_mend() -> None:
         pytest.raises(SettingsError, match="HEALTH_PORT"),
     ):
         HealthServer(Health(), HERE, first.port)
+
+
+@pytest.mark.unit
+def test_a_probe_that_hangs_up_is_no_error_and_what_fails_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one line of the log, and with nothing beside it on standard error."""
+    told = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(health, "_log", told)
+    answers: list[Callable[[], bytes]] = [lambda: b"x" * 50_000_000, lambda: bytes(1 // 0)]
+    monkeypatch.setattr(
+        health, "answer", lambda *_: (HTTPStatus.OK, "text/plain", answers.pop(0)())
+    )
+    with closing(HealthServer(Health(), HERE, 0)) as server:
+        with socket.create_connection((HERE, server.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            client.recv(1)
+        with socket.create_connection(
+            (HERE, server.port)
+        ) as client:  # before it has asked anything
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with socket.create_connection((HERE, server.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert client.recv(1) == b""
+        eventually(
+            lambda: not any("process_request" in each.name for each in threading.enumerate())
+        )
+    assert [(line.method_name, line.args) for line in told.calls] == [
+        ("info", ("health",)),
+        ("exception", ("a probe was not answered",)),
+    ]
+    assert capfd.readouterr().err == ""
+
+
+SAYS_MUCH = """
+import logging, sys, threading, warnings
+from runtime.logs import configure_logs
+from runtime.settings import Settings
+from tests.waiting import eventually
+class Careless:
+    def __del__(self): raise ValueError("ignored")
+url = "postgresql+psycopg://nobody"
+configure_logs(Settings(database_url=url, kafka_bootstrap_servers="nobody:1"), "relay")
+warnings.warn("warned of")
+logging.getLogger("careless").warning("%d of %s", "not a number")
+thread = threading.Thread(target=lambda: 1 // 0, name="hand")
+thread.start()
+thread.join()
+del [Careless()][0]
+raise ValueError("at the end")
+"""
+
+
+@pytest.mark.unit
+def test_whatever_python_has_to_say_is_a_line_of_the_log() -> None:
+    """Each names the process, from whichever thread it comes."""
+    said = subprocess.run(
+        [sys.executable, "-c", SAYS_MUCH], stderr=subprocess.PIPE, check=False, text=True
+    )
+    lines = [json.loads(line) for line in said.stderr.splitlines()]
+    assert said.returncode == 1
+    assert {line["process"] for line in lines} == {"relay"}
+    assert ["warned of" in lines[0]["event"], *(line["event"] for line in lines[1:])] == [
+        True,
+        "a log line could not be written",
+        "uncaught exception",
+        "exception ignored",
+        "uncaught exception",
+    ]
+    assert (lines[2]["thread"], "ZeroDivisionError" in lines[2]["exception"]) == ("hand", True)
+    assert "at the end" in lines[4]["exception"]
 
 
 @pytest.mark.unit

@@ -2,16 +2,20 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 
 from ops import supervisor as module
+from ops.ports import free_port
 from ops.supervisor import Child, NotReady, Supervisor
 from tests.waiting import DEADLINE_S, eventually
 
@@ -39,13 +43,48 @@ with Supervisor(children, stop_s=2) as supervisor:
     print(*(state.pid for state in supervisor.states()), flush=True)
     signal.pause()
 """
+# What answers for a process of ours; it dies of a port that is taken.
+ANSWERS = f"""
+import sys
+from runtime.health import Health, HealthServer
+from runtime.settings import SettingsError
+try:
+    server = HealthServer(Health(), "127.0.0.1", {{port}})
+except SettingsError as error:
+    sys.exit(str(error))
+{FOREVER}
+"""
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
 
 
-def a_child(directory: Path, name: str, program: str) -> Child:
+def a_child(directory: Path, name: str, program: str, *, port: int = 1) -> Child:
+    """A child that runs a program; by default nobody answers on its port."""
     arguments = [sys.executable, "-c", program]
-    nobody = "http://127.0.0.1:1"
-    return Child(name, arguments, dict(os.environ), nobody, directory / "logs" / f"{name}.log")
+    url = f"http://127.0.0.1:{port}"
+    return Child(name, arguments, dict(os.environ), url, directory / "logs" / f"{name}.log")
+
+
+@contextmanager
+def another_program(port: int, status: int, body: str) -> Iterator[None]:
+    """Somebody else's program, which answers whatever it is asked on a port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -116,6 +155,63 @@ def test_who_keeps_dying_is_given_up_early_and_its_last_words_are_quoted(
         pytest.raises(NotReady, match="no room on this port"),
     ):
         supervisor.wait_until_ready(600)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{"ready": true, "problems": {}}'),
+        (200, '{"ready": true, "problems": {}, "instance": "of one that was there before"}'),
+        (503, '{"ready": false, "problems": {"database": "away"}}'),
+        (200, "<html>"),
+        (404, "[]"),
+    ],
+)
+def test_another_program_on_the_port_is_not_taken_for_the_child(
+    tmp_path: Path, status: int, body: str
+) -> None:
+    """Whatever it answers, to a child that lives."""
+    port = free_port()
+    with (
+        another_program(port, status, body),
+        Supervisor([a_child(tmp_path, "rooms", FOREVER, port=port)], stop_s=5) as supervisor,
+    ):
+        (state,) = supervisor.states()
+        assert (state.is_ready, state.answers) == (False, False)
+        assert state.problems == f"another program answers on http://127.0.0.1:{port}"
+
+
+def test_a_child_whose_port_is_taken_is_ready_once_it_has_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it dies and is restarted, and never is it the other program that makes it ready."""
+    monkeypatch.setattr(module, "_RESTART_S_MAX", module._RESTART_S_MIN)
+    port = free_port()
+    child = a_child(tmp_path, "relay", ANSWERS.format(port=port), port=port)
+
+    with ExitStack() as ours:
+        with another_program(port, 200, '{"ready": true, "problems": {}}'):
+            supervisor = ours.enter_context(Supervisor([child], stop_s=5))
+
+            def has_died_twice() -> bool:
+                (state,) = supervisor.states()
+                assert not state.is_ready
+                return state.restarts > 1
+
+            eventually(has_died_twice, deadline_s=2 * DEADLINE_S)
+        assert "cannot listen" in child.log.read_text()
+        supervisor.wait_until_ready(2 * DEADLINE_S)
+
+
+def test_a_child_inherits_nothing_but_its_streams(tmp_path: Path) -> None:
+    """A socket that it kept would be taken for as long as it lives."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        listener.set_inheritable(True)
+        child = a_child(tmp_path, "rooms", FOREVER)
+        with Supervisor([child], stop_s=5) as supervisor:
+            process = psutil.Process(pid_of(supervisor, "rooms"))
+            eventually(lambda: process.cmdline()[1:] == list(child.arguments)[1:])
+            assert process.net_connections() == []
 
 
 def test_an_interrupted_start_leaves_nobody(

@@ -10,7 +10,11 @@ import uvicorn
 
 from api.app import create_app
 from api.serving.protocol import BoundedProtocol
+from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
+
+# Of the files that a process may open, these are for requests that come and go.
+FILES_FOR_REQUESTS = 200
 
 _log = structlog.get_logger(__name__)
 
@@ -26,10 +30,19 @@ def serve(
 
     `beat` is called about every second, for as long as the event loop turns.
     """
-    server = Server(settings, stop, beat)
+    open_files_max = raise_open_files()
+    server = Server(_bounded(settings, open_files_max), stop, beat)
     host, port = listener.getsockname()[:2]
-    _log.info("serving", url=f"http://{host}:{port}", port=port)
+    url = f"http://{host}:{port}"
+    _log.info("serving", url=url, port=port, open_files_max=open_files_max)
     server.run(sockets=[listener])
+
+
+def _bounded(settings: Settings, open_files_max: int) -> Settings:
+    """Allow no more event streams than there are files for; requests and the database need some, too."""
+    for_others = 2 * settings.pool_size * len(settings.databases) + FILES_FOR_REQUESTS
+    streams_max = max(1, min(settings.streams_max, open_files_max - for_others))
+    return settings.model_copy(update={"streams_max": streams_max})
 
 
 class Server(uvicorn.Server):

@@ -7,6 +7,7 @@ Commands print for people, and with `--json` one object for programs. Exit codes
 2    the command could not be carried out: how it was called, its environment, nobody who answers
 3    accepted, and not answered within `--wait`
 130  interrupted
+141  the reader of the output hung up
 """
 
 import sys

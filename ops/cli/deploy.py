@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 import httpx
 
-from ops import migrate as migrations
 from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
@@ -32,6 +31,8 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
     innbox migrate --sql > schema.sql
     innbox migrate --sql --to 0002:head
     """
+    from ops import migrate as migrations
+
     settings = settings_for(data, () if sql else DATABASE)
     if sql:
         click.echo(migrations.migration_sql(next(iter(settings.databases)), revision))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import click
@@ -15,9 +15,18 @@ from rich.table import Table
 
 from ops.progress import Report
 
+
+class _Console(Console):
+    """A console whose reader may hang up: `ops.cli.run` ends the command then."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        self.quiet = True  # what is said while the command ends must not end that as well
+        raise BrokenPipeError
+
+
 # Piped output is for other programs' eyes: wide enough to cut nothing off.
-console = Console(width=None if sys.stdout.isatty() else 250)
-errors = Console(stderr=True)
+console = _Console(width=None if sys.stdout.isatty() else 250)
+errors = _Console(stderr=True)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

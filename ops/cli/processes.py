@@ -1,16 +1,21 @@
 """`innbox api | relay | rooms | results`: the four processes."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import click
+import structlog
 
 from ops.cli.root import cli
+from ops.cli.run import EXPECTED, FAILED, in_words
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor
 from runtime.logs import configure_logs
 from runtime.settings import Context, RelayMode, Settings
+
+_log = structlog.get_logger(__name__)
 
 
 @cli.command()
@@ -72,4 +77,9 @@ def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: ob
     end_with_supervisor()
     settings = settings_for(data, **overrides)
     configure_logs(settings, name)
-    run(settings)
+    try:
+        run(settings)
+    except EXPECTED as error:
+        # A line of the log, which programs read, and no text among its lines.
+        _log.critical("the process cannot go on", reason=in_words(error))
+        sys.exit(FAILED)

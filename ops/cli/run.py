@@ -3,9 +3,10 @@
 The codes are those of `ops.cli`.
 """
 
+import sys
+
 import click
 import httpx
-from alembic.util import CommandError as MigrationError
 from confluent_kafka import KafkaException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -14,12 +15,13 @@ from ops.cli.asking import explained, is_refusal
 from ops.cli.output import complain
 from ops.errors import CommandError
 from runtime.database import advice
+from runtime.hangups import mute_unread
 from runtime.settings import SettingsError
 
 REFUSED = 1
 FAILED = 2
 INTERRUPTED = 130
-
+HUNG_UP = 141  # as the shell says it of a program that SIGPIPE ended
 
 # What may go wrong outside of us, and what a person may have got wrong.
 EXPECTED = (
@@ -27,7 +29,6 @@ EXPECTED = (
     CommandError,
     Problem,
     Unavailable,
-    MigrationError,
     SQLAlchemyError,
     KafkaException,
     httpx.TransportError,
@@ -36,9 +37,29 @@ EXPECTED = (
 
 
 def run(cli: click.Command) -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line and return the exit code.
+
+    A reader of the output that hangs up (`| head`) ends the command, and nothing is said of it.
+    """
+    output = sys.stdout
+    try:
+        exit_code = _run(cli)
+    except BrokenPipeError:
+        exit_code = HUNG_UP
+    except SystemExit:
+        if sys.stdout is output:
+            raise
+        exit_code = HUNG_UP  # click has met it first: it replaces the streams, and exits with 1
+    finally:
+        has_hung_up = mute_unread()
+    return HUNG_UP if has_hung_up else exit_code
+
+
+def _run(cli: click.Command) -> int:
     try:
         result = cli.main(standalone_mode=False, prog_name="innbox")
+    except BrokenPipeError:
+        raise
     except click.ClickException as error:
         error.show()
         return FAILED
@@ -46,12 +67,13 @@ def run(cli: click.Command) -> int:
         complain("interrupted")
         return INTERRUPTED
     except EXPECTED as error:
-        complain(_explained(error))
+        complain(in_words(error))
         return REFUSED if isinstance(error, Problem) and is_refusal(error) else FAILED
     return result if isinstance(result, int) else 0
 
 
-def _explained(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Say what went wrong, for one of the expected errors."""
     match error:
         case Problem() | Unavailable():
             return explained(error)

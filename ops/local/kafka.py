@@ -59,7 +59,8 @@ def start(
         (node, node.process() or _begin(node, state, class_path, report, settings)) for node in some
     ]
     for node, process in begun:
-        _wait_until_ready(node, process, {each.broker.node for each in some})
+        company = {each.broker.node for each in some}
+        _wait_until_ready(node, process, state.kafka_cluster, company)
     if some:
         report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
 
@@ -154,9 +155,10 @@ def _java(node: Node, archived: list[str], class_path: str) -> list[str]:
     return [os.fspath(JAVA), *JVM, *archived, *logging, "-cp", class_path]
 
 
-def _wait_until_ready(node: Node, process: psutil.Process, company: set[int]) -> None:
+def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, company: set[int]) -> None:
     """Wait until the broker answers, and names all of these as alive.
 
+    Only the answer of its own cluster counts: somebody else's broker may hold the port.
     `process` is the one that was launched: for a moment after its start a process has no command
     line, and could not be found by it.
     """
@@ -168,7 +170,7 @@ def _wait_until_ready(node: Node, process: psutil.Process, company: set[int]) ->
         return not is_alive() or processes.accepts(node.broker.port)
 
     def knows_company() -> bool:
-        return not is_alive() or company <= _brokers_known(client)
+        return not is_alive() or company <= _brokers_known(client, cluster)
 
     processes.wait_until(listens, timeout_s=START_TIMEOUT_S)
     # Only now: a client that was refused once waits before it tries again.
@@ -178,8 +180,10 @@ def _wait_until_ready(node: Node, process: psutil.Process, company: set[int]) ->
         raise failed(f"Kafka broker {node.broker.node} did not start", node.console, node.log)
 
 
-def _brokers_known(client: AdminClient) -> set[int]:
+def _brokers_known(client: AdminClient, cluster: str) -> set[int]:
     try:
-        return set(client.list_topics(timeout=1).brokers)
+        answer = client.list_topics(timeout=1)
     except KafkaException:
         return set()
+    is_ours = str(answer.cluster_id) == cluster  # its stub has it that there never is one
+    return set(answer.brokers) if is_ours else set()

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 POLL_INTERVAL_S = 0.05
+STANDARD_ERROR = 2
 # What Python or a shell may have set to "ignore", and a child would inherit.
 RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
@@ -53,7 +54,8 @@ def command_line(process: psutil.Process) -> list[str]:
 def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
     """Start a process that outlives us, in a session of its own: no Ctrl-C or hang-up reaches it.
 
-    Its output replaces the file `console`.
+    Its output replaces the file `console`. It inherits no open file: a socket that it kept would stay
+    taken after all others have closed it, and a pipe would never end.
     """
     overwrite = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     pid = os.posix_spawn(
@@ -64,6 +66,7 @@ def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, console, overwrite, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, opened) for opened in _inheritable()),
         ],
         setsid=True,
         setsigdef=RESET_SIGNALS,
@@ -125,6 +128,14 @@ def accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _inheritable() -> Iterator[int]:
+    """The open files that a program started now would get, but for the standard ones."""
+    for opened in (int(entry.name) for entry in Path("/dev/fd").iterdir()):
+        with suppress(OSError):  # the one by which the directory was read is closed by now
+            if opened > STANDARD_ERROR and os.get_inheritable(opened):
+                yield opened
 
 
 def _all() -> Iterator[psutil.Process]:
