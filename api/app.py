@@ -7,12 +7,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from litestar import Litestar, Router
-from sqlalchemy import Engine, event
-from sqlalchemy.engine import ExceptionContext
 
 from api import health, shared_handlers
+from api.databases import ROLE, Database, Databases
 from api.identity import auth
-from api.identity.acting import take_acting
 from api.identity.jwks import Jwks
 from api.identity.limits import Pace
 from api.identity.tokens import Keys, OneKey, Tokens
@@ -34,12 +32,10 @@ from api.rooms import Desk as RoomDesk
 from api.rooms import room_routes
 from domain.reservations.store import SETTLED_CHANNEL
 from outbox import Doorbell, install_doorbell
-from runtime.database import READ_ONLY, pooled_engine, url_in_role
-from runtime.health import Health
+from runtime.bounds import answer_s_max
+from runtime.database import url_in_role
+from runtime.health import Health, hung_s
 from runtime.settings import Settings
-
-# So long a commit may take, beyond what a statement may, before its outcome is called unknown.
-COMMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +51,14 @@ def create_app(settings: Settings) -> Litestar:
 
     It connects to nothing before a request or its lifespan asks it to.
     """
-    state = Health(parts=(health.DATABASE,))
+    state = Health(beat_s_max=hung_s(settings))
     keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
     pace = Pace(settings.requests_per_s_max, settings.requests_burst_max)
     guard = auth.authenticated(Tokens(keys, settings), pace)
-    reservations, rooms = _engines(settings)
-    desk, ends = _desk(settings, reservations)
-    room_desk = RoomDesk(rooms, _reading(rooms), settings.page_size_max)
+    databases = Databases.of(settings, state)
+    desk, ends = _desk(settings, databases.reservations)
+    rooms = databases.rooms
+    room_desk = RoomDesk(rooms.writing, rooms.reading, settings.page_size_max)
     loads = Loads()
     members_only = Router(
         "/v1",
@@ -69,14 +66,14 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[
             reservation_routes(desk),
             room_routes(room_desk),
-            inventory_routes(rooms, loads, settings.bulk_bytes_max),
+            inventory_routes(rooms.writing, loads, settings.bulk_bytes_max),
             operation_routes(desk.reading),
         ],
         security=[{"bearer": []}],
     )
     app = Litestar(
         [members_only, problem_routes(), health.health_routes(state)],
-        lifespan=[_alive(settings, reservations, rooms, desk.waiters, ends, state), _kept(keys)],
+        lifespan=[_alive(settings, databases, desk.waiters, ends, state), _kept(keys)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -91,48 +88,24 @@ def create_app(settings: Settings) -> Litestar:
     return app
 
 
-def _desk(settings: Settings, engine: Engine) -> tuple[Desk, Ends]:
+def _desk(settings: Settings, database: Database) -> tuple[Desk, Ends]:
     """Return what the routes of reservations work with, and how it ends."""
-    reading = _reading(engine)
-    changes = Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
+    engine, reading = database.writing, database.reading
+    changes = Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
     doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
-    bell = Bell(engine, doorbell, interval_ms=settings.doorbell_ms)
+    bell = Bell(reading, doorbell, interval_ms=settings.doorbell_ms)
     lanes = Lanes(
         engine,
         bell,
+        database.traffic,
+        database.commits.check,
         count=settings.pool_size,
         timeout_s=settings.pool_timeout_s,
-        within_s=settings.statement_timeout_s + COMMIT_S,
+        within_s=answer_s_max(settings),
     )
     streams = Streams(settings.streams_max, settings.streams_per_member_max)
     desk = Desk(engine, reading, Waiters(reading), changes, streams, lanes, settings)
     return desk, Ends((lanes.close, bell.close), (doorbell.close, changes.close))
-
-
-def _reading(engine: Engine) -> Engine:
-    """A read alone needs no BEGIN and no ROLLBACK around it: two round trips less."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _engines(settings: Settings) -> tuple[Engine, Engine]:
-    """The two contexts' engines: one and the same where they share a database."""
-    reservations = _engine(settings, settings.reservations_database_url, "api")
-    if settings.rooms_database_url == settings.reservations_database_url:
-        return reservations, reservations
-    return reservations, _engine(settings, settings.rooms_database_url, "api-rooms")
-
-
-def _engine(settings: Settings, url: str, name: str) -> Engine:
-    engine = pooled_engine(settings, url, name, "innbox_api")
-    take_acting(engine)
-
-    # Another server has taken over: connections to this one would be of no use for ever.
-    @event.listens_for(engine, "handle_error")
-    def connect_anew(context: ExceptionContext) -> None:
-        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
-            context.is_disconnect = True
-
-    return engine
 
 
 def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -148,8 +121,7 @@ def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 def _alive(
     settings: Settings,
-    reservations: Engine,
-    rooms: Engine,
+    databases: Databases,
     waiters: Waiters,
     ends: Ends,
     state: Health,
@@ -157,19 +129,19 @@ def _alive(
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         # More threads than connections: who gets none within the pool's timeout hears 503, and does
-        # not queue unheard for a thread.
-        threads = ThreadPoolExecutor(2 * settings.pool_size, thread_name_prefix="api")
+        # not queue unheard for a thread. There are two pools, to write and to read.
+        threads = ThreadPoolExecutor(2 * 2 * settings.pool_size, thread_name_prefix="api")
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
-        url = url_in_role(settings, settings.reservations_database_url, "innbox_api")
+        url = url_in_role(settings, settings.reservations_database_url, ROLE)
         tasks = [
-            asyncio.create_task(health.watch(state, reservations)),
+            asyncio.create_task(health.beat(state)),
             asyncio.create_task(waiting.poll(waiters)),
             asyncio.create_task(waiting.listen(waiters, url)),
         ]
         async with AsyncExitStack() as stack:  # the last one in is the first one out
-            stack.callback(rooms.dispose)
-            stack.callback(reservations.dispose)
+            stack.callback(databases.dispose)
+            stack.enter_context(databases.probed())
             for end in ends.of_threads:
                 stack.callback(end)
             # A thread goes on after who waited for it is gone: it rings, and gives its connection back.

@@ -1,4 +1,8 @@
-"""The consumers as processes: `innbox rooms` and `innbox results`."""
+"""The consumers as processes: `innbox rooms` and `innbox results`.
+
+Either begins when its database has the schema and the topics, whenever that is, and says until then what
+it waits for.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -8,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+import outbox
+from consumers import tables
 from consumers.handling import Handler
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
@@ -15,46 +21,69 @@ from consumers.runner import Runner
 from consumers.sight import must_see_all
 from consumers.timeouts import forget_keys_once, redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
+from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
+from domain.reservations import tables as reservations_tables
 from domain.reservations.store import SETTLED_CHANNEL
+from domain.rooms import tables as rooms_tables
 from outbox import Doorbell, JobLease, install_doorbell
-from runtime.database import pooled_engine
-from runtime.health import Health, HealthServer
+from runtime.brokers import KafkaProbe
+from runtime.database import Role, pooled_engine
+from runtime.health import Health, HealthServer, hung_s
+from runtime.probing import (
+    CommitProbe,
+    DatabaseProbe,
+    await_ready,
+    probing,
+    refuse_unconfirmed,
+)
 from runtime.schedule import scheduled
 from runtime.settings import Settings
 from runtime.shutdown import stop_on_signals
 
+ROOMS_SCHEMA = (rooms_tables.metadata, tables.metadata, outbox.metadata)
+RESULTS_SCHEMA = (reservations_tables.metadata, tables.metadata, outbox.metadata)
 FORGET_EVERY_S = 3_600.0
 _DAY_S = 86_400.0
+_ROOMS: Role = "innbox_rooms"
+_RESULTS: Role = "innbox_results"
 
 
 def run_rooms(settings: Settings) -> None:
     """Apply requests to the inventory, and forget old keys of its changes, until SIGTERM."""
-    url = settings.rooms_database_url
-    engine = pooled_engine(settings, url, "rooms", "innbox_rooms")
+    url, role, handler = settings.rooms_database_url, _ROOMS, RoomsHandler()
+    engine = pooled_engine(settings, url, "rooms", role)
+    probe = DatabaseProbe(settings, url, role, schema=ROOMS_SCHEMA, topics=[RESERVATION_RESULT])
     forget = partial(forget_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
+        _healthy(settings, engine, probe, handler, stop) as health,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         scheduled(JobLease(engine, "forget-room-keys"), FORGET_EVERY_S, forget),
     ):
-        _serve(engine, RoomsHandler(), settings, stop)
+        Runner(engine, handler, settings, health, stop).run()
+    engine.dispose()
 
 
 def run_results(settings: Settings) -> None:
     """Settle reservations, and ask again for those that wait too long, until SIGTERM."""
-    url = settings.reservations_database_url
-    engine = pooled_engine(settings, url, "results", "innbox_results")
-    must_see_all(engine)
+    url, role = settings.reservations_database_url, _RESULTS
+    engine = pooled_engine(settings, url, "results", role)
+    requests = [ROOM_RESERVE, ROOM_CANCEL]
+    probe = DatabaseProbe(settings, url, role, schema=RESULTS_SCHEMA, topics=requests)
+    for one in (engine, probe.engine):
+        must_see_all(one)
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
     forget = partial(forget_keys_once, engine, RESERVATION_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
-        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
+        _healthy(settings, engine, probe, ResultsHandler(settled), stop) as health,
+        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         scheduled(JobLease(engine, "redrive"), settings.redrive_every_s, redrive),
         scheduled(JobLease(engine, "forget-keys"), FORGET_EVERY_S, forget),
     ):
-        _serve(engine, ResultsHandler(settled), settings, stop)
+        Runner(engine, ResultsHandler(settled), settings, health, stop).run()
+    engine.dispose()
 
 
 @contextmanager
@@ -71,8 +100,18 @@ def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handle
         yield {handler.group: handler for handler in handlers}
 
 
-def _serve(engine: Engine, handler: Handler[Any], settings: Settings, stop: Event) -> None:
-    health = Health(parts=("database", "kafka"))
-    with closing(HealthServer(health, settings.host, settings.health_port)):
-        Runner(engine, handler, settings, health, stop).run()
-    engine.dispose()
+@contextmanager
+def _healthy(
+    settings: Settings, engine: Engine, probe: DatabaseProbe, handler: Handler[Any], stop: Event
+) -> Iterator[Health]:
+    """Answer for the process' health, and begin the block when its database is ready for it."""
+    health = Health(parts=("kafka",), beat_s_max=hung_s(settings))
+    topics = [settings.kafka_prefix + topic for topic in handler.topics]
+    commits = CommitProbe(settings, probe.url, probe.role, health)
+    refuse_unconfirmed(engine, commits.check)
+    with (
+        closing(HealthServer(health, settings.host, settings.health_port)),
+        probing(health, [probe, commits, KafkaProbe(settings.kafka, topics)]),
+    ):
+        await_ready(health, probe.part, stop)
+        yield health

@@ -7,12 +7,12 @@ after the database, a crash in between delivers again, and handlers are idempote
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, get_ident
 from typing import Any
 
 import structlog
 from confluent_kafka import Message
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from consumers.handling import Handler, handle, is_passing, is_race
 from consumers.member import Member
@@ -53,6 +53,7 @@ class Runner:
 
         Who has no database joins no group: it would take partitions from members that can work.
         """
+        self._beat_by_transaction()
         self._await_database()
         with self.member():
             while not self._stop.is_set():
@@ -116,6 +117,15 @@ class Runner:
 
     def _commit(self, handled: Sequence[Message]) -> None:
         self._member.commit(handled)
+
+    def _beat_by_transaction(self) -> None:
+        """Count as alive with each transaction: to find what is wrong with a batch may take many."""
+        loop, beat = get_ident(), self._health.beat
+
+        @event.listens_for(self._engine, "checkout")
+        def turned(*_: object) -> None:
+            if get_ident() == loop:  # not timed jobs, which go on although the loop hangs
+                beat()
 
     def _await_database(self) -> None:
         attempt = 0

@@ -17,11 +17,22 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 import outbox
-from domain.messages import TOPICS, VALUE_BYTES_MAX
+from domain.messages import (
+    RESERVATION_RESULT,
+    ROOM_CANCEL,
+    ROOM_RESERVE,
+    TOPICS,
+    VALUE_BYTES_MAX,
+)
 from relay.cursors import CURSOR_TOPIC
-from runtime.settings import Settings
+from runtime.settings import Context, Settings
 
 _TIMEOUT_S = 10.0
+
+_OF_CONTEXT: dict[Context, tuple[str, ...]] = {
+    "reservations": (ROOM_RESERVE, ROOM_CANCEL),
+    "rooms": (RESERVATION_RESULT,),
+}
 
 # Of each cursor only the last matters; small segments, as what is in the newest one is not compacted.
 _OF_CURSORS = {
@@ -65,6 +76,12 @@ def declare(urls: Iterable[str], *, prefix: str = "") -> None:
         engine = create_engine(url, poolclass=NullPool)
         with engine.begin() as connection:
             outbox.declare_topics(connection, dict.fromkeys(TOPICS, VALUE_BYTES_MAX), prefix=prefix)
+
+
+def topics_of(settings: Settings, context: Context) -> tuple[str, ...]:
+    """Return the topics that the outbox of a context's database is for."""
+    contexts = settings.databases[settings.database_of(context)]
+    return tuple(topic for one in contexts for topic in _OF_CONTEXT[one])
 
 
 def _of_messages(settings: Settings) -> dict[str, str]:

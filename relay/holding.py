@@ -22,6 +22,7 @@ from relay.errors import Abandoned
 from relay.loop import STEP_S, Relayed, block, relay_once, retry_once
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
+from runtime.database import be_patient
 from runtime.health import Health
 from runtime.settings import Settings
 
@@ -93,6 +94,7 @@ class Holding:
         try:
             with self._engine.connect() as connection:
                 outbox.prepare_session(connection)
+                be_patient(connection)  # as the session is, which may walk through a long log
                 outbox.listen(connection)
                 self._relay(connection)
                 # In order only: after any other end the shard may be another's.

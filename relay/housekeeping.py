@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, select
 
 import outbox
 from relay.metrics import BACKLOG, PARTITIONS
+from runtime.database import be_patient
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -21,6 +22,7 @@ _log = structlog.get_logger(__name__)
 def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        be_patient(connection)  # to move strays may take minutes
         try:
             with connection.begin():
                 outbox.check_origin(connection)

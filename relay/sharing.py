@@ -23,7 +23,7 @@ from relay.holding import Holding
 from relay.metrics import BROKER_LOSSES, LEASES_LOST, SHARDS, TAKEOVERS
 from relay.names import a_new_name
 from relay.publisher import is_kafka_error, reason_of
-from runtime.database import is_cancelled, is_conflict, is_outage
+from runtime.database import is_cancelled, is_conflict, is_not_migrated, is_outage
 from runtime.errors import first_line
 from runtime.health import Health
 from runtime.settings import Settings
@@ -53,6 +53,7 @@ class Relay:
         """Relay until asked to stop; then finish the readings in hand and release the shards."""
         try:
             while not self._stop.is_set():
+                self._health.beat()
                 try:
                     self._serve()
                 except Exception as error:  # the loop outlasts what may pass, and says what may not
@@ -227,5 +228,6 @@ class _Backoff:
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
     is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
+    is_database = is_database or is_not_migrated(error)
     is_restore = isinstance(error, CursorFromElsewhere | SequenceBehind)
     return is_database or is_kafka_error(error) or is_restore

@@ -1,21 +1,24 @@
 """Engines: how every process talks to Postgres.
 
 READ COMMITTED, explicit bounds on every wait, UTC. The pool never waits for long: an exhausted pool is
-an overload that the caller should hear of.
+an overload that the caller should hear of. The bounds are the server's and, in the processes, the
+client's as well (`runtime.bounds`), since a server that hangs keeps none.
 
 Each of the four processes does all it does in a role of its own, which may do what its statements need.
 It takes the role as it connects; a connection that is not in the role is not used.
 """
 
 import re
+from threading import Event
 from typing import Any, Literal
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
+from runtime.bounds import BoundedConnection, answer_s_max, traffic_of
 from runtime.settings import Settings
 
 LOCK_TIMEOUT_S = 5
@@ -25,6 +28,8 @@ OUTAGES = frozenset({"08", "53", "57", "58"})
 TIMED_OUT = "57014"  # of class 57, but the statement's own fault
 READ_ONLY = "25006"  # a server that another one has taken over from
 UNIQUE_VIOLATION = "23505"
+# No such schema, table, column or function: our statements are tested, so the schema is not there yet.
+NOT_MIGRATED = frozenset({"3F000", "42P01", "42703", "42883"})
 
 # One after a backslash is a part of a value.
 _BLANKS = re.compile(r"(?<!\\)\s+")
@@ -37,7 +42,8 @@ class RoleNotTaken(psycopg.OperationalError):
 
     def __init__(self, role: str, login: str | None, cause: str) -> None:
         super().__init__(
-            f"not in the role {role} ({cause}): migrate, then GRANT {role} TO {login or 'the login'}; "
+            f"not in the role {role} ({cause}): run `innbox migrate`, then "
+            f"GRANT {role} TO {login or 'the login'}; "
             f"through pgbouncer also ALTER ROLE {login or 'the login'} SET role = '{role}'"
         )
 
@@ -57,7 +63,7 @@ def pooled_engine(settings: Settings, url: str, name: str, role: Role | None = N
         pool_pre_ping=False,  # a broken connection fails one request; a ping would cost all of them
         connect_args=_connect_args(settings, name, role),
     )
-    return _in_role(engine, settings, role)
+    return _of_process(engine, settings, url, role)
 
 
 def direct_engine(settings: Settings, url: str, name: str, role: Role | None = None) -> Engine:
@@ -73,7 +79,31 @@ def direct_engine(settings: Settings, url: str, name: str, role: Role | None = N
         # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
         connect_args=_connect_args(settings, name, role) | {"prepare_threshold": 3},
     )
-    return _in_role(engine, settings, role)
+    return _of_process(engine, settings, url, role)
+
+
+def probing_engine(
+    settings: Settings, url: str, role: Role, *, answer_s: float, ended: Event
+) -> Engine:
+    """Return an engine in autocommit to ask after the database with; the event ends its waits."""
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=_connect_args(settings, "probe", role) | {"connect_timeout": 3},
+    )
+    return _of_process(engine, settings, url, role, answer_s=answer_s, ended=ended)
+
+
+def be_patient(connection: Connection) -> None:
+    """Let statements of this connection take long, for as long as the server answers others.
+
+    For what has no `statement_timeout`, or a long one.
+    """
+    driver = connection.connection.driver_connection
+    if isinstance(driver, BoundedConnection):
+        driver.is_patient = True
 
 
 def url_in_role(settings: Settings, url: str, role: Role) -> str:
@@ -90,25 +120,30 @@ def url_in_role(settings: Settings, url: str, role: Role) -> str:
     return given.update_query_dict({"options": joined}).render_as_string(hide_password=False)
 
 
-def _in_role(engine: Engine, settings: Settings, role: Role | None) -> Engine:
-    """Have the engine refuse connections that are not in the role, and say what to do about it."""
-    if role is None or not settings.database_roles:
+def _of_process(
+    engine: Engine,
+    settings: Settings,
+    url: str,
+    role: Role | None,
+    *,
+    answer_s: float | None = None,
+    ended: Event | None = None,
+) -> Engine:
+    """Have the connections of a process' engine be bounded, and in its role or refused."""
+    if role is None:  # an operator's command, which may take its time
         return engine
 
     @event.listens_for(engine, "do_connect")
     def connect(
         _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]
-    ) -> psycopg.Connection:
-        login = options.get("user")
+    ) -> psycopg.Connection[Any]:
+        connection = _connected(role, arguments, options)
+        connection.traffic = traffic_of(url)
+        connection.answer_s = answer_s or answer_s_max(settings)
+        connection.ended = ended
         try:
-            connection = psycopg.connect(*arguments, **options)
-        except psycopg.OperationalError as error:
-            # The server has no code for it here. It quotes the role's name in whatever language.
-            if f'"{role}"' in str(error) and login != role:
-                raise RoleNotTaken(role, login, str(error).strip().rpartition("\n")[2]) from error
-            raise
-        try:
-            _check_role(connection, role, login)
+            if settings.database_roles:
+                _check_role(connection, role, options.get("user"))
         except BaseException:
             connection.close()  # nobody else knows of it yet
             raise
@@ -117,7 +152,18 @@ def _in_role(engine: Engine, settings: Settings, role: Role | None) -> Engine:
     return engine
 
 
-def _check_role(connection: psycopg.Connection, role: Role, login: str | None) -> None:
+def _connected(role: Role, arguments: list[Any], options: dict[str, Any]) -> BoundedConnection:
+    login = options.get("user")
+    try:
+        return BoundedConnection.connect(*arguments, **options)
+    except psycopg.OperationalError as error:
+        # The server has no code for it here. It quotes the role's name in whatever language.
+        if f'"{role}"' in str(error) and login != role:
+            raise RoleNotTaken(role, login, str(error).strip().rpartition("\n")[2]) from error
+        raise
+
+
+def _check_role(connection: psycopg.Connection[Any], role: Role, login: str | None) -> None:
     """A pooler in between may pass the option over, and the login's rights would be in force."""
     connection.autocommit = True
     [(current,)] = connection.execute("SELECT current_user").fetchall()
@@ -162,6 +208,12 @@ def is_outage(error: BaseException) -> bool:
     if state is None:  # the connection itself failed
         return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
     return state == READ_ONLY or (state[:2] in OUTAGES and state != TIMED_OUT)
+
+
+def is_not_migrated(error: BaseException) -> bool:
+    """Tell a schema that is not there yet, or an old one, which `innbox migrate` puts right."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlstate", None) in NOT_MIGRATED
 
 
 def is_cancelled(error: BaseException) -> bool:

@@ -1,7 +1,10 @@
-"""Health: is the process alive, can it do its work, and what has it counted.
+"""Health: is the process alive, can it do its work, and what has it counted. The same for all processes.
 
-Live means that the main loop has turned lately; ready means that every named part last said it is well.
-A part that waits for an outage to end is alive and not ready.
+Live means that the main loop has turned lately. It waits for nothing without a bound, so a loop that does
+not turn hangs by itself: a database or a broker that hangs never makes a process look dead.
+
+Ready means that every named part last said it is well, and that each dependency which is probed
+(`runtime.probing`) has answered well, and lately: a probe that hangs says nothing.
 """
 
 import json
@@ -9,33 +12,75 @@ import os
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Gauge,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from runtime.settings import SettingsError
+from runtime.bounds import answer_s_max
+from runtime.settings import Settings, SettingsError
 
 # What starts a process and asks whether it is ready gives it this variable. The answer repeats it:
 # an answer without it is another program's, which holds the port.
 INSTANCE = "INNBOX_INSTANCE"
 
+READY = Gauge(
+    "innbox_dependency_ready",
+    "1 if a dependency (database, commits, kafka) answers as it must, 0 if the process waits for it.",
+    ["dependency"],
+    multiprocess_mode="livemin",
+)
+# A dependency of which nothing was heard for so long is not there.
+SILENT_S_MAX = 5.0
+STARTING = "starting"
+
+HUNG_S_MIN = 60.0
+# So many statements, each as slow as may be, lie between two turns of a loop at most.
+STATEMENTS_PER_TURN = 6
 _JSON = "application/json"
 _log = structlog.get_logger(__name__)
+
+
+def hung_s(settings: Settings) -> float:
+    """Return how long a loop that waits for Postgres may take for one turn and be alive."""
+    return max(HUNG_S_MIN, STATEMENTS_PER_TURN * answer_s_max(settings))
+
+
+@dataclass(slots=True)
+class _Probed:
+    """What a probe last found, when, and what it means if it finds nothing more."""
+
+    silence: str
+    problem: str | None = STARTING
+    at: float = field(default_factory=time.monotonic)
+    told: str | None = STARTING
+
+    @property
+    def is_silent(self) -> bool:
+        return time.monotonic() - self.at > SILENT_S_MAX
+
+    @property
+    def now(self) -> str | None:
+        return self.silence if self.is_silent else self.problem
 
 
 class Health:
     """What the parts of one process say of themselves; safe to call from any thread."""
 
-    def __init__(self, *, parts: tuple[str, ...] = (), beat_s_max: float = 60.0) -> None:
+    def __init__(self, *, parts: tuple[str, ...] = (), beat_s_max: float = HUNG_S_MIN) -> None:
         self._lock = Lock()
-        self._problems: dict[tuple[str, str], str | None] = {
-            (part, ""): "starting" for part in parts
-        }
+        self._problems: dict[tuple[str, str], str | None] = {(part, ""): STARTING for part in parts}
+        self._probed: dict[str, _Probed] = {}
         self._beat_s_max = beat_s_max
         self._beat_at = time.monotonic()
 
@@ -61,6 +106,36 @@ class Health:
         """Return the health as one of several parts of a kind sees it."""
         return HealthOf(self, of)
 
+    def expect(self, part: str, *, silence: str) -> None:
+        """Have a part probed from now on; `silence` says what it means if its probe does not answer."""
+        with self._lock:
+            self._probed[part] = _Probed(silence)
+
+    def probed(self, part: str, problem: str | None) -> None:
+        """Say what a probe has found; None is well."""
+        with self._lock:
+            probed = self._probed[part]
+            probed.problem, probed.at = problem, time.monotonic()
+
+    def is_silent(self, part: str) -> bool:
+        """Whether the probe of a part waits for an answer for too long."""
+        probed = self._probed.get(part)
+        return probed is not None and probed.is_silent
+
+    def tell(self) -> None:
+        """Log and count what has become of the probed parts since; any probe tells for all."""
+        with self._lock:
+            found = [(part, probed, probed.now) for part, probed in self._probed.items()]
+            news = [(part, now, one.told) for part, one, now in found if now != one.told]
+            for _, probed, now in found:
+                probed.told = now
+        for part, problem, was in news:  # nobody who asks waits for a log that nobody reads
+            READY.labels(part).set(problem is None)
+            if problem is not None:
+                _log.warning("a dependency is not ready", dependency=part, reason=problem)
+            elif was != STARTING:
+                _log.info("a dependency is ready again", dependency=part)
+
     @property
     def is_live(self) -> bool:
         return time.monotonic() - self._beat_at < self._beat_s_max
@@ -68,13 +143,15 @@ class Health:
     @property
     def problems(self) -> dict[str, str]:
         """The parts that are not well, with their reasons."""
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
         with self._lock:
+            for part, probed in self._probed.items():
+                if problem := probed.now:
+                    found[part] = [problem]
             for (part, of), problem in sorted(self._problems.items()):
                 if problem:
-                    said = f"{of}: {problem}" if of else problem
-                    found[part] = f"{found[part]}; {said}" if part in found else said
-        return found
+                    found.setdefault(part, []).append(f"{of}: {problem}" if of else problem)
+        return {part: "; ".join(dict.fromkeys(said)) for part, said in sorted(found.items())}
 
     def _say(self, part: str, of: str, problem: str | None) -> bool:
         with self._lock:

@@ -23,6 +23,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
 from sqlalchemy import Connection, TextClause, exc
 
+from runtime.bounds import OutcomeUnknown
 from runtime.database import READ_ONLY
 
 Statement = tuple[TextClause, Mapping[str, object]]
@@ -43,7 +44,8 @@ async def in_one_round_trip(
     On a connection that is in no transaction, and nobody else's meanwhile. All of it or nothing; after an
     error of the connection itself, no answer within `within_s` seconds (give it more than a statement
     may take), or being cancelled, nobody knows which, and the connection is invalid. Raises what
-    SQLAlchemy would. Postgres does not guess the types of binds: the statements name them (`CAST`).
+    SQLAlchemy would, around `OutcomeUnknown` if nobody knows. Postgres does not guess the types of
+    binds: the statements name them (`CAST`).
     """
     driver = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     try:
@@ -214,6 +216,8 @@ def _as_sqlalchemys(
     is_whole = libpq.status == pq.ConnStatus.OK and libpq.pipeline_status == pq.PipelineStatus.OFF
     if not is_whole or error.sqlstate == READ_ONLY:
         _give_up(connection, driver)
+    if not is_whole:  # the commit was on its way as well
+        error = OutcomeUnknown(str(error))
     return exc.DBAPIError.instance(
         None, None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
     )

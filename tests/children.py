@@ -15,6 +15,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 import outbox
+from domain.messages import TOPICS
 from outbox import PartitionChanges
 from relay import exactly_once, loop, process
 from relay.exactly_once import ExactlyOncePublisher
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     configure_logs(settings, name)
     CHILDREN[name]()
-    process.run(settings)
+    process.run(settings, TOPICS)
 
 
 if __name__ == "__main__":

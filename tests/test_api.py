@@ -148,7 +148,7 @@ def test_a_commit_whose_answer_is_lost_is_found_again_by_its_key(
         eventually(lambda: count(engine, "reservations.reservation") == 1)
         again = me.post(RESERVATIONS, json=a_stay(), headers={"Idempotency-Key": "once"})
 
-    assert_problem(lost, 503, "unavailable")
+    assert_problem(lost, 503, "outcome-unknown")
     assert again.status_code == 202
     assert again.headers["Idempotency-Replayed"] == "true"
     assert count(engine, "reservations.reservation") == 1
@@ -424,10 +424,12 @@ def test_an_exhausted_pool_is_503_and_not_a_queue(database_url: str, engine: Eng
         with engine.begin() as connection:
             connection.execute(text("SELECT FROM reservations.reservation FOR UPDATE"))
             blocked = threads.submit(sooner_or_later, f"{location}/cancellation")
-            eventually(lambda: me.get(location).status_code == 503)
+            eventually(lambda: me.post(f"{location}/cancellation").status_code == 503)
+            read = me.get(location)
             ready = me.get("/healthz/ready")
 
     assert blocked.result().status_code == 202
+    assert read.status_code == 200, "readers have a pool of their own"
     assert ready.status_code == 200
 
 

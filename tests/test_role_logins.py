@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from consumers.sight import must_see_all
 from ops.local import Servers
 from ops.migrate import check, downgrade, migrate, migration_sql
+from runtime.bounds import BoundedConnection
 from runtime.database import Role, direct_engine, pooled_engine, url_in_role
 from runtime.settings import Settings
 from tests.conftest import a_configuration
@@ -166,14 +167,14 @@ def test_a_connection_that_cannot_be_asked_for_its_role_is_closed(
     brief: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else knows of it; each failed attempt would leave one behind."""
-    connect, made = psycopg.connect, list[psycopg.Connection]()
+    connect, made = BoundedConnection.connect, list[psycopg.Connection]()
 
     def connect_within_a_transaction(*given: Any, **named: Any) -> psycopg.Connection:
         made.append(connect(*given, **named))
         made[-1].execute("SELECT")
         return made[-1]
 
-    monkeypatch.setattr(psycopg, "connect", connect_within_a_transaction)
+    monkeypatch.setattr(BoundedConnection, "connect", connect_within_a_transaction)
     with pytest.raises(ProgrammingError, match="autocommit"):
         current_user(pooled_engine(brief, brief.database_url, "test", API))
     assert [connection.closed for connection in made] == [True]

@@ -85,7 +85,6 @@ SAYS_MUCH = """
 import logging, sys, threading, warnings
 from runtime.logs import configure_logs
 from runtime.settings import Settings
-from tests.waiting import eventually
 class Careless:
     def __del__(self): raise ValueError("ignored")
 url = "postgresql+psycopg://nobody"

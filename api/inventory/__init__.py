@@ -61,7 +61,9 @@ def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Route
     operation_class=BulkOperation,
     responses={
         200: ANSWERS,
-        **documented("SCOPE_MISSING", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
+        **documented(
+            "SCOPE_MISSING", "OUTCOME_UNKNOWN", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"
+        ),
     },
 )
 async def load_inventory(request: MemberRequest, desk: NamedDependency[Desk]) -> ASGIApp:

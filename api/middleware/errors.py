@@ -41,7 +41,9 @@ from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable, Refusal
 from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity
 from domain.stay import InvalidStay
-from runtime.database import advice, is_outage
+from outbox import UnknownTopic
+from runtime.bounds import OutcomeUnknown
+from runtime.database import advice, is_not_migrated, is_outage
 from runtime.errors import first_line
 from runtime.traces import trace_id
 
@@ -78,14 +80,26 @@ def _answer(_: Exception) -> Answer:
 
 
 @_answer.register
-def _(_: exc.OperationalError | exc.InterfaceError | exc.TimeoutError) -> Answer:
+def _(error: exc.OperationalError | exc.InterfaceError | exc.TimeoutError) -> Answer:
+    if isinstance(getattr(error, "orig", None), OutcomeUnknown):
+        detail = "the database did not confirm the change: repeat it with the same Idempotency-Key"
+        return problem("OUTCOME_UNKNOWN", detail), RETRY_AFTER
     return _away()
 
 
 @_answer.register
 def _(error: exc.DBAPIError) -> Answer:
-    """Any other error of the driver's: a server that is read-only since a failover is away, too."""
-    return _away() if is_outage(error) else _ours()
+    """Any other error of the driver's: a server that is read-only since a failover is away, too.
+
+    So is one whose schema is not there yet.
+    """
+    return _away() if is_outage(error) or is_not_migrated(error) else _ours()
+
+
+@_answer.register
+def _(_: UnknownTopic) -> Answer:
+    """What we append to is declared by `innbox topics`, which was not run yet."""
+    return _away()
 
 
 @_answer.register

@@ -245,10 +245,19 @@ TYPES: Final = {
         ProblemType(
             "UNAVAILABLE",
             503,
-            "The database is away or overloaded, or we cannot learn the keys of tokens. Nothing that was "
-            "answered 2xx is lost.",
+            "The database is away, overloaded or not migrated yet, or we cannot learn the keys of "
+            "tokens. Nothing that was answered 2xx is lost.",
             "Repeat it after `Retry-After` seconds, with the same Idempotency-Key.",
             "nothing is lost; repeat the request with the same Idempotency-Key",
+        ),
+        ProblemType(
+            "OUTCOME_UNKNOWN",
+            503,
+            "The database did not confirm the change in time, or the connection broke before it "
+            "could. The change may have been made, or not.",
+            "Repeat it after `Retry-After` seconds, with the same Idempotency-Key: it is done once. "
+            "Without a key, look first.",
+            "the database did not confirm the change: repeat it with the same Idempotency-Key",
         ),
         ProblemType(
             "TOO_MANY_STREAMS",

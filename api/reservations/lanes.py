@@ -11,6 +11,7 @@ from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection, Engine, exc
 
 from api.reservations.bell import Bell
+from runtime.bounds import Traffic
 from runtime.roundtrip import Rows, Statement, in_one_round_trip
 
 Prepare = Callable[[Connection], Sequence[Statement]]
@@ -20,10 +21,20 @@ class Lanes:
     """As many connections as may be. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(
-        self, engine: Engine, bell: Bell, *, count: int, timeout_s: float, within_s: float
+        self,
+        engine: Engine,
+        bell: Bell,
+        traffic: Traffic,
+        check: Callable[[], None],
+        *,
+        count: int,
+        timeout_s: float,
+        within_s: float,
     ) -> None:
         self._engine = engine
         self._bell = bell
+        self._traffic = traffic
+        self._check = check
         self._timeout_s = timeout_s
         self._within_s = within_s
         self._free = asyncio.Semaphore(count)
@@ -33,19 +44,30 @@ class Lanes:
     async def send(self, prepare: Prepare) -> list[Rows]:
         """Run the statements that `prepare` gives as one transaction, and ring for what it appended.
 
-        Raises what `in_one_round_trip` raises, and `TimeoutError` of SQLAlchemy if no lane comes free.
+        Raises what `in_one_round_trip` raises, `TimeoutError` of SQLAlchemy if no lane comes free, and
+        what the check does if commits are not confirmed now.
         """
+        self._check()
         await self._turn()
         try:
             connection = self._idle.pop() if self._idle else await self._opened(prepare)
             try:
                 statements = prepare(connection)
-                rows = await in_one_round_trip(connection, statements, within_s=self._within_s)
+                rows = await self._sent(connection, statements)
             finally:
                 self._put_back(connection)
         finally:
             self._free.release()
         self._bell.ring()
+        return rows
+
+    async def _sent(self, connection: Connection, statements: Sequence[Statement]) -> list[Rows]:
+        wait = self._traffic.begin()
+        try:
+            rows = await in_one_round_trip(connection, statements, within_s=self._within_s)
+        finally:
+            self._traffic.end(wait)
+        self._traffic.answered()
         return rows
 
     def close(self) -> None:

@@ -67,6 +67,7 @@ IfMatch = Annotated[
         200: ENDED,
         **documented(
             "SCOPE_MISSING",
+            "OUTCOME_UNKNOWN",
             "TOO_MANY_PENDING",
             "IDEMPOTENCY_KEY_IN_FLIGHT",
             "IDEMPOTENCY_KEY_REUSED",
@@ -105,6 +106,7 @@ async def reserve(
         200: ENDED,
         **documented(
             "SCOPE_MISSING",
+            "OUTCOME_UNKNOWN",
             "NOT_FOUND",
             "NOT_CANCELLABLE",
             "IDEMPOTENCY_KEY_IN_FLIGHT",

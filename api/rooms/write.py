@@ -27,7 +27,7 @@ from domain.rooms.change import NightsSet, nights_of
 
 _View = TypeVar("_View", RoomView, NightsView)
 
-_WRITTEN = ("SCOPE_MISSING", "NOT_FOUND", *OF_A_BODY)
+_WRITTEN = ("SCOPE_MISSING", "OUTCOME_UNKNOWN", "NOT_FOUND", *OF_A_BODY)
 _KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
 
 

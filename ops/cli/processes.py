@@ -49,10 +49,14 @@ def relay(data: Path, context: str | None, mode: str | None) -> None:
     innbox relay
     innbox relay --context rooms --mode exactly-once
     """
+    from ops.topics import topics_of
     from relay.process import run
 
+    def relay_all(settings: Settings) -> None:
+        run(settings, topics_of(settings, settings.relay_context))
+
     given = {"relay_context": context, "relay_mode": mode}
-    _run(data, "relay", run, **{name: value for name, value in given.items() if value})
+    _run(data, "relay", relay_all, **{name: value for name, value in given.items() if value})
 
 
 @cli.command()

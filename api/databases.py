@@ -1,0 +1,101 @@
+"""The API's databases: what is written and what is read go by pools of their own.
+
+A commit may wait for a standby that is away, and a change for a lock. Those who only read do not notice:
+the connections of writers are never theirs. While commits are not confirmed no further one is begun.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
+
+import outbox
+from api.identity.acting import take_acting
+from domain.messages import ROOM_CANCEL, ROOM_RESERVE
+from domain.reservations import tables as reservations_tables
+from domain.rooms import tables as rooms_tables
+from runtime.bounds import Traffic, traffic_of
+from runtime.database import READ_ONLY, Role, pooled_engine
+from runtime.health import Health
+from runtime.probing import CommitProbe, DatabaseProbe, Probe, probing, refuse_unconfirmed
+from runtime.settings import Settings
+
+ROLE: Role = "innbox_api"
+SCHEMA = (reservations_tables.metadata, rooms_tables.metadata, outbox.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The two pools of one database, and what is known of it."""
+
+    writing: Engine
+    reading: Engine
+    traffic: Traffic
+    commits: CommitProbe
+
+    def dispose(self) -> None:
+        self.writing.dispose()
+        self.reading.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """Those of the two contexts: one and the same where they share it."""
+
+    reservations: Database
+    rooms: Database
+    health: Health
+    probe: DatabaseProbe
+    # Their routes answer 503 while it is away, and reservations go on: it is nothing to be ready for.
+    health_of_rooms: Health
+
+    @classmethod
+    def of(cls, settings: Settings, health: Health) -> "Databases":
+        """Connects to nothing yet."""
+        url, rooms_url = settings.reservations_database_url, settings.rooms_database_url
+        topics = (ROOM_RESERVE, ROOM_CANCEL)
+        probe = DatabaseProbe(settings, url, ROLE, schema=SCHEMA, topics=topics)
+        reservations = _database(settings, url, "api", health)
+        if rooms_url == url:
+            return cls(reservations, reservations, health, probe, health)
+        health_of_rooms = Health()
+        rooms = _database(settings, rooms_url, "api-rooms", health_of_rooms)
+        return cls(reservations, rooms, health, probe, health_of_rooms)
+
+    @contextmanager
+    def probed(self) -> Iterator[None]:
+        """Have the databases asked after for the length of a block."""
+        probes: list[Probe] = [self.probe, self.reservations.commits]
+        with ExitStack() as stack:
+            stack.enter_context(probing(self.health, probes))
+            if self.rooms is not self.reservations:
+                stack.enter_context(probing(self.health_of_rooms, [self.rooms.commits]))
+            yield
+
+    def dispose(self) -> None:
+        self.rooms.dispose()
+        self.reservations.dispose()
+
+
+def _database(settings: Settings, url: str, name: str, health: Health) -> Database:
+    writing, reading = (_engine(settings, url, name) for _ in range(2))
+    commits = CommitProbe(settings, url, ROLE, health)
+    refuse_unconfirmed(writing, commits.check)
+    # A read alone needs no BEGIN and no ROLLBACK around it: two round trips less.
+    reading = reading.execution_options(isolation_level="AUTOCOMMIT")
+    return Database(writing, reading, traffic_of(url), commits)
+
+
+def _engine(settings: Settings, url: str, name: str) -> Engine:
+    engine = pooled_engine(settings, url, name, ROLE)
+    take_acting(engine)
+
+    # Another server has taken over: connections to this one would be of no use for ever.
+    @event.listens_for(engine, "handle_error")
+    def connect_anew(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+
+    return engine
