@@ -178,18 +178,21 @@ def test_what_hangs_raises_the_alarm_and_holds_up_no_other_job(
     server = socket.create_server(("127.0.0.1", 0))
     url = engine.url.set(host="127.0.0.1", port=server.getsockname()[1], query={})
     hung = create_engine(url, poolclass=NullPool)
-    with (
-        scheduled(JobLease(engine, job), 0.25, over.wait),
-        scheduled(JobLease(hung, f"{job}, hung"), 0.25, over.wait),
-        scheduled(JobLease(engine, f"{job}, well"), 0.25, lambda: ran.append(None)),
-        closing(server),
-    ):
+    jobs = (
+        (JobLease(engine, job), over.wait),
+        (JobLease(hung, f"{job}, hung"), over.wait),
+        (JobLease(engine, f"{job}, well"), lambda: ran.append(None)),
+    )
+    with ExitStack() as processes:
+        for lease, run in jobs:
+            processes.enter_context(scheduled(lease, 0.25, run))
+        processes.callback(over.set)
+        processes.enter_context(closing(server))
         eventually(lambda: len(logged("timed job overdue")) == 2)
         so_far = len(ran)
         eventually(lambda: len(ran) > so_far + 1)
         assert JobLease(engine, job).claim(LEASE_S).is_leader
         assert {alarm["job"] for alarm in logged("timed job overdue")} == {job, f"{job}, hung"}
-        over.set()
 
 
 def end_lease(engine: Engine, *, in_s: float, name: str = "job") -> None:
