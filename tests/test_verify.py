@@ -41,6 +41,8 @@ from relay.replay import MEND_HEADER
 from runtime.database import direct_engine
 from runtime.health import Health
 from runtime.settings import Context, Settings
+from tests.audited import System, lose
+from tests.relays import a_message
 from tests.saga import set_nights
 from tests.wishes import reserved
 
@@ -450,6 +452,16 @@ def test_i2_sees_a_message_that_was_passed_over(world: World) -> None:
     assert violation.endswith(
         f"(room-reserve, key 8, position {position}) is relayed but not in Kafka"
     )
+
+
+def test_the_first_violations_are_named_or_all(engine: Engine, settings: Settings) -> None:
+    system = System(engine, settings)
+    system.append(*(a_message() for _ in range(101)))
+    system.relay(lose)
+
+    for named_max, expected in ((100, 100), (None, 101)):
+        found = finding(verify(settings, named_max=named_max), "I2")
+        assert (len(found.violations), found.violations_count) == (expected, 101)
 
 
 def test_what_an_operator_skipped_is_not_lost(world: World) -> None:
