@@ -87,7 +87,7 @@ def audit(  # noqa: PLR0913 - one for each option
 
     if (dry_run or yes) and not mends:
         raise click.UsageError("--dry-run and --yes are for --mend")
-    settings, window = settings_for(data), window_of(since, until)
+    window, settings = window_of(since, until), settings_for(data)
     options["named_max"] = None if name_all else NAMED_IN_JSON_MAX if as_json else NAMED_MAX
     with ExitStack() as stack:
         places: mend.Places = {}
