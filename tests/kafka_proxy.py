@@ -155,7 +155,8 @@ async def _serve(proxy: KafkaProxy, node: int) -> asyncio.Server:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = (reader, writer)
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            # Cancelled at the end; asyncio would log that as an error of the server's.
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 broker = await asyncio.open_connection(HOST, port)
                 await _Connection(proxy, node, client, broker).run()
         finally:
@@ -172,6 +173,7 @@ async def _end(serving: list[asyncio.Server]) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # transports that were aborted are closed in the next turn of the loop
 
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -107,7 +107,7 @@ def messages_delayed(dice: random.Random) -> Faults:
     """Messages, and the partitions that a transaction is to have, come late or twice."""
 
     def faults(frame: Frame) -> Fault | None:
-        if frame.kind not in {Kind.PRODUCE, Kind.ADD_PARTITIONS} or dice.random() > 0.2:
+        if frame.kind not in {Kind.PRODUCE, Kind.ADD_PARTITIONS} or dice.random() > 0.06:
             return None
         if dice.random() < 0.3:
             return HoldAndCut(dice.uniform(0.05, 0.5))
@@ -130,22 +130,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.mark.parametrize("seed", PROOF_SEEDS)
 @pytest.mark.parametrize("faults_of", FAULTS, ids=lambda faults: faults.__name__)
 def test_requests_that_come_late_or_twice_are_seen_by_no_reader(
-    engine: Engine, servers: Servers, cluster: Cluster, faults_of: FaultsOf, seed: int
+    engine: Engine,
+    servers: Servers,
+    cluster: Cluster,
+    faults_of: FaultsOf,
+    seed: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    assert_exactly_once(a_run(engine, servers, cluster), faults_of(random.Random(seed)))
-
-
-def assert_exactly_once(run: "Run", faults: Faults, *, writes: int = WRITES) -> None:
-    with run.under(faults):
-        run.relay_all(writes)
+    run = a_run(engine, servers, cluster)
+    with run.under(faults_of(random.Random(seed))):
+        run.relay_all()
     assert run.injected
+    record_property("injected", run.injected)
     assert_read_once(run.settings, run.messages)
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("seed", PROOF_SEEDS)
 def test_a_coordinator_that_is_paused_or_killed_is_seen_by_no_reader(
-    engine: Engine, servers: Servers, cluster: Cluster, seed: int
+    engine: Engine,
+    servers: Servers,
+    cluster: Cluster,
+    seed: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     run = a_run(engine, servers, cluster)
     coordinators = Coordinators(cluster, random.Random(seed))
@@ -153,16 +160,8 @@ def test_a_coordinator_that_is_paused_or_killed_is_seen_by_no_reader(
         run.relay_all()
     coordinators.join()
     assert coordinators.befallen
+    record_property("injected", coordinators.befallen)
     assert_read_once(run.settings, run.messages)
-
-
-@pytest.mark.parametrize("faults_of", FAULTS, ids=lambda faults: faults.__name__)
-def test_one_seed_of_each_fault(
-    engine: Engine, servers: Servers, cluster: Cluster, faults_of: FaultsOf
-) -> None:
-    """The proof above in short."""
-    run = a_run(engine, servers, cluster)
-    assert_exactly_once(run, faults_of(random.Random(1)), writes=WRITES_IN_SHORT)
 
 
 @pytest.mark.parametrize("is_replaced", [True, False], ids=["fenced", "not fenced"])

@@ -104,9 +104,9 @@ def problems(member: httpx.Client) -> str:
 
 
 def test_brokers_that_are_away_or_silent_or_lack_topics_are_told(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = a_configuration(servers, servers.database_url)
+    settings = a_configuration(servers, database_url)
     topics = [settings.kafka_prefix + topic for topic in TOPICS]
     probe = KafkaProbe(settings.kafka, topics)
     assert "run `innbox topics`" in (probe.ask() or "")

@@ -37,6 +37,7 @@ from tests.relays import (
 from tests.waiting import eventually
 
 TWO_HOURS_S = 7_200
+AN_HOUR_MS = 3_600_000
 WITHOUT_LIMIT_MS = 2**63 - 1
 IMPOSSIBLE = ["orders v1", "..", "__consumer_offsets"]
 
@@ -86,18 +87,17 @@ def test_a_clock_that_is_wrong_blocks_nobody_and_is_waited_for(
 
 
 def test_a_limit_of_the_topic_blocks_no_key_that_is_retried_either(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, settings: Settings, clock: Clock
 ) -> None:
-    """A topic whose `message.timestamp.before.max.ms` is shorter than the client's batches wait."""
-    monkeypatch.setattr(sharing, "_BACKOFF_S_MAX", 0.2)
-    settings = settings.model_copy(update={"kafka_properties": {"linger.ms": "20"}})
+    """A topic takes no record that is older than an hour, and the relay's clock is two hours behind."""
     refuse_above(settings, 1_000)
     messages = [a_message("7", b"x" * 2_000), a_message("7"), a_message("8")]
     append(engine, *messages)
     with a_relay(settings) as relay:
         eventually(lambda: is_blocked(engine))
         published(settings, messages[2:])
-        configure_topic(settings, ROOM_RESERVE, "message.timestamp.before.max.ms", 1)
+        clock.ahead_s = -TWO_HOURS_S
+        configure_topic(settings, ROOM_RESERVE, "message.timestamp.before.max.ms", AN_HOUR_MS)
         refuse_above(settings, 1_000_000)
         retry(engine, "7")
         stays_away(engine, relay, "message.timestamp.before.max.ms", times=2)

@@ -27,6 +27,7 @@ from ops.errors import CommandError
 from ops.ports import free_port
 from ops.progress import Report
 from ops.supervisor import children_of
+from ops.topics import declare
 from runtime.settings import Settings
 
 OPENS_ON = date(2030, 1, 1)
@@ -71,6 +72,7 @@ def _served(settings: Settings, logs: Path) -> Iterator[tuple[Settings, httpx.Cl
         "api_port": free_port(settings.host),
     }
     with scratch(settings.model_copy(update=of_this_run)) as ours:
+        declare(ours.databases)
         api = [child for child in children_of(ours, logs) if child.name == "api"]
         token = {"Authorization": f"Bearer {sign(ours, 1, (INVENTORY,))}"}
         url = f"http://{ours.host}:{ours.api_port}"
