@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from socket import IPPROTO_TCP, TCP_NODELAY, create_server, socket
 from threading import Lock, Thread
+from typing import Any
 
 from ops.local import BrokerSettings
 from ops.local.state import Broker
@@ -97,6 +98,7 @@ class KafkaProxy:
     ports_behind: Mapping[int, int]
     faults: Faults = no_faults
     injected: Counter[Kind] = field(default_factory=Counter)
+    connections: set[asyncio.Task[Any]] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -143,7 +145,7 @@ def a_kafka_proxy(brokers: int) -> Iterator[KafkaProxy]:
     try:
         yield proxy
     finally:
-        asyncio.run_coroutine_threadsafe(_end(serving), loop).result()
+        asyncio.run_coroutine_threadsafe(_end(proxy, serving), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -154,6 +156,9 @@ async def _serve(proxy: KafkaProxy, node: int) -> asyncio.Server:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = (reader, writer)
+        task = asyncio.current_task()
+        assert task
+        proxy.connections.add(task)
         try:
             # Cancelled at the end; asyncio would log that as an error of the server's.
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -161,18 +166,20 @@ async def _serve(proxy: KafkaProxy, node: int) -> asyncio.Server:
                 await _Connection(proxy, node, client, broker).run()
         finally:
             writer.transport.abort()
+            proxy.connections.discard(task)
 
     return await asyncio.start_server(connected, sock=proxy.listeners[node])
 
 
-async def _end(serving: list[asyncio.Server]) -> None:
+async def _end(proxy: KafkaProxy, serving: list[asyncio.Server]) -> None:
+    """End every connection. asyncio's own tasks end by themselves: they have sockets to hand over."""
     for server in serving:
         server.close()
     this = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not this]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    while others := {task for task in asyncio.all_tasks() if task is not this}:
+        for task in proxy.connections:
+            task.cancel()
+        await asyncio.wait(others, timeout=_LOOK_S)
     await asyncio.sleep(0)  # transports that were aborted are closed in the next turn of the loop
 
 

@@ -125,8 +125,8 @@ def test_an_outage_of_kafka_is_waited_out_and_forgotten(
             local.kill_broker(data, 1)
 
     with local.running(data, parts=kafka, durable=False) as servers:
-        # A minute: the consumer is given far less to end.
-        settings = a_configuration(servers, database_url, consumer_session_s=60.0)
+        # The consumer is given less to end than such a session lasts.
+        settings = a_configuration(servers, database_url, consumer_session_s=20.0)
         create_topics(settings)
         health = Health(parts=("kafka",))
         with a_consumer(settings, engine, Last(), health):
