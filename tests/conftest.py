@@ -7,13 +7,15 @@ The servers are, in this order, those of DATABASE_URL and KAFKA_BOOTSTRAP_SERVER
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import count
 from pathlib import Path
 
 import httpx
 import hypothesis
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
@@ -128,11 +130,22 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def settings(servers: Servers, database_url: str) -> Settings:
+def settings(servers: Servers, database_url: str) -> Iterator[Settings]:
     """Settings for the test's own database and topics, which exist on the broker."""
     settings = a_configuration(servers, database_url)
     create_topics(settings)
-    return settings
+    yield settings
+    _delete_topics(settings)
+
+
+def _delete_topics(settings: Settings) -> None:
+    """A broker has a file open for each partition, and may have no more than a thousand."""
+    admin = AdminClient(settings.kafka | {"log_level": 0})
+    topics = admin.list_topics(timeout=30).topics
+    names = [name for name in topics if name.startswith(settings.kafka_prefix)]
+    for deleted in admin.delete_topics(names).values() if names else ():
+        with suppress(KafkaException):  # the test may have deleted it itself, just now
+            deleted.result(30)
 
 
 @pytest.fixture(params=["at-least-once", "exactly-once"])
