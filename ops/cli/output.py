@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ops.errors import CommandError
 from ops.progress import Report
 
 
@@ -27,6 +28,16 @@ class _Console(Console):
 # Piped output is for other programs' eyes: wide enough to cut nothing off.
 console = _Console(width=None if sys.stdout.isatty() else 250)
 errors = _Console(stderr=True)
+
+
+def confirm(question: str, *, yes: bool, unasked: str) -> None:
+    """Have a person agree, unless `yes`; raises click's `Abort`, and without a terminal `unasked`."""
+    if yes:
+        return
+    if not errors.is_terminal:
+        raise CommandError(unasked)
+    click.confirm(question, abort=True, err=True)
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -13,10 +13,9 @@ from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
 from ops.cli.outbox import outbox_group
 from ops.cli.outbox.audit import window_of
-from ops.cli.output import as_json, errors, print_json, progress, say
+from ops.cli.output import as_json, confirm, print_json, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
-from ops.errors import CommandError
 from outbox import acknowledged
 from runtime.database import direct_engine
 from runtime.settings import Context, Settings
@@ -101,11 +100,11 @@ def acknowledge(  # noqa: PLR0913 - one for each option
 def _ask(findings: "Collection[Finding]", *, yes: bool) -> None:
     for line in _counts(findings):
         say(line)
-    if yes:
-        return
-    if not errors.is_terminal:
-        raise CommandError("not a terminal; pass --yes to confirm")
-    click.confirm(f"Acknowledge {len(findings):,} findings?", abort=True, err=True)
+    confirm(
+        f"Acknowledge {len(findings):,} findings?",
+        yes=yes,
+        unasked="not a terminal; pass --yes to confirm",
+    )
 
 
 def _acknowledged(settings: Settings, findings: "Collection[Finding]", reason: str) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 import outbox
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox import outbox_group
-from ops.cli.output import as_json, errors, print_json, print_table, say
+from ops.cli.output import as_json, confirm, print_json, print_table, say
 from ops.cli.person import person
 from ops.environment import settings_for
 from ops.errors import CommandError
@@ -223,11 +223,7 @@ def _tell(outcome: dict[str, str], *, as_json: bool) -> None:
 
 
 def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not errors.is_terminal:
-        raise CommandError(f"{question} This is not a terminal; pass --yes to confirm.")
-    click.confirm(question, abort=True, err=True)
+    confirm(question, yes=yes, unasked=f"{question} This is not a terminal; pass --yes to confirm.")
 
 
 @contextmanager

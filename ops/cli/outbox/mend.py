@@ -7,14 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import click
-
 from ops.audit import Audit, Finding
 from ops.cli.outbox.replay import PER_SECOND, Place, run_shown, session
 from ops.cli.outbox.replay_output import shown, tell
-from ops.cli.output import errors, print_table
+from ops.cli.output import confirm, print_table
 from ops.cli.person import person
-from ops.errors import CommandError
 from outbox import mending
 from outbox.acknowledged import MISSING
 from outbox.mending import Lost
@@ -90,12 +87,12 @@ def _tell_plan(planned: list[dict[str, Any]]) -> None:
 
 
 def _ask(planned: list[dict[str, Any]], *, yes: bool) -> None:
-    if yes:
-        return
-    if not errors.is_terminal:
-        raise CommandError("not a terminal; pass --yes to confirm, or --dry-run to publish nothing")
     messages = sum(each["messages"] for each in planned)
-    click.confirm(f"Publish {messages:,} messages again?", abort=True, err=True)
+    confirm(
+        f"Publish {messages:,} messages again?",
+        yes=yes,
+        unasked="not a terminal; pass --yes to confirm, or --dry-run to publish nothing",
+    )
 
 
 def _publish(places: Places, found: Audit, runs: list[Replay]) -> int:

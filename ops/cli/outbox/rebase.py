@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 import outbox
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox import outbox_group
-from ops.cli.output import as_json, errors, print_json, print_table, progress, say
+from ops.cli.output import as_json, confirm, print_json, print_table, progress, say
 from ops.environment import settings_for
 from ops.errors import CommandError
 from outbox import (
@@ -101,11 +101,11 @@ def _is_position_behind(connection: Connection) -> bool:
 
 
 def _ask(*, yes: bool) -> None:
-    if yes:
-        return
-    if not errors.is_terminal:
-        raise CommandError("nobody is there to ask: say --yes, or --dry-run to look only")
-    click.confirm("Rebase it?", abort=True, err=True)
+    confirm(
+        "Rebase it?",
+        yes=yes,
+        unasked="nobody is there to ask: say --yes, or --dry-run to look only",
+    )
 
 
 def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
