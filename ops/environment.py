@@ -13,9 +13,6 @@ from typing import Any
 
 from runtime.settings import Settings, SettingsError, load_settings
 
-DEFAULT_DATA = Path(".innbox")
-
-
 # What stands in for a server that a command has no use for.
 _NOBODY = {"database_url": "postgresql+psycopg://nobody", "kafka_bootstrap_servers": "nobody:1"}
 
@@ -27,7 +24,7 @@ def settings_for(
     **overrides: Any,  # noqa: ANN401 - any field's value
 ) -> Settings:
     """Return the settings of a command; raises `SettingsError`, which says what to set or start."""
-    found = _embedded(data) | _key(data) | overrides
+    found = (_embedded(data) if needs else {}) | _key(data) | overrides
     given = {name for name in _NOBODY if os.environ.get(name.upper())} | found.keys()
     spared = {name: url for name, url in _NOBODY.items() if name not in {*needs, *given}}
     try:

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import make_url
 
-from api.identity.auth import INVENTORY, READ, WRITE, sign
+from api.identity.auth import INVENTORY, READ, WRITE
+from api.identity.signing import sign
 from ops import signals
 from ops.cli.output import console, say
 from ops.stack import Running, running_stack

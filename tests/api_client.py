@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, make_url, text
 
-from api.identity.auth import READ, WRITE, sign
+from api.identity.auth import READ, WRITE
+from api.identity.signing import sign
 from api.reservations.desk import STREAMS
 from api.serving.process import Server, listening
 from runtime.settings import Settings

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import INVENTORY, sign
+from api.identity.auth import INVENTORY
+from api.identity.signing import sign
 from domain.idempotency import RESERVATION_KEYS, Claimed
 from ops.local import Servers
 from tests.api_client import (

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 
 from api.app import create_app
 from api.identity import tokens
-from api.identity.auth import INVENTORY, READ, WRITE, Member, sign
+from api.identity.auth import INVENTORY, READ, WRITE, Member
+from api.identity.signing import sign
 from api.identity.tokens import OneKey, Tokens, Unauthenticated
 from runtime.settings import Settings, SettingsError
 from tests.api_client import ME, Api, a_port, an_api, some_settings

@@ -11,7 +11,8 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent, connect_sse
 from sqlalchemy import Engine, text
 
-from api.identity.auth import READ, WRITE, sign
+from api.identity.auth import READ, WRITE
+from api.identity.signing import sign
 from api.problems import Declined
 from api.reservations import waiting
 from api.reservations.desk import STREAMS, Claim, Streams

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from litestar.types import Receive, Scope, Send
 
-from api.identity.auth import sign
+from api.identity.signing import sign
 from api.serving.process import Server
 from runtime.settings import SettingsError, load_settings
 from tests.api_client import ME, Api, an_api, some_settings

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.identity.auth import STAFF, sign
+from api.identity.auth import STAFF
 from api.identity.limits import Pace, TooManyRequests
+from api.identity.signing import sign
 from api.serving import process
 from tests.api_client import ANOTHER, ME, Api, an_api, some_settings
 

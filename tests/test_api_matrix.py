@@ -11,7 +11,8 @@ import jwt
 import pytest
 
 from api.app import create_app
-from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE, sign
+from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+from api.identity.signing import sign
 from tests.api_client import ANOTHER, ME, Api, a_stay, an_api
 from tests.issuer import claims
 from tests.waiting import eventually

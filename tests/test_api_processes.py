@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from api.identity.auth import sign
+from api.identity.signing import sign
 from api.serving import processes
 from tests.api_client import ME, a_stay, an_api_process, some_settings
 from tests.waiting import DEADLINE_S, eventually

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import sign
+from api.identity.signing import sign
 from api.serving import protocol
 from api.serving.protocol import BoundedProtocol
 from tests.api_client import ME, Api, a_stay, an_api, streams

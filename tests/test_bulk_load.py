@@ -23,7 +23,8 @@ from litestar.types import HTTPDisconnectEvent, Message, Scope
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from api import inventory
-from api.identity.auth import INVENTORY, sign
+from api.identity.auth import INVENTORY
+from api.identity.signing import sign
 from api.inventory.lines import LINE_BYTES_MAX, Lines
 from api.inventory.loading import ATTEMPTS_MAX, NIGHTS_PER_PART, Load
 from api.inventory.reading import reader_of

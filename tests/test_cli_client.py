@@ -19,7 +19,8 @@ import click
 import pytest
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, READ, STAFF, WRITE, sign
+from api.identity.auth import INVENTORY, READ, STAFF, WRITE
+from api.identity.signing import sign
 from client import Innbox, Problem, Unavailable
 from ops.cli.asking import explained
 from ops.cli.days import WEEKDAYS, Day, Weekdays

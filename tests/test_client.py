@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import Engine
 
 import client
-from api.identity.auth import INVENTORY, READ, STAFF, WRITE, sign
+from api.identity.auth import INVENTORY, READ, STAFF, WRITE
+from api.identity.signing import sign
 from client import Format, Innbox, Loaded, Problem, Transition, Unavailable
 from client import loading as parts
 from runtime.settings import Settings

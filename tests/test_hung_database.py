@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from api.identity.auth import INVENTORY, READ, WRITE, sign
+from api.identity.auth import INVENTORY, READ, WRITE
+from api.identity.signing import sign
 from ops import local
 from ops.local import Servers
 from ops.local.processes import find

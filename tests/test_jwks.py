@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from jwt.algorithms import get_default_algorithms
 
 from api.identity import jwks
-from api.identity.auth import Member, sign
+from api.identity.auth import Member
 from api.identity.jwks import Jwks, usable
+from api.identity.signing import sign
 from api.identity.tokens import KeysAway, Tokens, Unauthenticated
 from runtime.health import Health
 from runtime.settings import SettingsError

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE, sign
+from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+from api.identity.signing import sign
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain.reservations.store import SETTLED_CHANNEL

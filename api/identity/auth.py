@@ -1,4 +1,4 @@
-"""Who may do what: guards for routes, and tokens for development.
+"""Who may do what: guards for routes.
 
 Guards run before the body is read, so a stranger is told nothing about it. The first one knows the
 member, and holds them to their pace; `needs` follows it where a route asks for more than to be known.
@@ -9,22 +9,24 @@ member, and holds them to their pace; `needs` follows it where a route asks for 
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 
-import jwt
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from api.identity.limits import Pace
-from api.identity.tokens import STAFF, Member, Tokens, Unauthenticated, verification_key
-from runtime.settings import Settings, SettingsError
+from api.identity.tokens import (
+    INVENTORY,
+    OPERATE,
+    READ,
+    STAFF,
+    WRITE,
+    Member,
+    Tokens,
+    Unauthenticated,
+)
 
-READ = "read"
-WRITE = "write"
-INVENTORY = "inventory"
-OPERATE = "operate"
 SCOPES: Final = {
     READ: "look at reservations",
     WRITE: "reserve and cancel",
@@ -32,7 +34,6 @@ SCOPES: Final = {
     INVENTORY: "change rooms and nights",
     OPERATE: "look at what is open",
 }
-TOKEN_LIFETIME_S = 3600
 
 __all__ = [
     "INVENTORY",
@@ -47,7 +48,6 @@ __all__ = [
     "ScopeMissing",
     "authenticated",
     "needs",
-    "sign",
 ]
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
@@ -89,32 +89,6 @@ def needs(scope: str) -> Needs:
             raise ScopeMissing(scope)
 
     return {"guards": [guard], "security": [{"bearer": [scope]}]}
-
-
-def sign(
-    settings: Settings,
-    member: int,
-    scopes: Iterable[str] = (READ, WRITE),
-    lifetime_s: float = TOKEN_LIFETIME_S,
-) -> str:
-    """Make a token for development; raises `SettingsError` where tokens come from elsewhere."""
-    if settings.environment == "production":
-        raise SettingsError("ENVIRONMENT: tokens are not made in production")
-    if settings.jwks_url:
-        raise SettingsError("JWKS_URL: tokens are made by the issuer; its private key is not here")
-    if settings.jwt_algorithm != "HS256":
-        raise SettingsError("JWT_ALGORITHM: only HS256 tokens are made here; the key is public")
-
-    now = datetime.now(UTC)
-    claims = {
-        "sub": str(member),
-        "scope": " ".join(scopes),
-        "iss": settings.jwt_issuer,
-        "aud": settings.jwt_audience,
-        "iat": now,
-        "exp": now + timedelta(seconds=lifetime_s),
-    }
-    return jwt.encode(claims, verification_key(settings), algorithm="HS256")
 
 
 def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -22,7 +22,13 @@ import jwt
 
 from runtime.settings import Settings, SettingsError
 
-STAFF = "staff"  # the scope to act for any member, and see them all
+# Scopes.
+READ = "read"
+WRITE = "write"
+STAFF = "staff"  # to act for any member, and see them all
+INVENTORY = "inventory"
+OPERATE = "operate"
+
 REMEMBERED_MAX = 10_000
 
 _HS256_KEY_BYTES_MIN = 32  # RFC 7518, section 3.2

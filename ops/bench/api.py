@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.identity.auth import READ, WRITE, sign
+from api.identity.auth import READ, WRITE
+from api.identity.signing import sign
 from ops.bench.callers import Called, Script, call
 from ops.bench.ground import crew, processes, scratch, session
 from ops.bench.measure import Comparison, Measured, Times

@@ -19,7 +19,8 @@ import msgspec
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
-from api.identity.auth import INVENTORY, sign
+from api.identity.auth import INVENTORY
+from api.identity.signing import sign
 from domain.rooms.search import SEARCH
 from ops.bench.ground import processes, scratch, session
 from ops.bench.measure import Measured

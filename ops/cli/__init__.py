@@ -12,10 +12,8 @@ Commands print for people, and with `--json` one object for programs. Exit codes
 
 import sys
 
-from ops.cli.root import cli, register
+from ops.cli.root import cli
 from ops.cli.run import run
-
-register()
 
 
 def main() -> None:

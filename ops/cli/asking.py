@@ -166,7 +166,8 @@ def _told(night: dict[str, object]) -> str:
 
 def _own_token(data: Path) -> Callable[[], str]:
     """Return what makes tokens for the embedded system, each short-lived, since each is used at once."""
-    from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE, sign
+    from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+    from api.identity.signing import sign
 
     settings = settings_for(data, ())
     scopes = (READ, WRITE, STAFF, INVENTORY, OPERATE)

@@ -1,18 +1,15 @@
-"""`innbox migrate | topics | token | health`: what goes on around the processes."""
+"""`innbox migrate | topics`: what is done before the processes are started."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-import httpx
 
 from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
-from ops.errors import CommandError
 from ops.topics import create_topics
 
-NOT_READY = 1
 DATABASE = ("database_url",)
 
 
@@ -73,42 +70,3 @@ def topics(data: Path, as_json: bool) -> None:
             for topic in found
         ],
     )
-
-
-@cli.command()
-@click.option("--member", type=click.IntRange(min=1), required=True, help="The member's id.")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    default=("read", "write"),
-    show_default="read and write",
-    help="read, write, staff, inventory or operate. May be repeated.",
-)
-@click.option("--hours", type=float, default=12.0, show_default=True, help="How long it is valid.")
-@click.pass_obj
-def token(data: Path, member: int, scopes: tuple[str, ...], hours: float) -> None:
-    """Sign a bearer token for a member (development only).
-
-    \b
-    curl -H "Authorization: Bearer $(innbox token --member 7)" …
-    """
-    from api.identity.auth import sign
-
-    click.echo(sign(settings_for(data, ()), member, scopes=scopes, lifetime_s=hours * 3600))
-
-
-@cli.command()
-@click.argument("url")
-def health(url: str) -> int:
-    """Ask a process whether it is ready: exit code 0 if so, 1 if not, 2 if nobody answers.
-
-    \b
-    innbox health http://127.0.0.1:9000
-    """
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/healthz/ready", timeout=5)
-    except httpx.TransportError as error:
-        raise CommandError(f"{url} does not answer: {error}") from error
-    click.echo(answer.text)
-    return 0 if answer.is_success else NOT_READY

@@ -9,7 +9,7 @@ import click
 import structlog
 
 from ops.cli.root import cli
-from ops.cli.run import EXPECTED, FAILED, in_words
+from ops.cli.run import FAILED, expected, in_words
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor
 from runtime.logs import configure_logs
@@ -83,7 +83,7 @@ def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: ob
     configure_logs(settings, name)
     try:
         run(settings)
-    except EXPECTED as error:
+    except expected() as error:
         # A line of the log, which programs read, and no text among its lines.
         _log.critical("the process cannot go on", reason=in_words(error))
         sys.exit(FAILED)

@@ -1,34 +1,83 @@
-"""The command `innbox` itself, and which commands it has."""
+"""The command `innbox` itself, and which commands it has.
+
+A command's module is imported when the command runs, so that none waits for what only others need.
+"""
 
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from ops.environment import DEFAULT_DATA
+DEFAULT_DATA = Path(".innbox")
 
-COMMANDS = (
-    "processes",
-    "deploy",
-    "servers",
-    "reservations",
-    "inventory",
-    "loading",
-    "letters",
-    "outbox.look",
-    "outbox.blocked",
-    "outbox.reshard",
-    "outbox.audit",
-    "outbox.acknowledge",
-    "outbox.rebase",
-    "outbox.replay",
-    "proof",
-    "bench",
-    "bench_http",
+
+class Listed(NamedTuple):
+    """What is known of a command before it is imported."""
+
+    modules: tuple[str, ...]
+    help: str
+
+
+COMMANDS = {
+    "api": Listed(("processes",), "Serve the REST API."),
+    "availability": Listed(("inventory",), "Look which rooms could be had for a stay."),
+    "bench": Listed(("bench", "bench_http"), "Measure ours beside a baseline in the same run."),
+    "cancel": Listed(("reservations",), "Cancel a reservation and give its nights back."),
+    "dead-letters": Listed(("letters",), "Look at messages that could not be applied."),
+    "demo": Listed(
+        ("proof",),
+        "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",
+    ),
+    "health": Listed(("health",), "Ask a process whether it is ready."),
+    "inventory": Listed(
+        ("inventory", "loading"), "Look at rooms and their nights, and change them."
+    ),
+    "local": Listed(("servers",), "Start and stop real Postgres and Kafka servers here."),
+    "migrate": Listed(("deploy",), "Bring every database of the settings to the newest schema."),
+    "outbox": Listed(
+        tuple(
+            f"outbox.{name}"
+            for name in ("look", "blocked", "reshard", "audit", "acknowledge", "rebase", "replay")
+        ),
+        "Look at the outbox of each database, share its work out, and repair it.",
+    ),
+    "relay": Listed(("processes",), "Publish the outbox of one database to Kafka."),
+    "reservations": Listed(("reservations",), "List reservations, or look at one."),
+    "reserve": Listed(("reservations",), "Ask for a room."),
+    "results": Listed(("processes",), "Settle reservations by the rooms' answers."),
+    "rooms": Listed(("processes",), "Apply requests to the rooms' inventory, and answer them."),
+    "token": Listed(("token",), "Sign a bearer token for a member (development only)."),
+    "topics": Listed(
+        ("deploy",), "Create the topics on the brokers and declare them to the outboxes."
+    ),
+    "up": Listed(("servers",), "Run everything here until Ctrl-C."),
+    "verify": Listed(
+        ("proof",),
+        "Check the invariants from the outside: the databases and the topics, while all runs.",
+    ),
+}
+
+
+class Innbox(click.Group):
+    """A group that imports a command when somebody asks for it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for module in COMMANDS[cmd_name].modules if cmd_name in COMMANDS else ():
+            import_module(f"ops.cli.{module}")  # its commands register themselves
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, listed.help) for name, listed in COMMANDS.items()])
+
+
+@click.group(
+    cls=Innbox, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="innbox")
 @click.option(
     "--data",
@@ -52,9 +101,3 @@ def cli(context: click.Context, data: Path) -> None:
     --data are used.
     """
     context.obj = data
-
-
-def register() -> None:
-    """Import the modules whose commands register themselves with `cli`."""
-    for module in COMMANDS:
-        import_module(f"ops.cli.{module}")

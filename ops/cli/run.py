@@ -6,34 +6,14 @@ The codes are those of `ops.cli`.
 import sys
 
 import click
-import httpx
-from confluent_kafka import KafkaException
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from client import Problem, Unavailable
-from ops.cli.asking import explained, is_refusal
-from ops.cli.output import complain
 from ops.errors import CommandError
-from runtime.database import advice
 from runtime.hangups import mute_unread
-from runtime.settings import SettingsError
 
 REFUSED = 1
 FAILED = 2
 INTERRUPTED = 130
 HUNG_UP = 141  # as the shell says it of a program that SIGPIPE ended
-
-# What may go wrong outside of us, and what a person may have got wrong.
-EXPECTED = (
-    SettingsError,
-    CommandError,
-    Problem,
-    Unavailable,
-    SQLAlchemyError,
-    KafkaException,
-    httpx.TransportError,
-    OSError,
-)
 
 
 def run(cli: click.Command) -> int:
@@ -64,16 +44,50 @@ def _run(cli: click.Command) -> int:
         error.show()
         return FAILED
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted")
+        _complain("interrupted")
         return INTERRUPTED
-    except EXPECTED as error:
-        complain(in_words(error))
-        return REFUSED if isinstance(error, Problem) and is_refusal(error) else FAILED
+    except CommandError as error:
+        _complain(str(error))
+        return FAILED
+    except expected() as error:
+        _complain(in_words(error))
+        return REFUSED if _is_refusal(error) else FAILED
     return result if isinstance(result, int) else 0
+
+
+def expected() -> tuple[type[Exception], ...]:
+    """Return what may go wrong outside of us, and what a person may have got wrong.
+
+    Python asks for it when something has gone wrong, and only then are these libraries needed.
+    """
+    import httpx
+    from confluent_kafka import KafkaException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from client import Problem, Unavailable
+    from runtime.settings import SettingsError
+
+    return (
+        SettingsError,
+        CommandError,
+        Problem,
+        Unavailable,
+        SQLAlchemyError,
+        KafkaException,
+        httpx.TransportError,
+        OSError,
+    )
 
 
 def in_words(error: Exception) -> str:
     """Say what went wrong, for one of the expected errors."""
+    from confluent_kafka import KafkaException
+    from sqlalchemy.exc import DBAPIError
+
+    from client import Problem, Unavailable
+    from ops.cli.asking import explained
+    from runtime.database import advice
+
     match error:
         case Problem() | Unavailable():
             return explained(error)
@@ -84,3 +98,16 @@ def in_words(error: Exception) -> str:
         case TimeoutError():
             return str(error) or "no answer in time"
     return str(error)
+
+
+def _is_refusal(error: Exception) -> bool:
+    from client import Problem
+    from ops.cli.asking import is_refusal
+
+    return isinstance(error, Problem) and is_refusal(error)
+
+
+def _complain(message: str) -> None:
+    from ops.cli.output import complain
+
+    complain(message)

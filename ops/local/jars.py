@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from jgo.maven import MavenContext
 
 from ops.local.errors import LocalError
 from ops.local.state import Report, exclusive
@@ -125,6 +124,8 @@ def _fetch_one(jar: Jar, maven: Any) -> Jar:  # noqa: ANN401 - jgo ships no type
 def _maven(scratch: Path) -> Any:  # noqa: ANN401
     mirror = os.environ.get("INNBOX_MAVEN_REPOSITORY")
     remotes = {"mirror": mirror.rstrip("/")} if mirror else None
+    from jgo.maven import MavenContext  # noqa: PLC0415 - slow to import, and needed once a machine
+
     return MavenContext(repo_cache=scratch, remote_repos=remotes, timeout=NETWORK_TIMEOUT_S)
 
 

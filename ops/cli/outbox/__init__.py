@@ -1,8 +1,1 @@
 """`innbox outbox`: the outbox as an operator sees it, one file for each group of commands."""
-
-from ops.cli.root import cli
-
-
-@cli.group("outbox")
-def outbox_group() -> None:
-    """Look at the outbox of each database, share its work out, and repair it."""

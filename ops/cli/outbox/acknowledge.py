@@ -11,8 +11,8 @@ import click
 
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
-from ops.cli.outbox import outbox_group
 from ops.cli.outbox.audit import window_of
+from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for

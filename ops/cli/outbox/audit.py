@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ops.cli.instants import Instant
-from ops.cli.outbox import outbox_group
 from ops.cli.outbox.consumed import never_consumed, passed_over
+from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.environment import settings_for
 from runtime.settings import Context

@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from ops.cli.deploy import DATABASE
-from ops.cli.outbox import outbox_group
+from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, print_table, say
 from ops.cli.person import person
 from ops.environment import settings_for

@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from ops.cli.deploy import DATABASE
-from ops.cli.outbox import outbox_group
+from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, print_json, print_table
 from ops.environment import settings_for
 from outbox import Shard

@@ -15,7 +15,7 @@ import outbox
 from ops.cli.deploy import DATABASE
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
-from ops.cli.outbox import outbox_group
+from ops.cli.outbox.group import outbox_group
 from ops.cli.outbox.replay_output import (
     conditions_of,
     left_out,

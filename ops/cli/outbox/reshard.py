@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 from sqlalchemy import Engine
 
-from ops.cli.outbox import outbox_group
+from ops.cli.outbox.group import outbox_group
 from ops.cli.outbox.look import shown
 from ops.cli.output import as_json, print_json, progress, say
 from ops.cli.run import INTERRUPTED

@@ -1,0 +1,68 @@
+"""The command line starts quickly: a command imports what it needs, and nothing of the others'."""
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from ops.cli import cli
+from ops.cli.root import COMMANDS
+
+pytestmark = pytest.mark.unit
+
+# What takes most of the time of a start, by what it is for.
+HEAVY = {"sqlalchemy", "confluent_kafka", "litestar", "httpx", "rich", "structlog", "alembic"}
+
+_PROGRAM = """
+import json, sys
+from ops.cli import main
+sys.argv = ["innbox", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print(json.dumps(sorted(name for name in sys.modules if "." not in name)), file=sys.stderr)
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Run a command and return the top-level modules that it has imported."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"JWT_KEY": "k" * 48, "PATH": ""},
+    )
+    return set(json.loads(ran.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], set()),
+        (["token", "--member", "7"], set()),
+        # Nobody answers there, and to say so on a terminal takes rich.
+        (["health", "http://127.0.0.1:1"], {"rich"}),
+    ],
+    ids=["help", "token", "health"],
+)
+def test_what_is_run_often_imports_little(arguments: list[str], heavy: set[str]) -> None:
+    """A container runs `innbox health` every few seconds."""
+    assert imported_by(*arguments) & HEAVY == heavy
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_the_command_says_of_itself(name: str) -> None:
+    """The list does without the commands' modules, and must not drift from them."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    said = command.get_short_help_str(limit=1_000)
+    assert said.startswith(COMMANDS[name].help.removesuffix("."))
+
+
+def test_the_list_has_every_command() -> None:
+    for name in COMMANDS:
+        cli.get_command(click.Context(cli), name)
+    assert cli.commands.keys() == COMMANDS.keys()
