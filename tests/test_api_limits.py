@@ -1,10 +1,14 @@
 """Nobody can take more than their share, and nothing more than there is: requests, open files."""
 
+import json
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +17,9 @@ from api.identity.auth import STAFF
 from api.identity.limits import Pace, TooManyRequests
 from api.identity.signing import sign
 from api.serving import process
-from tests.api_client import ANOTHER, ME, Api, an_api, some_settings
+from api.serving.connections import Connections
+from runtime.settings import SettingsError
+from tests.api_client import ANOTHER, ME, Api, an_api, an_api_process, some_settings
 
 
 @pytest.fixture
@@ -139,11 +145,86 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("open_files_max", "streams_max"), [(20_000, 2_000), (1_024, 804), (64, 1)]
+    ("open_files_max", "connections_max", "streams_max"),
+    [(1_048_576, 10_000, 2_000), (20_000, 10_000, 2_000), (1_024, 794, 694), (332, 102, 2)],
 )
-def test_no_more_streams_are_opened_than_there_are_files_for(
-    open_files_max: int, streams_max: int
+def test_no_more_connections_and_streams_are_opened_than_there_are_files_for(
+    open_files_max: int, connections_max: int, streams_max: int
 ) -> None:
     """So that requests, probes and the database have theirs."""
     settings = some_settings("postgresql+psycopg://nobody", streams_max=2_000, pool_size=10)
-    assert process._bounded(settings, open_files_max).streams_max == streams_max
+    assert process._connections_max(settings, open_files_max) == connections_max
+    assert process._bounded(settings, connections_max).streams_max == streams_max
+
+
+@pytest.mark.unit
+def test_too_few_open_files_are_refused_with_the_way_out() -> None:
+    settings = some_settings("postgresql+psycopg://nobody", pool_size=10)
+    with pytest.raises(SettingsError, match=r"the limit is 64.*needs 331.*ulimit -n"):
+        process._connections_max(settings, 64)
+
+
+class Client:
+    """A connection, as far as its bound knows it."""
+
+    def __init__(self) -> None:
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.mark.unit
+def test_beyond_the_bound_the_longest_unfinished_head_goes_then_the_longest_idle() -> None:
+    connections = Connections(3)
+    idle, first, second, newest = (Client() for _ in range(4))
+    for client in (idle, first, second):
+        connections.opened(client)
+        connections.awaits_head(client)
+    connections.works(idle)
+    connections.idles(idle)
+    for client, victim in ((newest, first), (Client(), second), (Client(), newest)):
+        connections.opened(client)
+        connections.awaits_head(client)
+        assert victim.is_aborted
+        assert not client.is_aborted
+    assert not idle.is_aborted
+
+
+@pytest.mark.unit
+def test_connections_at_work_are_never_closed_for_a_new_one() -> None:
+    connections = Connections(2)
+    working = [Client(), Client()]
+    for client in working:
+        connections.opened(client)
+        connections.works(client)
+    refused = Client()
+    connections.opened(refused)
+    assert refused.is_aborted
+    assert not any(client.is_aborted for client in working)
+    connections.closed(working[0])
+    served = Client()
+    connections.opened(served)
+    assert not served.is_aborted
+
+
+def test_half_sent_heads_leave_files_for_requests_and_health(database_url: str) -> None:
+    """Beyond the bound the oldest of them are closed, and that is logged once.
+
+    With a limit that leaves the test, which opens as many, within an ordinary one of 1,024.
+    """
+    with an_api_process(database_url, open_files_max=400) as (process, url):
+        api = httpx.URL(url)
+        member = {"Authorization": f"Bearer {sign(some_settings(database_url), ME)}"}
+        with ExitStack() as opened:
+            for number in range(400):
+                half = opened.enter_context(socket.create_connection((api.host, api.port or 0)))
+                half.sendall(b"GET /v1/reservations HTTP/1.1\r\nHost: a\r\n")
+                if number % 100 == 99:
+                    assert httpx.get(f"{url}/healthz/live").status_code == 200
+                    listed = httpx.get(f"{url}/v1/reservations", headers=member)
+                    assert listed.status_code == 200
+        process.terminate()
+        assert process.stderr is not None
+        events = [json.loads(line)["event"] for line in process.stderr]
+    assert events.count("connection limit reached") == 1

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -66,3 +67,18 @@ def test_the_list_has_every_command() -> None:
     for name in COMMANDS:
         cli.get_command(click.Context(cli), name)
     assert cli.commands.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "local status", "bench relay"])
+def test_without_the_extra_it_says_what_to_install(command: str, tmp_path: Path) -> None:
+    program = f'import sys; sys.modules["psutil"] = None\n{_PROGRAM}'
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "--data", str(tmp_path), *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": ""},
+    )
+    assert ran.returncode == 2
+    assert "pip install 'innbox[local]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -3,18 +3,29 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 
 import structlog
 import uvicorn
 
 from api.app import create_app
+from api.serving.connections import Connections
 from api.serving.protocol import BoundedProtocol
 from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
 
-# Of the files that a process may open, these are for requests that come and go.
-FILES_FOR_REQUESTS = 200
+# Of the files that a process may open, these are kept for all but connections of clients and of the
+# database: its log, its listener, the issuer's keys, and connections that are accepted just before others
+# are closed for them.
+FILES_RESERVED = 200
+# Of the connections, these are for requests that come and go, health checks among them.
+CONNECTIONS_FOR_REQUESTS = 100
+# Each pool of the API may be twice its size, and the round trips have one of their own.
+CONNECTIONS_PER_POOL_SIZE = 3
+BACKLOG = 128
+# However many files there are: a connection takes some 10 KB.
+CONNECTIONS_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -31,17 +42,36 @@ def serve(
     `beat` is called about every second, for as long as the event loop turns.
     """
     open_files_max = raise_open_files()
-    server = Server(_bounded(settings, open_files_max), stop, beat)
+    connections_max = _connections_max(settings, open_files_max)
+    server = Server(_bounded(settings, connections_max), stop, beat, connections_max)
     host, port = listener.getsockname()[:2]
     url = f"http://{host}:{port}"
-    _log.info("serving", url=url, port=port, open_files_max=open_files_max)
+    _log.info(
+        "serving",
+        url=url,
+        port=port,
+        open_files_max=open_files_max,
+        connections_max=connections_max,
+    )
     server.run(sockets=[listener])
 
 
-def _bounded(settings: Settings, open_files_max: int) -> Settings:
-    """Allow no more event streams than there are files for; requests and the database need some, too."""
-    for_others = 2 * settings.pool_size * len(settings.databases) + FILES_FOR_REQUESTS
-    streams_max = max(1, min(settings.streams_max, open_files_max - for_others))
+def _connections_max(settings: Settings, open_files_max: int) -> int:
+    """Return how many connections there are files for; raises `SettingsError` if there are too few."""
+    database = CONNECTIONS_PER_POOL_SIZE * settings.pool_size * len(settings.databases)
+    connections_max = min(CONNECTIONS_MAX, open_files_max - database - FILES_RESERVED)
+    if connections_max <= CONNECTIONS_FOR_REQUESTS:
+        needed = database + FILES_RESERVED + CONNECTIONS_FOR_REQUESTS + 1
+        raise SettingsError(
+            f"open files: the limit is {open_files_max}, and an API with POOL_SIZE={settings.pool_size} "
+            f"needs {needed}: raise `ulimit -n`, or lower POOL_SIZE"
+        )
+    return connections_max
+
+
+def _bounded(settings: Settings, connections_max: int) -> Settings:
+    """Allow no more event streams than leave connections for requests."""
+    streams_max = min(settings.streams_max, connections_max - CONNECTIONS_FOR_REQUESTS)
     return settings.model_copy(update={"streams_max": streams_max})
 
 
@@ -49,7 +79,11 @@ class Server(uvicorn.Server):
     """A uvicorn that stops when the event is set, and sends those who wait or load home first."""
 
     def __init__(
-        self, settings: Settings, stop: Event, beat: Callable[[], None] | None = None
+        self,
+        settings: Settings,
+        stop: Event,
+        beat: Callable[[], None] | None = None,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         app = create_app(settings)
         self._waiters, self._loads = app.state.waiters, app.state.loads
@@ -59,7 +93,8 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 lifespan="on",
-                http=BoundedProtocol,
+                http=partial(BoundedProtocol, connections=Connections(connections_max)),  # type: ignore[arg-type]
+                backlog=BACKLOG,
                 ws="none",
                 access_log=False,
                 log_config=None,

@@ -23,6 +23,8 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from api.serving.connections import Connections
+
 HEAD_BYTES_MAX = 65_536
 # A browser sends twenty or thirty; proxies add a few.
 HEADERS_MAX = 256
@@ -52,12 +54,21 @@ class BoundedProtocol(HttpToolsProtocol):
     # A body that follows an offer to upgrade: what its head says of its length.
     _framing: bytes = b""
 
+    def __init__(self, *arguments: Any, connections: Connections, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **options)
+        self._connections = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._connections.opened(self)
         self._expect_head()
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        self._connections.closed(self)
         self._tell_that_it_is_gone()
         super().connection_lost(exc)
 
@@ -107,7 +118,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._expect_nothing()  # an answer may come before its request has ended
         super().on_response_complete()
-        if self._is_answering() and self._is_reading():  # the next one, which came before its turn
+        if not self._is_answering():
+            self._connections.idles(self)
+        elif self._is_reading():  # the next one, which came before its turn
             self._expect_body()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401
@@ -139,6 +152,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _expect_head(self) -> None:
+        self._connections.awaits_head(self)
         if self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_S_MAX, self.transport.close)
 
@@ -147,6 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(PAUSE_S_MAX, self._miss_body)
 
     def _expect_nothing(self) -> None:
+        self._connections.works(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -2,13 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
-from ops.errors import CommandError
+from ops.environment import embedded_servers
 
 
 @cli.group()
@@ -27,7 +26,7 @@ def local() -> None:
 @click.pass_obj
 def start(data: Path, brokers: str, as_json: bool) -> None:
     """Start the servers and leave them running. The first time downloads Kafka (about 45 MB)."""
-    servers = _local().start(data, brokers=int(brokers), report=say)
+    servers = embedded_servers().start(data, brokers=int(brokers), report=say)
     if as_json:
         print_json(asdict(servers))
         return
@@ -39,7 +38,7 @@ def start(data: Path, brokers: str, as_json: bool) -> None:
 @click.pass_obj
 def stop(data: Path) -> None:
     """Stop the servers and keep their data."""
-    _local().stop(data, report=say)
+    embedded_servers().stop(data, report=say)
 
 
 @local.command()
@@ -47,7 +46,7 @@ def stop(data: Path) -> None:
 @click.pass_obj
 def status(data: Path, as_json: bool) -> None:
     """Show each server: its state, port, data and log."""
-    rows = _local().status(data)
+    rows = embedded_servers().status(data)
     if as_json:
         print_json({"servers": [asdict(row) | {"state": row.state} for row in rows]})
         return
@@ -63,7 +62,7 @@ def status(data: Path, as_json: bool) -> None:
 @click.pass_obj
 def reset(data: Path) -> None:
     """Stop the servers and erase their data, with the logs and the key that `up` made there."""
-    _local().reset(data, report=say)
+    embedded_servers().reset(data, report=say)
 
 
 @cli.command()
@@ -84,14 +83,3 @@ def up(data: Path, port: int, brokers: str) -> None:
     from ops.up import run_up
 
     run_up(data, port=port, brokers=int(brokers))
-
-
-def _local() -> Any:  # noqa: ANN401 - a module that may not be there
-    try:
-        from ops import local as embedded
-    except ImportError as error:
-        raise CommandError(
-            "the embedded servers are an extra of innbox: pip install 'innbox[local]', "
-            "or set DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS to servers of your own"
-        ) from error
-    return embedded
