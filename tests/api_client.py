@@ -17,7 +17,7 @@ import httpx
 from sqlalchemy import Engine, make_url, text
 
 from api.identity.auth import READ, WRITE, sign
-from api.reservations.desk import STREAMS
+from api.reservations.deps import STREAMS
 from api.serving.process import Server, listening
 from runtime.settings import Settings
 from tests.waiting import eventually

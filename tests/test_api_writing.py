@@ -15,12 +15,14 @@ from sqlalchemy import Engine, text
 import outbox
 from api.app import create_app
 from api.identity.auth import READ, STAFF, WRITE
-from domain.idempotency import RESERVATION_KEYS, Claimed
+from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
+from ops.topics import declare
 from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, a_stay, an_api, count, some_settings
 from tests.waiting import DEADLINE_S, eventually
 
 PENDING_MAX = 3
 CLERK = 99
+ONCE = KeyedRequest(ME, "once", bytes(32))
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_a_key_that_is_no_string_is_pointed_at(me: httpx.Client) -> None:
 
 def test_the_first_request_of_a_key_is_not_waited_for(me: httpx.Client, engine: Engine) -> None:
     with engine.connect() as connection:
-        assert isinstance(RESERVATION_KEYS.claim(connection, ME, "once", bytes(32)), Claimed)
+        assert isinstance(RESERVATION_KEYS.claim(connection, ONCE), Claimed)
         during = reserve(me, "once")
 
     assert (during.status_code, code(during)) == (409, "idempotency-key-in-flight")
@@ -306,6 +308,33 @@ def test_a_bell_whose_connection_was_cut_rings_again(database_url: str, engine: 
         )
         eventually(lambda: reserve(api.member(ME)).status_code == 202)
         eventually(lambda: reserve(api.member(ANOTHER)).is_success and outbox.hear(listener, 2))
+
+
+# The topics.
+
+
+def test_an_undeclared_topic_is_looked_up_beside_the_event_loop(api: Api, engine: Engine) -> None:
+    """Who waits for the database waits in a thread, and one look-up does for all of them."""
+    me = api.member(ME)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox.topic"))
+    with an_api(api.settings.database_url) as other, ThreadPoolExecutor(8) as threads:
+        with engine.begin() as connection:
+            connection.execute(text("LOCK TABLE outbox.topic IN ACCESS EXCLUSIVE MODE"))
+            waiting = [threads.submit(reserve, other.member(ME)) for _ in range(8)]
+            eventually(lambda: sessions_waiting(engine) > 0)
+            assert other.client({}).get("/healthz/live").status_code == 200
+            assert sessions_waiting(engine) == 1
+            assert not any(one.done() for one in waiting)
+        assert {one.result().status_code for one in waiting} == {503}
+        declare([api.settings.database_url])
+        assert reserve(other.member(ME)).status_code == 202, "at once, when it is declared"
+    assert reserve(me).status_code == 202
+
+
+def sessions_waiting(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) or 0
 
 
 # What Litestar hands to guards.

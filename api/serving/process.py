@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
         self, settings: Settings, stop: Event, beat: Callable[[], None] | None = None
     ) -> None:
         app = create_app(settings)
-        self._waiters, self._loads = app.state.waiters, app.state.loads
+        self._waiters, self._loads = app.state.watchers, app.state.loads
         self._stop = stop
         self._beat = beat
         super().__init__(
