@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from litestar import Litestar, Router
 
-from api import health, shared_handlers
+from api import health
 from api.databases import ROLE, Database, Databases
-from api.identity import auth
+from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
-from api.identity.limits import Pace
+from api.identity.rate_limit import RateLimiter
 from api.identity.tokens import Keys, OneKey, Tokens
 from api.inventory import Loads, inventory_routes
 from api.middleware import errors
@@ -55,16 +55,16 @@ def create_app(settings: Settings) -> Litestar:
     """
     state = Health(beat_s_max=hung_s(settings))
     keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
-    pace = Pace(settings.requests_per_s_max, settings.requests_burst_max)
-    guard = auth.authenticated(Tokens(keys, settings), pace)
+    limiter = RateLimiter(settings.requests_per_s_max, settings.requests_burst_max)
+    checks = (known_parameters, one_line_each, scope_granted)
     databases = Databases.of(settings, state)
     deps, steps = _reservations(settings, databases.reservations)
     rooms = databases.rooms
     room_deps = RoomDependencies(rooms.writing, rooms.reading, settings.page_size_max)
     loads = Loads()
-    members_only = Router(
+    v1 = Router(
         "/v1",
-        guards=[guard, known_parameters(), one_line_each()],
+        guards=[members_only(Tokens(keys, settings), limiter, *checks)],
         route_handlers=[
             reservation_routes(deps),
             room_routes(room_deps),
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> Litestar:
         security=[{"bearer": []}],
     )
     app = Litestar(
-        [members_only, problem_routes(), health.health_routes(state)],
+        [v1, problem_routes(), health.health_routes(state)],
         lifespan=[_alive(settings, databases, deps, steps, state), _kept(keys)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
@@ -83,7 +83,6 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,  # runtime.logs has seen to it
         debug=False,
     )
-    shared_handlers.share()
     app.state.watchers, app.state.loads = deps.watchers, loads
     known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
     app.asgi_handler = Observed(known, is_production=settings.environment == "production")

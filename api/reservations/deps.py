@@ -17,7 +17,7 @@ from outbox import Doorbell
 from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
-STREAMS = Gauge("innbox_event_streams", "Event streams that are open.", multiprocess_mode="livesum")
+STREAMS = Gauge("innbox_event_streams", "Event streams that are open.")
 
 ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 

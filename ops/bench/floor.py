@@ -28,7 +28,7 @@ def main() -> None:
     configure_logs(settings, "floor")
     with (
         stop_on_signals(settings.shutdown_s) as stop,
-        listening(settings, shared=True) as listener,
+        listening(settings) as listener,
         patch.object(PipelinePool, "execute", execute),
     ):
         serve(settings, listener, stop)
