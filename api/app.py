@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from litestar import Litestar, Router
 
-from api import health, shared_handlers
+from api import health
 from api.databases import ROLE, Database, Databases
-from api.identity import auth
+from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
-from api.identity.limits import Pace
+from api.identity.rate_limit import RateLimiter
 from api.identity.tokens import Keys, OneKey, Tokens
 from api.inventory import Loads, inventory_routes
 from api.middleware import errors
@@ -24,26 +24,28 @@ from api.operations import operation_routes
 from api.problem_pages import problem_routes
 from api.requests.fields import one_line_each
 from api.requests.queries import known_parameters
-from api.reservations import Desk, Streams, reservation_routes, waiting
-from api.reservations.bell import Bell
-from api.reservations.lanes import Lanes
-from api.reservations.waiting import Waiters
-from api.rooms import Desk as RoomDesk
+from api.reservations import Dependencies, Streams, reservation_routes, watchers
+from api.reservations.doorbell import AsyncDoorbell
+from api.reservations.topics import TopicLimits
+from api.reservations.watchers import ReservationWatchers
+from api.rooms import Dependencies as RoomDependencies
 from api.rooms import room_routes
+from domain.reservations.reserve import reserve_sql
 from domain.reservations.store import SETTLED_CHANNEL
-from outbox import Doorbell, install_doorbell
+from outbox import Doorbell, append_within, install_doorbell
 from runtime.bounds import answer_s_max
 from runtime.database import url_in_role
 from runtime.health import Health, hung_s
+from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class ShutdownSteps:
     """How parts of the API end: those of the event loop, and then those that threads use."""
 
-    of_the_loop: Sequence[Callable[[], None]]
-    of_threads: Sequence[Callable[[], None]]
+    in_loop: Sequence[Callable[[], None]]
+    in_threads: Sequence[Callable[[], None]]
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -53,27 +55,27 @@ def create_app(settings: Settings) -> Litestar:
     """
     state = Health(beat_s_max=hung_s(settings))
     keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
-    pace = Pace(settings.requests_per_s_max, settings.requests_burst_max)
-    guard = auth.authenticated(Tokens(keys, settings), pace)
+    limiter = RateLimiter(settings.requests_per_s_max, settings.requests_burst_max)
+    checks = (known_parameters, one_line_each, scope_granted)
     databases = Databases.of(settings, state)
-    desk, ends = _desk(settings, databases.reservations)
+    deps, steps = _reservations(settings, databases.reservations)
     rooms = databases.rooms
-    room_desk = RoomDesk(rooms.writing, rooms.reading, settings.page_size_max)
+    room_deps = RoomDependencies(rooms.writing, rooms.reading, settings.page_size_max)
     loads = Loads()
-    members_only = Router(
+    v1 = Router(
         "/v1",
-        guards=[guard, known_parameters(), one_line_each()],
+        guards=[members_only(Tokens(keys, settings), limiter, *checks)],
         route_handlers=[
-            reservation_routes(desk),
-            room_routes(room_desk),
+            reservation_routes(deps),
+            room_routes(room_deps),
             inventory_routes(rooms.writing, loads, settings.bulk_bytes_max),
-            operation_routes(desk.reading),
+            operation_routes(deps.reading),
         ],
         security=[{"bearer": []}],
     )
     app = Litestar(
-        [members_only, problem_routes(), health.health_routes(state)],
-        lifespan=[_alive(settings, databases, desk.waiters, ends, state), _kept(keys)],
+        [v1, problem_routes(), health.health_routes(state)],
+        lifespan=[_alive(settings, databases, deps, steps, state), _kept(keys)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -81,31 +83,39 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,  # runtime.logs has seen to it
         debug=False,
     )
-    shared_handlers.share()
-    app.state.waiters, app.state.loads = desk.waiters, loads
+    app.state.watchers, app.state.loads = deps.watchers, loads
     known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
     app.asgi_handler = Observed(known, is_production=settings.environment == "production")
     return app
 
 
-def _desk(settings: Settings, database: Database) -> tuple[Desk, Ends]:
+def _reservations(settings: Settings, database: Database) -> tuple[Dependencies, ShutdownSteps]:
     """Return what the routes of reservations work with, and how it ends."""
     engine, reading = database.writing, database.reading
     changes = Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
-    doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
-    bell = Bell(reading, doorbell, interval_ms=settings.doorbell_ms)
-    lanes = Lanes(
+    thread_doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
+    pool = PipelinePool(
         engine,
-        bell,
         database.traffic,
         database.commits.check,
-        count=settings.pool_size,
+        size=settings.pool_size,
         timeout_s=settings.pool_timeout_s,
         within_s=answer_s_max(settings),
     )
-    streams = Streams(settings.streams_max, settings.streams_per_member_max)
-    desk = Desk(engine, reading, Waiters(reading), changes, streams, lanes, settings)
-    return desk, Ends((lanes.close, bell.close), (doorbell.close, changes.close))
+    doorbell = AsyncDoorbell(pool, thread_doorbell, interval_ms=settings.doorbell_ms)
+    deps = Dependencies(
+        engine,
+        reading,
+        pool,
+        reserve_sql(append_within),
+        TopicLimits(reading),
+        doorbell,
+        ReservationWatchers(reading),
+        changes,
+        Streams(settings.streams_max, settings.streams_per_member_max),
+        settings,
+    )
+    return deps, ShutdownSteps((doorbell.close, pool.close), (thread_doorbell.close, changes.close))
 
 
 def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -122,8 +132,8 @@ def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]
 def _alive(
     settings: Settings,
     databases: Databases,
-    waiters: Waiters,
-    ends: Ends,
+    deps: Dependencies,
+    steps: ShutdownSteps,
     state: Health,
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
@@ -136,18 +146,19 @@ def _alive(
         url = url_in_role(settings, settings.reservations_database_url, ROLE)
         tasks = [
             asyncio.create_task(health.beat(state)),
-            asyncio.create_task(waiting.poll(waiters)),
-            asyncio.create_task(waiting.listen(waiters, url)),
+            asyncio.create_task(deps.topics.load()),
+            asyncio.create_task(watchers.poll(deps.watchers)),
+            asyncio.create_task(watchers.listen(deps.watchers, url)),
         ]
         async with AsyncExitStack() as stack:  # the last one in is the first one out
             stack.callback(databases.dispose)
             stack.enter_context(databases.probed())
-            for end in ends.of_threads:
+            for end in steps.in_threads:
                 stack.callback(end)
             # A thread goes on after who waited for it is gone: it rings, and gives its connection back.
             # If it never ends, `stop_on_signals` ends the process.
             stack.push_async_callback(loop.shutdown_default_executor)
-            for end in reversed(ends.of_the_loop):
+            for end in reversed(steps.in_loop):
                 stack.callback(end)
             yield
             for task in tasks:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 import outbox
-from api.identity.acting import take_acting
+from api.identity.row_security import install_row_security
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
 from domain.rooms import tables as rooms_tables
@@ -90,7 +90,7 @@ def _database(settings: Settings, url: str, name: str, health: Health) -> Databa
 
 def _engine(settings: Settings, url: str, name: str) -> Engine:
     engine = pooled_engine(settings, url, name, ROLE)
-    take_acting(engine)
+    install_row_security(engine)
 
     # Another server has taken over: connections to this one would be of no use for ever.
     @event.listens_for(engine, "handle_error")

@@ -10,8 +10,8 @@ from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
 import outbox
-from api.identity.acting import ANYBODY, act_for
 from api.identity.auth import OPERATE, needs
+from api.identity.row_security import ALL_MEMBERS, set_member
 from api.problems import documented
 from domain.reservations.sagas import open_sagas
 
@@ -59,7 +59,7 @@ def operation_routes(engine: Engine) -> Router:
 def look(engine: NamedDependency[Engine]) -> OperationsView:
     """Needs the scope `operate`."""
     with engine.connect() as connection:
-        act_for(connection, ANYBODY)
+        set_member(connection, ALL_MEMBERS)
         sagas = open_sagas(connection)
         backlog = outbox.count_backlog(connection)
         blocked = outbox.blocked_keys(connection)

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 import outbox
 from consumers.metrics import REDRIVEN
 from domain import messages
-from domain.idempotency import Keys
+from domain.idempotency import IdempotencyKeys
 from domain.messages import Envelope
 from domain.reservations import store
 from domain.reservations.model import INNBOX, Cause, Reservation, Status, redrive
@@ -39,7 +39,7 @@ def redrive_once(engine: Engine, older_than_s: float) -> int:
     return len(asked)
 
 
-def forget_keys_once(engine: Engine, keys: Keys, older_than_s: float) -> int:
+def forget_keys_once(engine: Engine, keys: IdempotencyKeys, older_than_s: float) -> int:
     """Forget the idempotency keys of requests so long ago, part by part; returns how many."""
     forgotten = 0
     while True:

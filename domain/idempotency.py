@@ -30,13 +30,25 @@ from sqlalchemy import (
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The key is ours: do the work, then `answer` it in the same transaction."""
+class KeyedRequest:
+    """A request of a caller under an idempotency key of theirs, perhaps not the first; or without a key.
+
+    The caller is a member, or somebody of the staff who acts for one.
+    """
+
+    caller_id: int
+    key: str | None
+    request_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """This was done before; repeat its answer."""
+class Claimed:
+    """The key is free: do the work, then `answer` it in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The request was done before; repeat its answer."""
 
     response_status: int
     response_body: bytes
@@ -56,18 +68,19 @@ class InFlight:
     code: str = "IDEMPOTENCY_KEY_IN_FLIGHT"
 
 
-# ON CONFLICT alone would wait for another transaction's uncommitted row, holding a connection for
-# as long as that one takes. Whoever has not got the advisory lock tries no insert, so nobody waits.
-# The lock ends with the transaction, just after the row becomes visible: there is no gap between
-# them. Two keys of one hash would cost a needless "in flight", nothing else.
-CLAIM: Final = """
-    WITH lock AS MATERIALIZED (
-        SELECT pg_try_advisory_xact_lock(
-            hashtextextended('idempotency.{schema}.' || CAST(:member_id AS text) || '.' || :key, 0)
-        ) AS held
-    )
-    INSERT INTO {schema}.idempotency_key (member_id, key, request_hash)
-    SELECT :member_id, :key, :request_hash FROM lock WHERE held
+# The lock of one key, for every statement that inserts it. ON CONFLICT alone would wait for another
+# transaction's uncommitted row, holding a connection for as long as that one takes. A request that has
+# not got the lock tries no insert, so it never waits. The lock ends with the transaction, just after the
+# row becomes visible: there is no gap between them. Two keys of one hash would cost a needless "in
+# flight", nothing else.
+TRY_LOCK: Final = """pg_try_advisory_xact_lock(hashtextextended(
+            'idempotency.{schema}.' || CAST(:caller_id AS text) || '.' || CAST(:key AS text), 0
+        ))"""
+
+CLAIM: Final = f"""
+    WITH lock AS MATERIALIZED (SELECT {TRY_LOCK} AS held)
+    INSERT INTO {{schema}}.idempotency_key (member_id, key, request_hash)
+    SELECT :caller_id, :key, :request_hash FROM lock WHERE held
     ON CONFLICT (member_id, key) DO NOTHING
     RETURNING true
 """
@@ -75,13 +88,13 @@ CLAIM: Final = """
 FIND: Final = """
     SELECT request_hash, response_status, response_body
     FROM {schema}.idempotency_key
-    WHERE member_id = :member_id AND key = :key
+    WHERE member_id = :caller_id AND key = :key
 """
 
 ANSWER: Final = """
     UPDATE {schema}.idempotency_key
     SET response_status = :status, response_body = :body
-    WHERE member_id = :member_id AND key = :key
+    WHERE member_id = :caller_id AND key = :key
 """
 
 # By ctid, since DELETE knows no LIMIT; a row this old is never written again, so it does not move.
@@ -96,30 +109,31 @@ FORGET: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class IdempotencyKeys:
     """The keys of one context, in the table `idempotency_key` of its schema."""
 
     schema: Literal["reservations", "rooms"]
 
     def claim(
-        self, connection: Connection, member_id: int, key: str, request_hash: bytes
-    ) -> Claimed | Replay | Mismatch | InFlight:
+        self, connection: Connection, request: KeyedRequest
+    ) -> Claimed | Repeat | Mismatch | InFlight:
         """Claim a key for this transaction, or learn what became of it; never waits for another."""
-        values = {"member_id": member_id, "key": key}
-        if connection.scalar(self._sql(CLAIM), {**values, "request_hash": request_hash}):
+        values = {"caller_id": request.caller_id, "key": request.key}
+        claim = {**values, "request_hash": request.request_hash}
+        if connection.scalar(self._sql(CLAIM), claim):
             return Claimed()
 
         # A second statement, because the first one's snapshot may be older than the other's commit.
         found = connection.execute(self._sql(FIND), values).one_or_none()
-        return _repeated(found, request_hash) if found else InFlight()
+        return _repeated(found, request.request_hash) if found else InFlight()
 
     def answer(
-        self, connection: Connection, member_id: int, key: str, *, status: int, body: bytes
+        self, connection: Connection, request: KeyedRequest, *, status: int, body: bytes
     ) -> None:
         """Keep the response of a claimed key, for whoever repeats the request."""
-        values = {"member_id": member_id, "key": key, "status": status, "body": body}
-        answered = connection.execute(self._sql(ANSWER), values)
-        assert answered.rowcount == 1, f"key {key!r} of member {member_id} was never claimed"
+        values = {"caller_id": request.caller_id, "key": request.key}
+        answered = connection.execute(self._sql(ANSWER), {**values, "status": status, "body": body})
+        assert answered.rowcount == 1, f"{request} was never claimed"
 
     def forget(self, connection: Connection, older_than_s: float, limit: int) -> int:
         """Delete keys that nobody repeats any more, `limit` at most; returns how many."""
@@ -130,8 +144,8 @@ class Keys:
         return _sql(template, self.schema)
 
 
-RESERVATION_KEYS: Final = Keys("reservations")
-ROOM_KEYS: Final = Keys("rooms")
+RESERVATION_KEYS: Final = IdempotencyKeys("reservations")
+ROOM_KEYS: Final = IdempotencyKeys("rooms")
 
 
 def keys_table(metadata: MetaData, *more: Column[Any]) -> Table:
@@ -162,9 +176,9 @@ def _sql(template: str, schema: str) -> TextClause:
     return text(template.format(schema=schema))
 
 
-def _repeated(found: Row[tuple[bytes, int, bytes]], request_hash: bytes) -> Replay | Mismatch:
+def _repeated(found: Row[tuple[bytes, int, bytes]], request_hash: bytes) -> Repeat | Mismatch:
     if bytes(found.request_hash) != request_hash:
         return Mismatch()
 
     assert found.response_body is not None, "a key is claimed and answered in one transaction"
-    return Replay(found.response_status, found.response_body)
+    return Repeat(found.response_status, found.response_body)

@@ -76,7 +76,7 @@ def room_reserve(
 
 
 @dataclass(frozen=True, slots=True)
-class Unnumbered:
+class MessageTemplate:
     """A message whose reservation has no id yet: it belongs between `head` and `tail` of the value.
 
     The envelope has the largest id there can be, so the value will be no longer than it is there.
@@ -87,12 +87,12 @@ class Unnumbered:
     tail: bytes
 
 
-def unnumbered_room_reserve(room_id: int, stay: Stay, message_id: UUID) -> Unnumbered:
+def room_reserve_template(room_id: int, stay: Stay, message_id: UUID) -> MessageTemplate:
     """Return what `room_reserve` will be, for a statement that draws the id and appends at once."""
     envelope = room_reserve(_ID_MAX, room_id, stay, message_id)
     # The first one: the room's id may have the same digits.
     head, _, tail = envelope.value.partition(b"%d" % _ID_MAX)
-    return Unnumbered(envelope, head, tail)
+    return MessageTemplate(envelope, head, tail)
 
 
 def room_cancel(

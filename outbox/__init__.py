@@ -18,7 +18,7 @@ from outbox.append import (
     append,
     append_async,
     append_within,
-    binds_within,
+    prepare,
 )
 from outbox.backlog import backlogs, count_backlog
 from outbox.blocked import (
@@ -129,7 +129,6 @@ __all__ = [
     "backlogs",
     "batch_until",
     "beat",
-    "binds_within",
     "block_key",
     "blocked_keys",
     "check_origin",
@@ -149,6 +148,7 @@ __all__ = [
     "merge",
     "metadata",
     "partitions",
+    "prepare",
     "prepare_session",
     "read",
     "read_batch",

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from outbox.doorbell import mark
 from outbox.errors import HeadersTooLarge, KeyMissing, ValueTooLarge
-from outbox.topics import HEADERS_BYTES_MAX, value_bytes_max
+from outbox.topics import HEADERS_BYTES_MAX, limit_of, value_bytes_max
 
 if TYPE_CHECKING:
     # Neither the ORM nor, without greenlet, `sqlalchemy.ext.asyncio` need be there to append.
@@ -119,7 +119,8 @@ def append(
     time = datetime.now(UTC).isoformat()
     all_headers = [_cloud_event(message, time, headers or {}) for message in given]
     for message, encoded in zip(given, all_headers, strict=True):
-        _refuse_unpublishable(connection, message, encoded)
+        most = value_bytes_max(connection, message.topic, wanted=len(message.value))
+        _refuse_unpublishable(message, encoded, most)
     if lock_keys:
         connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
     connection.execute(APPEND, _columns(given, all_headers))
@@ -130,22 +131,22 @@ def append_within(*, value: str, rows: str) -> str:
     """Return SQL that appends one message for each of `rows`, for a CTE of a statement of your own.
 
     `value` is an expression of type bytea over those rows, which may have what the statement itself has
-    drawn: an id, say. Execute it with the binds that `binds_within` gives, among your own.
+    drawn: an id, say. Execute it with the binds that `prepare` gives, among your own.
     """
     return _APPEND_WITHIN.format(value=value, rows=rows)
 
 
-def binds_within(
-    connection: Connection, message: Appendable, *, headers: Mapping[str, str] | None = None
+def prepare(
+    message: Appendable, limits: Mapping[str, int], *, headers: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """Check a message as `append` does, and return its binds for `append_within`.
 
-    Give it with a value as long as the longest that the statement may make. Call it before the statement,
-    on the connection that executes it.
+    `limits` are the declared topics (`known_topics`); nothing is asked of the database. Give the message
+    a value as long as the longest that the statement may make. Ring the doorbell after the commit: no
+    connection is marked.
     """
     encoded = _cloud_event(message, datetime.now(UTC).isoformat(), headers or {})
-    _refuse_unpublishable(connection, message, encoded)
-    mark(connection)
+    _refuse_unpublishable(message, encoded, limit_of(message.topic, limits))
     return {
         "outbox_message_id": message.message_id,
         "outbox_topic": message.topic,
@@ -172,12 +173,11 @@ def _flushed(connection: "Connection | Session | scoped_session[Any]") -> Connec
     return connection.connection()
 
 
-def _refuse_unpublishable(connection: Connection, message: Appendable, headers: str) -> None:
+def _refuse_unpublishable(message: Appendable, headers: str, most: int) -> None:
     if not message.key:
         raise KeyMissing(message.topic)
 
     value_bytes = len(message.value)
-    most = value_bytes_max(connection, message.topic, wanted=value_bytes)
     if value_bytes > most:
         raise ValueTooLarge(message.topic, value_bytes, most)
 

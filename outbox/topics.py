@@ -88,7 +88,12 @@ def value_bytes_max(connection: Connection, name: str, *, wanted: int) -> int:
     remembered = _remembered.get(connection.engine, {})
     if remembered.get(name, -1) < wanted:
         remembered = _remembered[connection.engine] = known_topics(connection)
-    if name not in remembered:
-        raise UnknownTopic(name, remembered)
+    return limit_of(name, remembered)
 
-    return remembered[name]
+
+def limit_of(name: str, limits: Mapping[str, int]) -> int:
+    """Return the largest value that a declared topic takes; raises `UnknownTopic`."""
+    if name not in limits:
+        raise UnknownTopic(name, limits)
+
+    return limits[name]

@@ -18,14 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
 import structlog
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    Gauge,
-    generate_latest,
-)
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
 from runtime.bounds import answer_s_max
 from runtime.settings import Settings, SettingsError
@@ -38,7 +31,6 @@ READY = Gauge(
     "innbox_dependency_ready",
     "1 if a dependency (database, commits, kafka) answers as it must, 0 if the process waits for it.",
     ["dependency"],
-    multiprocess_mode="livemin",
 )
 # A dependency of which nothing was heard for so long is not there.
 SILENT_S_MAX = 5.0
@@ -212,22 +204,13 @@ def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
             body = {"ready": not problems, "problems": problems} | _instance()
             return status, _JSON, json.dumps(body).encode()
         case "/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(_counted())
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
     return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
 
 
 def _instance() -> dict[str, str]:
     instance = os.environ.get(INSTANCE)
     return {"instance": instance} if instance else {}
-
-
-def _counted() -> CollectorRegistry:
-    """Return what this process has counted or, where it is one of several, what all of them have."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
-    together = CollectorRegistry()
-    MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-    return together
 
 
 class _Server(ThreadingHTTPServer):

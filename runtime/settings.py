@@ -46,7 +46,17 @@ def _network(address: str) -> str:
     return address
 
 
+def _one(processes: int) -> int:
+    if processes > 1:
+        raise ValueError(
+            "removed: start as many `innbox api` as you need, on one port with API_REUSE_PORT=true or "
+            "behind a load balancer, and unset API_PROCESSES"
+        )
+    return processes
+
+
 DatabaseUrl = Annotated[str, AfterValidator(_usable)]
+OneProcess = Annotated[int, AfterValidator(_one)]
 Network = Annotated[str, AfterValidator(_network)]
 PublicKeyAlgorithm = Literal["RS256", "ES256", "EdDSA"]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -86,9 +96,8 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)
-    api_processes: int = Field(
-        default=1, ge=1, le=64, description="of one `innbox api`, on its port"
-    )
+    api_reuse_port: bool = Field(default=False, description="several `innbox api` share the port")
+    api_processes: OneProcess = Field(default=1, description="removed; only 1 is accepted")
     health_port: int = Field(default=0, ge=0, le=65535, description="live, ready, metrics; 0: any")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

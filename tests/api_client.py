@@ -18,7 +18,7 @@ from sqlalchemy import Engine, make_url, text
 
 from api.identity.auth import READ, WRITE
 from api.identity.signing import sign
-from api.reservations.desk import STREAMS
+from api.reservations.deps import STREAMS
 from api.serving.process import Server, listening
 from runtime.settings import Settings
 from tests.waiting import eventually

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, text
 
-from api.reservations import waiting
+from api.reservations import watchers
 from domain.answers import Answer, RoomResult
 from domain.reservations import store
 from domain.reservations.model import ROOMS, Cause, Reservation, settle
@@ -24,7 +24,7 @@ def an_api_that_only_listens(
     database_url: str, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[Api]:
     """What it does not hear it never finds out."""
-    monkeypatch.setattr(waiting, "POLL_S", NEVER_S)
+    monkeypatch.setattr(watchers, "POLL_S", NEVER_S)
     with an_api(database_url, **changes) as api:
         yield api
 

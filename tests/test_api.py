@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
-from domain.idempotency import RESERVATION_KEYS, Claimed
+from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from ops.local import Servers
 from tests.api_client import (
     ANOTHER,
@@ -36,6 +36,7 @@ from tests.api_client import (
 from tests.troubles import read_only
 from tests.waiting import eventually
 
+ONCE = KeyedRequest(ME, "once", bytes(32))
 ALL_OF_A_RESERVATION = ("reservations.reservation", "reservations.transition", "outbox.message")
 
 
@@ -115,7 +116,7 @@ def test_a_key_in_flight_is_told_so_and_may_be_tried_again(
     me: httpx.Client, engine: Engine
 ) -> None:
     with engine.connect() as connection:
-        assert isinstance(RESERVATION_KEYS.claim(connection, ME, "once", bytes(32)), Claimed)
+        assert isinstance(RESERVATION_KEYS.claim(connection, ONCE), Claimed)
         during = me.post(RESERVATIONS, json=a_stay(), headers={"Idempotency-Key": "once"})
     afterwards = me.post(RESERVATIONS, json=a_stay(), headers={"Idempotency-Key": "once"})
 

@@ -221,29 +221,29 @@ def test_rubbish_is_not_believed(token: str) -> None:
 def test_what_was_believed_is_remembered_until_it_expires(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    desk = Counting(settings(jwt_leeway_s=10))
+    verifier = Counting(settings(jwt_leeway_s=10))
     token = jwt.encode(claims(exp=int(time.time()) + 60), SECRET, "HS256")
 
-    assert [desk.member(token) for _ in range(3)] == [desk.member(token)] * 3
-    assert desk.verified == 1
+    assert [verifier.member(token) for _ in range(3)] == [verifier.member(token)] * 3
+    assert verifier.verified == 1
 
-    expires_at = desk.member(token).expires_at
+    expires_at = verifier.member(token).expires_at
     monkeypatch.setattr(time, "time", lambda: expires_at + 9.9)
-    desk.member(token)
-    assert desk.verified == 1
+    verifier.member(token)
+    assert verifier.verified == 1
 
     monkeypatch.setattr(time, "time", lambda: expires_at + 10)
-    desk.member(token)  # by PyJWT's clock it is still good
-    assert desk.verified == 2
+    verifier.member(token)  # by PyJWT's clock it is still good
+    assert verifier.verified == 2
 
 
 @pytest.mark.unit
 def test_what_was_refused_is_not_remembered() -> None:
-    desk = Counting(settings())
+    verifier = Counting(settings())
     for _ in range(2):
         with pytest.raises(Unauthenticated):
-            desk.member(jwt.encode(claims(aud="another"), SECRET, "HS256"))
-    assert desk.verified == 2
+            verifier.member(jwt.encode(claims(aud="another"), SECRET, "HS256"))
+    assert verifier.verified == 2
 
 
 @pytest.mark.unit
@@ -251,15 +251,15 @@ def test_the_one_that_was_not_seen_for_longest_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tokens, "REMEMBERED_MAX", 2)
-    desk = Counting(settings())
+    verifier = Counting(settings())
     first, second, third = (jwt.encode(claims(sub=n), SECRET, "HS256") for n in (1, 2, 3))
 
     for token in (first, second, first, third, first):
-        desk.member(token)
-    assert desk.verified == 3
+        verifier.member(token)
+    assert verifier.verified == 3
 
-    desk.member(second)
-    assert desk.verified == 4
+    verifier.member(second)
+    assert verifier.verified == 4
 
 
 @pytest.mark.unit

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, text
 from api.identity.auth import READ, WRITE
 from api.identity.signing import sign
 from api.problems import Declined
-from api.reservations import waiting
-from api.reservations.desk import STREAMS, Claim, Streams
+from api.reservations import watchers
+from api.reservations.deps import STREAMS, Streams, StreamSlot
 from api.reservations.events import placed
 from domain.answers import Answer
 from tests.api_client import (
@@ -191,7 +191,7 @@ def test_a_change_made_through_another_process_is_heard(
 def test_what_nobody_rang_for_is_found_by_the_poll(
     database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 0.05)
+    monkeypatch.setattr(watchers, "POLL_S", 0.05)
     with an_api(database_url) as api:
         me = api.member(ME)
         id_ = a_reservation(me)
@@ -249,18 +249,18 @@ def test_one_member_does_not_take_all_streams(database_url: str) -> None:
 def test_a_stream_that_was_never_begun_keeps_no_place() -> None:
     """Its place is taken before the answer begins, and a client may be gone by then."""
     streams = Streams(1, 1)
-    claim = streams.claim(ME)
+    slot = streams.take(ME)
     with pytest.raises(Declined):
-        streams.claim(ME)
-    never_begun = placed(nothing_to_say(claim), claim)
+        streams.take(ME)
+    never_begun = placed(nothing_to_say(slot), slot)
     del never_begun
-    with streams.claim(ME), pytest.raises(Declined):
-        streams.claim(ANOTHER)
-    streams.claim(ANOTHER).give_back()
+    with streams.take(ME), pytest.raises(Declined):
+        streams.take(ANOTHER)
+    streams.take(ANOTHER).give_back()
 
 
-async def nothing_to_say(claim: Claim) -> AsyncIterator[bytes]:
-    with claim:
+async def nothing_to_say(slot: StreamSlot) -> AsyncIterator[bytes]:
+    with slot:
         yield b""
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.identity.auth import STAFF
-from api.identity.limits import Pace, TooManyRequests
+from api.identity.rate_limit import RateLimiter, TooManyRequests
 from api.identity.signing import sign
 from api.serving import process
 from api.serving.connections import Connections
@@ -74,35 +74,35 @@ class Clock:
 @pytest.mark.unit
 def test_after_a_pause_so_many_at_once_and_then_one_by_one() -> None:
     clock = Clock()
-    pace = Pace(2, 4, clock=clock)
+    limiter = RateLimiter(2, 4, clock=clock)
 
-    assert [admitted(pace) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert [admitted(limiter) for _ in range(6)] == [True] * 4 + [False] * 2
     clock.now += 0.5
-    assert [admitted(pace) for _ in range(2)] == [True, False]
+    assert [admitted(limiter) for _ in range(2)] == [True, False]
     clock.now += 100
-    assert [admitted(pace) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert [admitted(limiter) for _ in range(6)] == [True] * 4 + [False] * 2
 
 
 @pytest.mark.unit
 def test_who_waits_as_long_as_told_is_admitted() -> None:
     clock = Clock()
-    pace = Pace(4, 2, clock=clock)
-    pace.admit(ME)
-    pace.admit(ME)
+    limiter = RateLimiter(4, 2, clock=clock)
+    limiter.acquire(ME)
+    limiter.acquire(ME)
     with pytest.raises(TooManyRequests) as refused:
-        pace.admit(ME)
+        limiter.acquire(ME)
     assert refused.value.wait_s == 0.25
 
     clock.now += 0.25
-    assert admitted(pace)
+    assert admitted(limiter)
 
 
 @pytest.mark.unit
 def test_the_members_that_were_not_seen_for_longest_are_forgotten_first() -> None:
-    pace = Pace(1, 2, members_max=2, clock=Clock())
+    limiter = RateLimiter(1, 2, members_max=2, clock=Clock())
 
-    assert [admitted(pace, member) for member in (1, 2, 1, 3, 1)] == [True] * 4 + [False]
-    assert [admitted(pace, 2) for _ in range(3)] == [True, True, False]
+    assert [admitted(limiter, member) for member in (1, 2, 1, 3, 1)] == [True] * 4 + [False]
+    assert [admitted(limiter, 2) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.unit
@@ -115,11 +115,11 @@ def test_in_no_span_of_time_more_than_the_burst_and_the_rate(
     rate: float, burst: int, gaps: list[float]
 ) -> None:
     clock = Clock()
-    pace = Pace(rate, burst, clock=clock)
+    limiter = RateLimiter(rate, burst, clock=clock)
     came_at = []
     for gap in gaps:
         clock.now += gap
-        if admitted(pace):
+        if admitted(limiter):
             came_at.append(clock.now)
 
     for first, begun_at in enumerate(came_at):
@@ -127,9 +127,9 @@ def test_in_no_span_of_time_more_than_the_burst_and_the_rate(
             assert count <= burst + rate * (ended_at - begun_at)
 
 
-def admitted(pace: Pace, member: int = ME) -> bool:
+def admitted(limiter: RateLimiter, member: int = ME) -> bool:
     try:
-        pace.admit(member)
+        limiter.acquire(member)
     except TooManyRequests:
         return False
     return True

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.requests.prefer import wait_s
-from api.reservations import waiting
-from api.reservations.waiting import Waiters, Watch
+from api.reservations import watchers
+from api.reservations.watchers import ReservationWatchers, Subscription
 from domain.answers import Answer
 from domain.reservations.model import Reservation, Status
 from domain.stay import Stay
@@ -103,12 +103,12 @@ def test_waiting_takes_neither_a_connection_nor_a_thread(
 ) -> None:
     """With one connection twenty wait, another member is served, and all twenty are answered."""
     with an_api_that_only_listens(database_url, monkeypatch, pool_size=1) as api:
-        waiters = [reserve_and_wait(threads, api) for _ in range(20)]
+        watchers = [reserve_and_wait(threads, api) for _ in range(20)]
         ids = waited_for(engine, 20)
         other = api.member().get("/v1/reservations", params={"limit": 1})
         listener(engine)
         ring(engine, *[settled(engine, id_) for id_ in ids])
-        responses = [waiter.result() for waiter in waiters]
+        responses = [waiter.result() for waiter in watchers]
 
     assert other.status_code == 200
     assert {response.json()["status"] for response in responses} == {"CONFIRMED"}
@@ -121,7 +121,7 @@ def test_a_ring_that_nobody_heard_is_made_good_by_the_poll(
     threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 0.05)
+    monkeypatch.setattr(watchers, "POLL_S", 0.05)
     with an_api(database_url) as api:
         waiter = reserve_and_wait(threads, api)
         [reservation_id] = waited_for(engine, 1)
@@ -138,25 +138,25 @@ def test_the_poll_outlasts_a_database_that_answers_with_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one whose migration is under way: nobody waits in vain for good."""
-    monkeypatch.setattr(waiting, "POLL_S", 0.05)
+    monkeypatch.setattr(watchers, "POLL_S", 0.05)
     failed: list[Exception] = []
-    asleep: list[Watch] = []
-    look, hear = Waiters.poll_once, Watch.heard
+    asleep: list[Subscription] = []
+    look, hear = ReservationWatchers.poll_once, Subscription.heard
 
-    async def poll_once(waiters: Waiters) -> None:
+    async def poll_once(watchers: ReservationWatchers) -> None:
         try:
-            await look(waiters)
+            await look(watchers)
         except ProgrammingError as error:
             failed.append(error)
             raise
 
-    async def heard(watch: Watch, deadline: float) -> bool:
+    async def heard(watch: Subscription, deadline: float) -> bool:
         if not watch.rung.is_set():  # or it would read once more, of a table that is gone
             asleep.append(watch)
         return await hear(watch, deadline)
 
-    monkeypatch.setattr(Waiters, "poll_once", poll_once)
-    monkeypatch.setattr(Watch, "heard", heard)
+    monkeypatch.setattr(ReservationWatchers, "poll_once", poll_once)
+    monkeypatch.setattr(Subscription, "heard", heard)
     with an_api(database_url) as api:
         waiter = reserve_and_wait(threads, api)
         [reservation_id] = waited_for(engine, 1)
@@ -234,8 +234,8 @@ def test_a_look_that_nobody_waits_for_any_more_still_gives_its_connection_back(
     """A pool that is gone by then would leave it open."""
     looking, disposed, left_open = Event(), Event(), Event()
 
-    def look(waiters: Waiters, _ids: list[int]) -> dict[int, int]:
-        with waiters._engine.connect():
+    def look(watchers: ReservationWatchers, _ids: list[int]) -> dict[int, int]:
+        with watchers._engine.connect():
             looking.set()
             if disposed.wait(0.5):
                 left_open.set()
@@ -244,8 +244,8 @@ def test_a_look_that_nobody_waits_for_any_more_still_gives_its_connection_back(
     def dispose(_engine: Engine) -> None:
         disposed.set()
 
-    monkeypatch.setattr(waiting, "POLL_S", 0.0)
-    monkeypatch.setattr(Waiters, "_versions", look)
+    monkeypatch.setattr(watchers, "POLL_S", 0.0)
+    monkeypatch.setattr(ReservationWatchers, "_versions", look)
     event.listen(Engine, "engine_disposed", dispose)
     try:
         with an_api(database_url) as api:
@@ -266,15 +266,18 @@ def test_a_ring_between_reading_and_waiting_is_heard(monkeypatch: pytest.MonkeyP
     confirmed = replace(pending, status=Status.CONFIRMED)
 
     async def scenario() -> Reservation | None:
-        waiters, loop = Waiters(create_engine("postgresql+psycopg://")), asyncio.get_running_loop()
+        watchers, loop = (
+            ReservationWatchers(create_engine("postgresql+psycopg://")),
+            asyncio.get_running_loop(),
+        )
         answers = iter([pending, confirmed])
 
-        def read(_self: Waiters, reservation_id: int) -> Reservation:
-            loop.call_soon_threadsafe(waiters.wake, [reservation_id])
+        def read(_self: ReservationWatchers, reservation_id: int) -> Reservation:
+            loop.call_soon_threadsafe(watchers.wake, [reservation_id])
             return next(answers)
 
-        monkeypatch.setattr(Waiters, "_read", read)
-        return await waiters.ended(pending.id, wait_s=30)
+        monkeypatch.setattr(ReservationWatchers, "_read", read)
+        return await watchers.ended(pending.id, wait_s=30)
 
     assert asyncio.run(scenario()) == confirmed
 
@@ -285,12 +288,12 @@ def test_a_database_that_goes_away_meanwhile_takes_nothing_back(
 ) -> None:
     """None has the handler answer what was accepted."""
 
-    def read(_self: Waiters, _reservation_id: int) -> Reservation:
+    def read(_self: ReservationWatchers, _reservation_id: int) -> Reservation:
         raise OperationalError("SELECT", {}, Exception("gone"))
 
-    monkeypatch.setattr(Waiters, "_read", read)
-    waiters = Waiters(create_engine("postgresql+psycopg://"))
-    assert asyncio.run(waiters.ended(1, wait_s=30)) is None
+    monkeypatch.setattr(ReservationWatchers, "_read", read)
+    watchers = ReservationWatchers(create_engine("postgresql+psycopg://"))
+    assert asyncio.run(watchers.ended(1, wait_s=30)) is None
 
 
 @pytest.mark.unit

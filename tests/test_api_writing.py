@@ -1,11 +1,8 @@
 """Writing over HTTP: how much a member may have pending, who acts for whom, which version is meant."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
-from unittest.mock import patch
 
 import httpx
 import pytest
@@ -15,12 +12,14 @@ from sqlalchemy import Engine, text
 import outbox
 from api.app import create_app
 from api.identity.auth import READ, STAFF, WRITE
-from domain.idempotency import RESERVATION_KEYS, Claimed
+from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
+from ops.topics import declare
 from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, a_stay, an_api, count, some_settings
 from tests.waiting import DEADLINE_S, eventually
 
 PENDING_MAX = 3
 CLERK = 99
+ONCE = KeyedRequest(ME, "once", bytes(32))
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def test_a_key_that_is_no_string_is_pointed_at(me: httpx.Client) -> None:
 
 def test_the_first_request_of_a_key_is_not_waited_for(me: httpx.Client, engine: Engine) -> None:
     with engine.connect() as connection:
-        assert isinstance(RESERVATION_KEYS.claim(connection, ME, "once", bytes(32)), Claimed)
+        assert isinstance(RESERVATION_KEYS.claim(connection, ONCE), Claimed)
         during = reserve(me, "once")
 
     assert (during.status_code, code(during)) == (409, "idempotency-key-in-flight")
@@ -308,23 +307,44 @@ def test_a_bell_whose_connection_was_cut_rings_again(database_url: str, engine: 
         eventually(lambda: reserve(api.member(ANOTHER)).is_success and outbox.hear(listener, 2))
 
 
-# What Litestar hands to guards.
+# The topics.
 
 
-def test_a_guard_gets_the_routes_own_handler(database_url: str) -> None:
-    """A copy for each of them would be a tenth of the cost of a request."""
-    app = create_app(some_settings(database_url))
-    seen: list[object] = []
+def test_an_undeclared_topic_is_looked_up_beside_the_event_loop(api: Api, engine: Engine) -> None:
+    """Who waits for the database waits in a thread, and one look-up does for all of them."""
+    me = api.member(ME)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox.topic"))
+    with an_api(api.settings.database_url) as other, ThreadPoolExecutor(8) as threads:
+        with engine.begin() as connection:
+            connection.execute(text("LOCK TABLE outbox.topic IN ACCESS EXCLUSIVE MODE"))
+            waiting = [threads.submit(reserve, other.member(ME)) for _ in range(8)]
+            eventually(lambda: sessions_waiting(engine) > 0)
+            assert other.client({}).get("/healthz/live").status_code == 200
+            assert sessions_waiting(engine) == 1
+            assert not any(one.done() for one in waiting)
+        assert {one.result().status_code for one in waiting} == {503}
+        declare([api.settings.database_url])
+        assert reserve(other.member(ME)).status_code == 202, "at once, when it is declared"
+    assert reserve(me).status_code == 202
 
-    async def look(_: object, handler: object) -> None:
-        seen.append(handler)
 
-    async def authorize() -> object:
-        [route] = [one for one in app.routes if one.path == RESERVATIONS]
-        assert isinstance(route, HTTPRoute)
-        handler, _ = route.route_handler_map["POST"]
-        with patch.object(type(handler), "resolve_guards", lambda _: [look]):
-            await handler.authorize_connection(cast("Any", None))
-        return handler
+def sessions_waiting(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) or 0
 
-    assert [asyncio.run(authorize())] == seen
+
+# What a request costs before its handler.
+
+
+@pytest.mark.unit
+def test_a_request_passes_one_guard() -> None:
+    """Litestar copies the route's handler for each of them."""
+    app = create_app(some_settings("postgresql+psycopg://nobody"))
+    for route in app.routes:
+        if isinstance(route, HTTPRoute) and route.path.startswith("/v1"):
+            handlers = [one for one, _ in route.route_handler_map.values()]
+            assert {len(list(one.resolve_guards())) for one in handlers} <= {0, 1}, route.path
+    [reserving] = [one for one in app.routes if one.path == RESERVATIONS]
+    assert isinstance(reserving, HTTPRoute)
+    assert len(list(reserving.route_handler_map["POST"][0].resolve_guards())) == 1

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, event, text
 from api.problems import InvalidHeader
 from api.requests.idempotency import KEY_LENGTH_MAX, bare
 from consumers import timeouts
-from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, Mismatch, Replay
+from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, KeyedRequest, Mismatch, Repeat
 
 ANN, BEN = 42, 43
 HOUR_S = 3_600.0
@@ -18,11 +18,12 @@ HASH, OTHER_HASH = b"\1" * 32, b"\2" * 32
 
 
 def claim(connection: Connection, *, member_id: int = ANN, request_hash: bytes = HASH) -> object:
-    return RESERVATION_KEYS.claim(connection, member_id, "christmas", request_hash)
+    return RESERVATION_KEYS.claim(connection, KeyedRequest(member_id, "christmas", request_hash))
 
 
 def answer(connection: Connection, *, body: bytes = b"{}") -> None:
-    RESERVATION_KEYS.answer(connection, ANN, "christmas", status=202, body=body)
+    request = KeyedRequest(ANN, "christmas", HASH)
+    RESERVATION_KEYS.answer(connection, request, status=202, body=body)
 
 
 def test_a_key_is_claimed_once_and_then_replayed(engine: Engine) -> None:
@@ -31,7 +32,7 @@ def test_a_key_is_claimed_once_and_then_replayed(engine: Engine) -> None:
         answer(connection, body=b"five")
 
     with engine.begin() as connection:
-        assert claim(connection) == Replay(202, b"five")
+        assert claim(connection) == Repeat(202, b"five")
 
 
 def test_a_key_belongs_to_its_member(engine: Engine) -> None:
@@ -72,7 +73,7 @@ def test_two_replays_at_the_same_time_both_get_the_answer(engine: Engine) -> Non
         answer(connection)
 
     with engine.begin() as first, engine.begin() as second:
-        assert claim(first) == claim(second) == Replay(202, b"{}")
+        assert claim(first) == claim(second) == Repeat(202, b"{}")
 
 
 def test_of_many_at_once_exactly_one_claims(engine: Engine) -> None:
@@ -89,7 +90,7 @@ def test_of_many_at_once_exactly_one_claims(engine: Engine) -> None:
         winners = [number for number, one in enumerate(outcomes, 1) if one == Claimed()]
         [winner] = winners
         others = [one for one in outcomes if one != Claimed()]
-        assert all(one in {InFlight(), Replay(202, b"%d" % winner)} for one in others)
+        assert all(one in {InFlight(), Repeat(202, b"%d" % winner)} for one in others)
         forget_all(engine)
 
 

@@ -29,7 +29,7 @@ NOWHERE = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
 ALL = frozenset({"RS256", "ES256", "EdDSA"})
 
 
-class Desk:
+class Verifier:
     """Those who check tokens, on a clock of their own: ten seconds' cooldown, an hour's trust."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -65,18 +65,18 @@ def issuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
 def test_a_token_is_believed_by_the_issuers_key(issuer: Issuer, algorithm: str) -> None:
     issuer.add("another", algorithm)
 
-    assert told(lambda: Desk(issuer).member(issuer.token("another"))).id == ME
+    assert told(lambda: Verifier(issuer).member(issuer.token("another"))).id == ME
 
 
 def test_a_new_key_is_asked_for_at_once_and_the_old_one_is_still_believed(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
-        await desk.member(issuer.token("first"))
+        verifier = Verifier(issuer)
+        await verifier.member(issuer.token("first"))
         issuer.add("second", "EdDSA")
-        desk.now += 11
+        verifier.now += 11
 
-        assert (await desk.member(issuer.token("second"))).id == ME
-        assert (await desk.member(issuer.token("first"))).id == ME
+        assert (await verifier.member(issuer.token("second"))).id == ME
+        assert (await verifier.member(issuer.token("first"))).id == ME
         assert issuer.asked == 2
 
     told(story)
@@ -86,46 +86,46 @@ def test_a_key_that_was_removed_is_not_believed_not_even_of_a_token_that_was(
     issuer: Issuer,
 ) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         issuer.add("second", "ES256")
         token = issuer.token("first")
-        await desk.member(token)
+        await verifier.member(token)
         del issuer.keys["first"]
-        assert not await desk.refuses(token)
-        await desk.keys.refresh()
+        assert not await verifier.refuses(token)
+        await verifier.keys.refresh()
 
-        assert await desk.refuses(token)
-        assert not await desk.refuses(issuer.token("second"))
+        assert await verifier.refuses(token)
+        assert not await verifier.refuses(issuer.token("second"))
 
     told(story)
 
 
 def test_a_key_that_changes_under_its_name_is_another_key(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         token = issuer.token("first")
-        await desk.member(token)
+        await verifier.member(token)
         issuer.add("first", "ES256")
-        await desk.keys.refresh()
+        await verifier.keys.refresh()
 
-        assert await desk.refuses(token)
+        assert await verifier.refuses(token)
 
     told(story)
 
 
 def test_strangers_cannot_make_us_ask_more_than_once_in_a_while(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         strangers = [issuer.token("first", {"kid": f"stranger {n}"}) for n in range(50)]
 
         for asked in (1, 2):
-            assert all(await asyncio.gather(*map(desk.refuses, strangers)))
-            assert all([await desk.refuses(stranger) for stranger in strangers])
+            assert all(await asyncio.gather(*map(verifier.refuses, strangers)))
+            assert all([await verifier.refuses(stranger) for stranger in strangers])
             assert issuer.asked == asked
-            desk.now += 9.9
-            assert await desk.refuses(strangers[0])
+            verifier.now += 9.9
+            assert await verifier.refuses(strangers[0])
             assert issuer.asked == asked
-            desk.now += 0.1
+            verifier.now += 0.1
 
     told(story)
 
@@ -133,10 +133,10 @@ def test_strangers_cannot_make_us_ask_more_than_once_in_a_while(issuer: Issuer) 
 def test_neither_does_an_issuer_that_fails_get_asked_more_often(issuer: Issuer) -> None:
     async def story() -> None:
         issuer.status = 500
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         for _ in range(20):
             with pytest.raises(KeysAway):
-                await desk.member(issuer.token("first"))
+                await verifier.member(issuer.token("first"))
         assert issuer.asked == 1
 
     told(story)
@@ -144,13 +144,13 @@ def test_neither_does_an_issuer_that_fails_get_asked_more_often(issuer: Issuer) 
 
 def test_a_known_key_never_waits_for_the_issuer(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
-        await desk.keys.refresh()
+        verifier = Verifier(issuer)
+        await verifier.keys.refresh()
         issuer.may_answer.clear()
-        asking = asyncio.create_task(desk.keys.refresh())
+        asking = asyncio.create_task(verifier.keys.refresh())
         await asyncio.to_thread(eventually, lambda: issuer.asked == 2)
 
-        checking = desk.member(issuer.token("first"))
+        checking = verifier.member(issuer.token("first"))
         with pytest.raises(StopIteration):  # it has ended without waiting for anything
             checking.send(None)
 
@@ -162,9 +162,11 @@ def test_a_known_key_never_waits_for_the_issuer(issuer: Issuer) -> None:
 
 def test_a_client_that_goes_away_leaves_the_asking_to_the_others(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         issuer.may_answer.clear()
-        gone, waits = (asyncio.create_task(desk.member(issuer.token("first"))) for _ in range(2))
+        gone, waits = (
+            asyncio.create_task(verifier.member(issuer.token("first"))) for _ in range(2)
+        )
         await asyncio.to_thread(eventually, lambda: issuer.asked == 1)
         gone.cancel()
         await asyncio.wait([gone])
@@ -187,20 +189,20 @@ def test_an_issuer_that_does_not_get_done_is_not_waited_for_long(
         if not is_dripping:
             issuer.may_answer.clear()
         with pytest.raises(KeysAway):
-            await asyncio.wait_for(Desk(issuer).member(issuer.token("first")), 10)
+            await asyncio.wait_for(Verifier(issuer).member(issuer.token("first")), 10)
 
     told(story)
 
 
 def test_a_set_that_is_longer_than_any_set_is_not_read(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
-        await desk.member(issuer.token("first"))
+        verifier = Verifier(issuer)
+        await verifier.member(issuer.token("first"))
         issuer.add("second", "ES256")
         issuer.said_instead = issuer.document + b" " * jwks.DOCUMENT_BYTES_MAX
-        desk.now += 10
+        verifier.now += 10
 
-        assert await desk.refuses(issuer.token("second"))
+        assert await verifier.refuses(issuer.token("second"))
         assert issuer.asked == 2
 
     told(story)
@@ -208,26 +210,26 @@ def test_a_set_that_is_longer_than_any_set_is_not_read(issuer: Issuer) -> None:
 
 def test_the_last_keys_are_believed_without_their_issuer_for_so_long(issuer: Issuer) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
-        await desk.member(issuer.token("first"))
+        verifier = Verifier(issuer)
+        await verifier.member(issuer.token("first"))
         issuer.status = 503
-        desk.now += 3599.9
-        await desk.keys.refresh()
-        assert not await desk.refuses(issuer.token("first", nonce=1))
-        assert desk.health.problems == {}
+        verifier.now += 3599.9
+        await verifier.keys.refresh()
+        assert not await verifier.refuses(issuer.token("first", nonce=1))
+        assert verifier.health.problems == {}
 
-        desk.now += 0.1
-        await desk.keys.refresh()
+        verifier.now += 0.1
+        await verifier.keys.refresh()
         for token in (issuer.token("first"), issuer.token("first", nonce=1)):
             with pytest.raises(KeysAway):
-                await desk.member(token)
+                await verifier.member(token)
         problem = "the issuer's keys cannot be had: it answered 503"
-        assert desk.health.problems == {"keys": problem}
+        assert verifier.health.problems == {"keys": problem}
 
         issuer.status = 200
-        desk.now += 10
-        assert (await desk.member(issuer.token("first"))).id == ME
-        assert desk.health.problems == {}
+        verifier.now += 10
+        assert (await verifier.member(issuer.token("first"))).id == ME
+        assert verifier.health.problems == {}
 
     told(story)
 
@@ -249,12 +251,12 @@ GARBAGE = {
 @pytest.mark.parametrize("document", GARBAGE.values(), ids=GARBAGE)
 def test_rubbish_does_not_take_the_place_of_keys(issuer: Issuer, document: bytes) -> None:
     async def story() -> None:
-        desk = Desk(issuer)
-        await desk.member(issuer.token("first"))
+        verifier = Verifier(issuer)
+        await verifier.member(issuer.token("first"))
         issuer.said_instead = document
-        await desk.keys.refresh()
+        await verifier.keys.refresh()
 
-        assert not await desk.refuses(issuer.token("first", nonce=1))
+        assert not await verifier.refuses(issuer.token("first", nonce=1))
         assert issuer.asked == 2
 
     told(story)
@@ -264,7 +266,7 @@ def test_the_issuer_cannot_send_us_elsewhere(issuer: Issuer) -> None:
     issuer.status = 302
 
     with pytest.raises(KeysAway):
-        told(lambda: Desk(issuer).member(issuer.token("first")))
+        told(lambda: Verifier(issuer).member(issuer.token("first")))
     assert issuer.asked == 1
 
 
@@ -329,11 +331,11 @@ def test_no_token_is_believed_by_another_algorithm_than_its_keys(issuer: Issuer)
     }
 
     async def story() -> None:
-        desk = Desk(issuer)
+        verifier = Verifier(issuer)
         for attack in attacks.values():
-            assert await desk.refuses(attack), attack
+            assert await verifier.refuses(attack), attack
         for kid in issuer.keys:
-            assert not await desk.refuses(issuer.token(kid))
+            assert not await verifier.refuses(issuer.token(kid))
 
     told(story)
 
@@ -350,9 +352,9 @@ def test_a_token_does_not_bring_its_key_along(issuer: Issuer) -> None:
         )
 
         async def story() -> None:
-            desk = Desk(issuer)
+            verifier = Verifier(issuer)
             for header in brought:
-                assert await desk.refuses(attacker.token("mine", header))
+                assert await verifier.refuses(attacker.token("mine", header))
 
         told(story)
     assert attacker.asked == 0
@@ -370,12 +372,12 @@ def test_a_token_does_not_bring_its_key_along(issuer: Issuer) -> None:
 def test_what_we_do_not_understand_we_do_not_believe(
     issuer: Issuer, header: dict[str, Any]
 ) -> None:
-    assert told(lambda: Desk(issuer).refuses(issuer.token("first", header)))
+    assert told(lambda: Verifier(issuer).refuses(issuer.token("first", header)))
 
 
 @pytest.mark.parametrize("kind", ["JWT", "at+jwt", "application/at+jwt", "AT+JWT"])
 def test_an_access_token_may_say_that_it_is_one(issuer: Issuer, kind: str) -> None:
-    assert not told(lambda: Desk(issuer).refuses(issuer.token("first", {"typ": kind})))
+    assert not told(lambda: Verifier(issuer).refuses(issuer.token("first", {"typ": kind})))
 
 
 @pytest.mark.parametrize(

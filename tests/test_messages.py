@@ -43,7 +43,7 @@ def test_a_reserve_is_these_bytes() -> None:
 @given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1) | st.just(2**63 - 1))
 def test_a_reserve_whose_id_is_put_in_later_is_the_same(reservation_id: int, room_id: int) -> None:
     """One definition of the bytes, though one statement draws the id and appends."""
-    later = messages.unnumbered_room_reserve(room_id, CHRISTMAS, MESSAGE)
+    later = messages.room_reserve_template(room_id, CHRISTMAS, MESSAGE)
     at_once = messages.room_reserve(reservation_id, room_id, CHRISTMAS, MESSAGE)
 
     assert replace(later.envelope, value=b"") == replace(at_once, value=b"")

@@ -10,9 +10,8 @@ import uvloop
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from runtime import roundtrip
 from runtime.database import pooled_engine
-from runtime.roundtrip import Rows, Statement
+from runtime.pipeline import Rows, Statement, roundtrip
 from runtime.settings import Settings
 
 MAKE = text("CREATE TABLE noted (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, word text)")

@@ -10,14 +10,19 @@ from psycopg.errors import InsufficientPrivilege, UniqueViolation
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from api.identity.acting import ANYBODY, act_for, saying, take_acting
-from domain.idempotency import RESERVATION_KEYS, Claimed
+from api.identity.row_security import (
+    ALL_MEMBERS,
+    install_row_security,
+    set_member,
+    set_member_statement,
+)
+from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from domain.reservations import store
 from domain.reservations.model import Cause, NewReservation, Reservation, by_member, cancel
 from domain.reservations.reading import Filter, page, versions
 from ops.local import Servers
 from runtime.database import pooled_engine
-from runtime.roundtrip import Statement, in_one_round_trip
+from runtime.pipeline import Statement, in_one_round_trip
 from tests.conftest import a_configuration
 from tests.saga import ALPINE, CHRISTMAS
 from tests.wishes import reserved
@@ -32,7 +37,7 @@ def api(servers: Servers, database_url: str) -> Iterator[Engine]:
     """The API's engine, with one connection that all must share."""
     brief = a_configuration(servers, database_url, pool_size=1)
     engine = pooled_engine(brief, database_url, "test", "innbox_api")
-    take_acting(engine)
+    install_row_security(engine)
     yield engine
     engine.dispose()
 
@@ -64,7 +69,7 @@ def test_a_query_that_forgets_the_member_shows_only_theirs(
     ids = [one.id for one in of.values()]
     for engine in (api, reading):
         with engine.connect() as connection:
-            act_for(connection, BOB)
+            set_member(connection, BOB)
             assert seen(connection) == [1, 1, 1]
             assert store.get(connection, of[ANN].id) is None
             assert store.get(connection, of[BOB].id) == of[BOB]
@@ -75,7 +80,7 @@ def test_a_query_that_forgets_the_member_shows_only_theirs(
 
 def test_the_staff_see_everybody(reading: Engine, of: dict[int, Reservation]) -> None:
     with reading.connect() as connection:
-        act_for(connection, ANYBODY)
+        set_member(connection, ALL_MEMBERS)
         assert seen(connection) == [2, 2, 2]
         assert store.get(connection, of[ANN].id) == of[ANN]
 
@@ -88,7 +93,7 @@ def test_another_members_reservation_is_not_changed(
     assert isinstance(cancelling, Reservation)
     moved = [(cancelling, Cause(UUID(int=9), by_member(BOB)))]
     with api.connect() as connection:
-        act_for(connection, BOB)
+        set_member(connection, BOB)
         with pytest.raises(store.ReservationMoved):
             store.save_transitions(connection, moved)
 
@@ -96,7 +101,7 @@ def test_another_members_reservation_is_not_changed(
 def test_nothing_is_written_in_another_members_name(api: Engine) -> None:
     for work in (_insert, _claim):
         with api.connect() as connection:
-            act_for(connection, BOB)
+            set_member(connection, BOB)
             with pytest.raises(DBAPIError, match="row-level security") as refused:
                 work(connection, ANN)
             assert isinstance(refused.value.orig, InsufficientPrivilege)
@@ -109,12 +114,12 @@ def test_a_connection_forgets_for_whom_it_was(
     assert of
     for engine in (api, reading):
         with engine.connect() as connection:
-            act_for(connection, BOB)
+            set_member(connection, BOB)
             assert seen(connection) == [1, 1, 1]
         with engine.connect() as connection:
             assert seen(connection) == [0, 0, 0]
     with api.begin() as connection:
-        act_for(connection, BOB)
+        set_member(connection, BOB)
         assert seen(connection) == [1, 1, 1]
     with api.connect() as connection:
         assert seen(connection) == [0, 0, 0]
@@ -126,12 +131,12 @@ def test_each_transaction_of_a_connection_is_for_the_member_that_was_said_last(
 ) -> None:
     """After a rollback as after a commit, and in the midst of one."""
     with api.connect() as connection:
-        act_for(connection, BOB)
+        set_member(connection, BOB)
         for end in (connection.rollback, connection.commit):
             assert store.get(connection, of[BOB].id)
             end()
         assert store.get(connection, of[BOB].id)
-        act_for(connection, ANN)
+        set_member(connection, ANN)
         assert store.get(connection, of[BOB].id) is None
         assert store.get(connection, of[ANN].id)
 
@@ -141,7 +146,7 @@ def test_in_one_round_trip_the_first_statement_says_for_whom(
 ) -> None:
     with api.connect() as connection:
         look: Statement = (text("SELECT id FROM reservations.reservation"), {})
-        *_, rows = asyncio.run(in_one_round_trip(connection, [saying(BOB), look]))
+        *_, rows = asyncio.run(in_one_round_trip(connection, [set_member_statement(BOB), look]))
         assert rows == [(of[BOB].id,)]
         *_, rows = asyncio.run(in_one_round_trip(connection, [look]))
         assert rows == []
@@ -154,7 +159,7 @@ def test_what_fails_beside_it_fails_as_ever(api: Engine, of: dict[int, Reservati
         VALUES (:member, 'once', :hash)
     """)
     with api.connect() as connection:
-        act_for(connection, BOB)
+        set_member(connection, BOB)
         with pytest.raises(IntegrityError) as refused:
             connection.execute(again, {"member": BOB, "hash": HASH})
         assert isinstance(refused.value.orig, UniqueViolation)
@@ -185,7 +190,7 @@ def test_a_members_list_reads_the_index_behind_the_wall(engine: Engine, reading:
         connection.execute(text("ANALYZE reservations.reservation"))
     for more in ("", "AND id < 90000 AND room_id = 7 AND check_in >= '2020-01-01'"):
         with reading.connect() as connection:
-            act_for(connection, BOB)
+            set_member(connection, BOB)
             plan = "\n".join(connection.scalars(text(LIST.format(more=more))))
         assert "Index Scan Backward using ix_reservation_member_id_id" in plan
         assert "Index Cond: (member_id = 2)" in plan or "Index Cond: ((member_id = 2) AND" in plan
@@ -213,9 +218,11 @@ def seen(connection: Connection) -> list[Any]:
 
 def _reserve(api: Engine, member: int) -> Reservation:
     with api.begin() as connection:
-        act_for(connection, member)
+        set_member(connection, member)
         _claim(connection, member)
-        RESERVATION_KEYS.answer(connection, member, "once", status=202, body=b"{}")
+        RESERVATION_KEYS.answer(
+            connection, KeyedRequest(member, "once", HASH), status=202, body=b"{}"
+        )
         return _insert(connection, member)
 
 
@@ -225,4 +232,4 @@ def _insert(connection: Connection, member: int) -> Reservation:
 
 
 def _claim(connection: Connection, member: int) -> None:
-    assert RESERVATION_KEYS.claim(connection, member, "once", HASH) == Claimed()
+    assert RESERVATION_KEYS.claim(connection, KeyedRequest(member, "once", HASH)) == Claimed()

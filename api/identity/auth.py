@@ -1,10 +1,10 @@
-"""Who may do what: guards for routes.
+"""Who may do what: the guard of all routes, and the scope that a route needs.
 
-Guards run before the body is read, so a stranger is told nothing about it. The first one knows the
-member, and holds them to their pace; `needs` follows it where a route asks for more than to be known.
+The guard runs before the body is read, so a stranger is told nothing about it. It finds out the member,
+limits their rate, and then checks the request and the scope.
 
     Unauthenticated, KeysAway   see api.identity.tokens
-    TooManyRequests             see api.identity.limits
+    TooManyRequests             see api.identity.rate_limit
     ScopeMissing                the member is known but may not do this
 """
 
@@ -15,7 +15,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from api.identity.limits import Pace
+from api.identity.rate_limit import RateLimiter
 from api.identity.tokens import (
     INVENTORY,
     OPERATE,
@@ -34,6 +34,7 @@ SCOPES: Final = {
     INVENTORY: "change rooms and nights",
     OPERATE: "look at what is open",
 }
+_SCOPE = "needs_scope"
 
 __all__ = [
     "INVENTORY",
@@ -42,22 +43,26 @@ __all__ = [
     "SCOPES",
     "STAFF",
     "WRITE",
-    "Guard",
+    "AnyConnection",
+    "Check",
     "Member",
     "MemberRequest",
     "ScopeMissing",
-    "authenticated",
+    "members_only",
     "needs",
+    "scope_granted",
 ]
 
-Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
+AnyConnection = ASGIConnection[Any, Any, Any, Any]
+Guard = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
+Check = Callable[[AnyConnection, BaseRouteHandler], None]
 MemberRequest = Request[Member, Any, Any]
 
 
 class Needs(TypedDict):
     """What a route says of itself, to Litestar and to the OpenAPI document."""
 
-    guards: list[Guard]
+    opt: dict[str, str]
     security: list[dict[str, list[str]]]
 
 
@@ -69,26 +74,33 @@ class ScopeMissing(Exception):
         self.scope = scope
 
 
-def authenticated(tokens: Tokens, pace: Pace) -> Guard:
-    """Return the guard that lets only members pass, and none of them too fast."""
+def members_only(tokens: Tokens, limiter: RateLimiter, *checks: Check) -> Guard:
+    """Return the guard that lets members pass, none of them too fast, and then runs the checks in order.
+
+    One guard for all of it: Litestar copies the route's handler for each guard of a request.
+    """
 
     # Litestar would run a synchronous guard in a thread.
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    async def guard(connection: AnyConnection, _: BaseRouteHandler) -> None:
         member = await tokens.member(_bearer(connection.scope["headers"]))
-        pace.admit(member.id)
+        limiter.acquire(member.id)
         connection.scope["user"] = member
+        for check in checks:
+            check(connection, connection.scope["route_handler"])
 
     return guard
 
 
 def needs(scope: str) -> Needs:
-    """Have a route let only members with this scope pass; its guard follows `authenticated`."""
+    """Have a route let only members with this scope pass; `scope_granted` checks it."""
+    return {"opt": {_SCOPE: scope}, "security": [{"bearer": [scope]}]}
 
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        if scope not in connection.user.scopes:
-            raise ScopeMissing(scope)
 
-    return {"guards": [guard], "security": [{"bearer": [scope]}]}
+def scope_granted(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Raise `ScopeMissing` if the route needs a scope that the member's token lacks."""
+    scope = handler.opt.get(_SCOPE)
+    if scope is not None and scope not in connection.user.scopes:
+        raise ScopeMissing(scope)
 
 
 def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import Engine
 
 from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.inventory.desk import BrokenOff, Desk, Loads
+from api.inventory.deps import BrokenOff, Dependencies, Loads
 from api.inventory.documented import ANSWERS, BulkOperation
 from api.inventory.lines import Lines
 from api.inventory.loading import Load
@@ -42,11 +42,11 @@ _log = structlog.get_logger(__name__)
 
 
 def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Router:
-    desk = Desk(engine, loads, ANSWERS_PER_BODY * bulk_bytes_max)
+    deps = Dependencies(engine, loads, ANSWERS_PER_BODY * bulk_bytes_max)
     return Router(
         "/inventory",
         route_handlers=[load_inventory],
-        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        dependencies={"deps": Provide(lambda: deps, sync_to_thread=False)},
         request_max_body_size=bulk_bytes_max,
         tags=["rooms"],
     )
@@ -66,7 +66,7 @@ def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Route
         ),
     },
 )
-async def load_inventory(request: MemberRequest, desk: NamedDependency[Desk]) -> ASGIApp:
+async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependencies]) -> ASGIApp:
     """Apply each line by itself, in order, and answer each: some may be refused while others are not.
 
     Safe to repeat. Whatever ends a load in the middle is told in the summary: a `code`, and the first
@@ -75,9 +75,9 @@ async def load_inventory(request: MemberRequest, desk: NamedDependency[Desk]) ->
     _refuse_encoded(request)
     reader = reader_of(request.headers.get("Content-Type"))
     answers = SpooledTemporaryFile(SPOOLED_BYTES_MAX)  # noqa: SIM115 - who sends it closes it
-    load = Load(desk.engine, reader, answers, desk.loads.stop, desk.answers_bytes_max)
+    load = Load(deps.engine, reader, answers, deps.loads.stop, deps.answers_bytes_max)
     try:
-        await _take_all(load, request, desk.loads)
+        await _take_all(load, request, deps.loads)
     except BaseException:  # whatever it is goes on
         answers.close()
         raise

@@ -22,7 +22,7 @@ from litestar.exceptions import HTTPException, InternalServerException, Validati
 from sqlalchemy import exc
 
 from api.identity.auth import ScopeMissing
-from api.identity.limits import TooManyRequests
+from api.identity.rate_limit import TooManyRequests
 from api.identity.tokens import KeysAway, Unauthenticated
 from api.problems import (
     MEDIA_TYPE,

@@ -4,12 +4,11 @@ Litestar would take one of the lines and pass over the others.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from api.identity.auth import Guard
+from api.identity.auth import AnyConnection
 from api.problems import InvalidHeader
 
 _LISTS: Final = frozenset({b"if-match", b"if-none-match", b"prefer"})
@@ -18,15 +17,11 @@ _ONCE: Final = {b"idempotency-key": "Idempotency-Key", b"last-event-id": "Last-E
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def one_line_each() -> Guard:
-    """Return the guard that joins the lines of a list, and refuses those of what is given once."""
-
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        headers = list(connection.scope["headers"])
-        if len({name for name, _ in headers}) < len(headers):
-            connection.scope["headers"] = _joined(headers)
-
-    return guard
+def one_line_each(connection: AnyConnection, _: BaseRouteHandler) -> None:
+    """Join the lines of a list, and raise `InvalidHeader` for several lines of what is given once."""
+    headers = list(connection.scope["headers"])
+    if len({name for name, _ in headers}) < len(headers):
+        connection.scope["headers"] = _joined(headers)
 
 
 def _joined(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -5,7 +5,6 @@ if, and only if, its work is done. A refusal rolls both back: repeated, it is ju
 """
 
 import re
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, TypeVar
 
@@ -14,7 +13,7 @@ from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
 from api.problems import InvalidHeader, Refused
-from domain.idempotency import Claimed, InFlight, Keys, Mismatch, Replay
+from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest, Mismatch, Repeat
 
 HEADER = "Idempotency-Key"
 KEY_LENGTH_MAX = 255
@@ -39,23 +38,10 @@ _ESCAPED = re.compile(r'\\(["\\])')
 _View = TypeVar("_View", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A member's request, perhaps not the first of its key."""
-
-    keys: Keys
-    member_id: int
-    key: str | None
-    request: bytes
-
-    @classmethod
-    def of(cls, keys: Keys, member_id: int, header: str | None, request: bytes) -> "Attempt":
-        """Read the key as it was sent; raises `InvalidHeader`."""
-        return cls(keys, member_id, None if header is None else bare(header), request)
-
-    @property
-    def fingerprint(self) -> bytes:
-        return sha256(self.request).digest()
+def keyed_request(caller_id: int, header: str | None, content: bytes) -> KeyedRequest:
+    """Return the request with its key as it was sent; raises `InvalidHeader`."""
+    key = None if header is None else bare(header)
+    return KeyedRequest(caller_id, key, sha256(content).digest())
 
 
 def bare(header: str) -> str:
@@ -71,18 +57,18 @@ def bare(header: str) -> str:
     return key
 
 
-def answered(connection: Connection, attempt: Attempt) -> Replay | None:
+def answered(connection: Connection, keys: IdempotencyKeys, request: KeyedRequest) -> Repeat | None:
     """Return the answer that this key got before, or claim the key for this transaction.
 
     Raises `Refused` if the key was used for another request, or its first one is still being done.
     """
-    if attempt.key is None:
+    if request.key is None:
         return None
-    match attempt.keys.claim(connection, attempt.member_id, attempt.key, attempt.fingerprint):
+    match keys.claim(connection, request):
         case Claimed():
             return None
-        case Replay() as replay:
-            return replay
+        case Repeat() as repeat:
+            return repeat
         case (Mismatch() | InFlight()) as refusal:
             raise Refused(refusal)
 
@@ -95,7 +81,9 @@ def as_kept(body: bytes, kind: type[_View]) -> _View | None:
         return None
 
 
-def keep(connection: Connection, attempt: Attempt, status: int, body: bytes) -> None:
+def keep(
+    connection: Connection, keys: IdempotencyKeys, request: KeyedRequest, status: int, body: bytes
+) -> None:
     """Keep the answer of a claimed key for its repeats."""
-    if attempt.key is not None:
-        attempt.keys.answer(connection, attempt.member_id, attempt.key, status=status, body=body)
+    if request.key is not None:
+        keys.answer(connection, request, status=status, body=body)

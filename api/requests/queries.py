@@ -6,15 +6,14 @@ Litestar takes for no limit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
-from litestar.connection import ASGIConnection
 from litestar.enums import ParamType
 from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
 from litestar.typing import FieldDefinition
 
-from api.identity.auth import Guard
+from api.identity.auth import AnyConnection
 from api.problems import Declined
 from api.problems.faults import Fault
 
@@ -33,23 +32,15 @@ class _Parameter:
         )
 
 
-def known_parameters() -> Guard:
-    """Return the guard that lets no unknown parameter pass, nor one that is given twice for once."""
-    known: dict[BaseRouteHandler, Mapping[str, _Parameter]] = {}
-
-    async def guard(
-        connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-    ) -> None:
-        if not connection.scope["query_string"]:
-            return
-        if handler not in known:
-            known[handler] = _parameters(handler)
-        if faults := _faults(connection, known[handler]):
-            raise Declined("INVALID_REQUEST", faults[0].detail, *faults)
-
-    return guard
+def known_parameters(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Raise for an unknown parameter, and for one that is given twice for once."""
+    if not connection.scope["query_string"]:
+        return
+    if faults := _faults(connection, _parameters(handler)):
+        raise Declined("INVALID_REQUEST", faults[0].detail, *faults)
 
 
+@cache  # a route's handler lives as long as the application
 def _parameters(handler: BaseRouteHandler) -> Mapping[str, _Parameter]:
     """A route's query parameters, by the names they are sent with."""
     return {
@@ -60,9 +51,7 @@ def _parameters(handler: BaseRouteHandler) -> Mapping[str, _Parameter]:
     }
 
 
-def _faults(
-    connection: ASGIConnection[Any, Any, Any, Any], known: Mapping[str, _Parameter]
-) -> list[Fault]:
+def _faults(connection: AnyConnection, known: Mapping[str, _Parameter]) -> list[Fault]:
     found = []
     for name, values in connection.query_params.dict().items():
         parameter = known.get(name)

@@ -1,22 +1,23 @@
-"""/v1/reservations: asking for a room, looking, cancelling."""
+"""/v1/reservations: reserve, look, follow, cancel."""
 
 from litestar import Router
 from litestar.di import Provide
 
-from api.reservations.desk import Desk, Streams
+from api.reservations.cancel import cancel_one
+from api.reservations.deps import Dependencies, Streams
 from api.reservations.events import follow
 from api.reservations.list import list_some
 from api.reservations.read import history, read
-from api.reservations.write import cancel_one, reserve
+from api.reservations.reserve import reserve
 
-__all__ = ["Desk", "Streams", "reservation_routes"]
+__all__ = ["Dependencies", "Streams", "reservation_routes"]
 
 
-def reservation_routes(desk: Desk) -> Router:
+def reservation_routes(deps: Dependencies) -> Router:
     return Router(
         "/reservations",
         route_handlers=[reserve, list_some, read, history, follow, cancel_one],
         # One dependency, because Litestar resolves several in a task each.
-        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        dependencies={"deps": Provide(lambda: deps, sync_to_thread=False)},
         tags=["reservations"],
     )

@@ -26,8 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.identity.auth import READ, MemberRequest, needs
 from api.identity.tokens import Member
 from api.problems import DATABASE_AWAY, InvalidHeader, documented
-from api.reservations.desk import Claim, Desk, ReservationId
-from api.reservations.looking import find, looking
+from api.reservations.access import find, member_connection
+from api.reservations.deps import Dependencies, ReservationId, StreamSlot
 from api.reservations.views import TransitionView
 from domain.reservations import reading
 from domain.reservations.model import Reservation, Transition
@@ -68,7 +68,7 @@ LastEventId = Annotated[
 async def follow(
     reservation_id: ReservationId,
     request: MemberRequest,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     last_event_id: LastEventId = 0,
 ) -> Response[Any]:
     """Server-sent events named `transition`; the `data` of each is an item of the history.
@@ -76,57 +76,59 @@ async def follow(
     They begin with the first transition, or after `Last-Event-ID`. The stream ends after a status that is
     final, and with the token; comments keep it alive.
     """
-    reservation = await sync_to_thread(_find, desk, request.user, reservation_id)
+    reservation = await sync_to_thread(_find, deps, request.user, reservation_id)
     if last_event_id > reservation.version:
         raise InvalidHeader("Last-Event-ID", "no event has had this id yet")
     if reservation.status.final and last_event_id == reservation.version:
         return Response(None, status_code=HTTP_204_NO_CONTENT)
-    claim = desk.streams.claim(request.user.id)
-    events = _events(desk, request.user, claim, reservation_id, last_event_id)
-    return Stream(placed(events, claim), media_type=MEDIA_TYPE, headers=_HEADERS)
+    slot = deps.streams.take(request.user.id)
+    events = _events(deps, request.user, slot, reservation_id, last_event_id)
+    return Stream(placed(events, slot), media_type=MEDIA_TYPE, headers=_HEADERS)
 
 
-def placed(events: AsyncIterator[bytes], claim: Claim) -> AsyncIterator[bytes]:
+def placed(events: AsyncIterator[bytes], slot: StreamSlot) -> AsyncIterator[bytes]:
     """Return the stream, whose place is given back also if it is thrown away before it has begun.
 
     A generator that is never begun never comes to its `finally`.
     """
-    finalize(events, claim.give_back)
+    finalize(events, slot.give_back)
     return events
 
 
 async def _events(
-    desk: Desk, member: Member, claim: Claim, reservation_id: int, seen: int
+    deps: Dependencies, member: Member, slot: StreamSlot, reservation_id: int, seen: int
 ) -> AsyncIterator[bytes]:
     """Yield what goes over the wire, until there is nothing more to say."""
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
-    heartbeat_s = desk.settings.heartbeat_s
-    with claim, desk.waiters.watching(reservation_id) as watch:
-        watch.seen = seen
+    heartbeat_s = deps.settings.heartbeat_s
+    with slot, deps.watchers.subscribed(reservation_id) as subscription:
+        subscription.seen = seen
         yield b"retry: %d\n" % RETRY_MS
-        while not desk.waiters.closing:
-            watch.rung.clear()
-            if (news := await _since(desk, member, reservation_id, watch.seen)) is None:
+        while not deps.watchers.closing:
+            subscription.rung.clear()
+            if (news := await _since(deps, member, reservation_id, subscription.seen)) is None:
                 return
             for transition in news:
-                watch.seen = transition.version
+                subscription.seen = transition.version
                 yield _event(transition)
                 if transition.status.final:
                     return
-            while now() < ends_at and not await watch.heard(min(ends_at, now() + heartbeat_s)):
+            while now() < ends_at and not await subscription.heard(
+                min(ends_at, now() + heartbeat_s)
+            ):
                 yield _HEARTBEAT
             if now() >= ends_at:
                 return
 
 
-def _find(desk: Desk, member: Member, reservation_id: int) -> Reservation:
-    with looking(desk.reading, member) as connection:
+def _find(deps: Dependencies, member: Member, reservation_id: int) -> Reservation:
+    with member_connection(deps.reading, member) as connection:
         return find(connection, reservation_id, member)
 
 
 async def _since(
-    desk: Desk, member: Member, reservation_id: int, version: int
+    deps: Dependencies, member: Member, reservation_id: int, version: int
 ) -> list[Transition] | None:
     """Read what is new; nothing while the database is away, for the poll wakes us when it is back.
 
@@ -134,7 +136,7 @@ async def _since(
     """
 
     def read() -> list[Transition]:
-        with looking(desk.reading, member) as connection:
+        with member_connection(deps.reading, member) as connection:
             return reading.history(connection, reservation_id, version)
 
     try:

@@ -13,8 +13,8 @@ from api.problems import documented
 from api.requests import pages
 from api.requests.bodies import ID_MAX
 from api.requests.pages import Cursor, Limit
-from api.reservations.desk import Desk
-from api.reservations.looking import looking
+from api.reservations.access import member_connection
+from api.reservations.deps import Dependencies
 from api.reservations.views import ReservationPage, ReservationView
 from domain.reservations import reading
 from domain.reservations.model import Status
@@ -48,7 +48,7 @@ MemberId = Annotated[
 )
 def list_some(  # noqa: PLR0913 - a parameter for each filter
     request: MemberRequest,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     *,
     status: Statuses = None,
     room_id: RoomId = None,
@@ -67,8 +67,8 @@ def list_some(  # noqa: PLR0913 - a parameter for each filter
     statuses = tuple(sorted(set(status or ())))
     asked = Filter(whose, statuses, room_id, check_in_from, check_in_to)
     after_id = pages.after(cursor, asked)
-    size = pages.page_size(limit, desk.settings.page_size_max)
-    with looking(desk.reading, request.user) as connection:
+    size = pages.page_size(limit, deps.settings.page_size_max)
+    with member_connection(deps.reading, request.user) as connection:
         # One more than fits tells whether there is a next page.
         found = reading.page(connection, asked, after_id, size + 1)
     items = [ReservationView.of(one) for one in found[:size]]

@@ -11,8 +11,8 @@ from litestar.status_codes import HTTP_304_NOT_MODIFIED
 from api.identity.auth import READ, MemberRequest, needs
 from api.problems import documented
 from api.requests.etags import etag, is_known
-from api.reservations.desk import Desk, ReservationId
-from api.reservations.looking import find, looking
+from api.reservations.access import find, member_connection
+from api.reservations.deps import Dependencies, ReservationId
 from api.reservations.views import HistoryView, ReservationView, TransitionView
 from domain.reservations import reading
 
@@ -38,10 +38,10 @@ UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller 
 def read(
     reservation_id: ReservationId,
     request: MemberRequest,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     if_none_match: IfNoneMatch = None,
 ) -> Response[ReservationView | None]:
-    with looking(desk.reading, request.user) as connection:
+    with member_connection(deps.reading, request.user) as connection:
         found = find(connection, reservation_id, request.user)
     # Not for a cache that others share, and for one's own only if it asks each time.
     headers = {"ETag": etag(found.version), "Cache-Control": "private, no-cache"}
@@ -59,10 +59,10 @@ def read(
     sync_to_thread=True,
 )
 def history(
-    reservation_id: ReservationId, request: MemberRequest, desk: NamedDependency[Desk]
+    reservation_id: ReservationId, request: MemberRequest, deps: NamedDependency[Dependencies]
 ) -> HistoryView:
     """Each transition: when, by whom, why, and with which message and trace. Oldest first."""
-    with looking(desk.reading, request.user) as connection:
+    with member_connection(deps.reading, request.user) as connection:
         find(connection, reservation_id, request.user)
         found = reading.history(connection, reservation_id)
     return HistoryView([TransitionView.of(one) for one in found])

@@ -6,14 +6,14 @@ Looking holds nothing: by the time a stay is asked for, it may be gone.
 from litestar import Router
 from litestar.di import Provide
 
-from api.rooms.desk import Desk
+from api.rooms.deps import Dependencies
 from api.rooms.read import calendar, list_rooms, look, read, search_all
 from api.rooms.write import name_room, set_nights
 
-__all__ = ["Desk", "room_routes"]
+__all__ = ["Dependencies", "room_routes"]
 
 
-def room_routes(desk: Desk) -> Router:
+def room_routes(deps: Dependencies) -> Router:
     return Router(
         "/",
         route_handlers=[
@@ -22,6 +22,6 @@ def room_routes(desk: Desk) -> Router:
             ),
             Router("/availability", route_handlers=[search_all]),
         ],
-        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        dependencies={"deps": Provide(lambda: deps, sync_to_thread=False)},
         tags=["rooms"],
     )

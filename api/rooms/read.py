@@ -9,7 +9,7 @@ from litestar.params import FromQuery, QueryParameter
 
 from api.problems import Invalid, Missing, documented
 from api.requests.pages import Cursor, Limit, after, page_size
-from api.rooms.desk import Desk, RoomId
+from api.rooms.deps import Dependencies, RoomId
 from api.rooms.views import (
     AvailabilityView,
     CalendarView,
@@ -35,9 +35,11 @@ CheckOut = Annotated[date, QueryParameter(name="checkOut")]
     responses=documented(),
     sync_to_thread=True,
 )
-def list_rooms(desk: NamedDependency[Desk], limit: Limit = None, cursor: Cursor = None) -> RoomPage:
-    size = page_size(limit, desk.page_size_max)
-    with desk.reading.connect() as connection:
+def list_rooms(
+    deps: NamedDependency[Dependencies], limit: Limit = None, cursor: Cursor = None
+) -> RoomPage:
+    size = page_size(limit, deps.page_size_max)
+    with deps.reading.connect() as connection:
         found = directory.list_rooms(connection, after=after(cursor, "rooms") or 0, limit=size + 1)
     return RoomPage.of(found, size)
 
@@ -49,8 +51,8 @@ def list_rooms(desk: NamedDependency[Desk], limit: Limit = None, cursor: Cursor 
     responses=documented("NOT_FOUND"),
     sync_to_thread=True,
 )
-def read(room_id: RoomId, desk: NamedDependency[Desk]) -> RoomView:
-    with desk.reading.connect() as connection:
+def read(room_id: RoomId, deps: NamedDependency[Dependencies]) -> RoomView:
+    with deps.reading.connect() as connection:
         found = directory.get(connection, room_id)
     if found is None:
         raise Missing
@@ -66,14 +68,14 @@ def read(room_id: RoomId, desk: NamedDependency[Desk]) -> RoomView:
 )
 def calendar(
     room_id: RoomId,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     from_: Annotated[date, QueryParameter(name="from")],
     to: FromQuery[date],
 ) -> CalendarView:
     """Give the nights of [from, to) that were ever opened, in order."""
     if not 0 < (to - from_).days <= NIGHTS_SET_MAX:
         raise Invalid("to", f"it is from 1 to {NIGHTS_SET_MAX} nights after `from`")
-    with desk.reading.connect() as connection:
+    with deps.reading.connect() as connection:
         found = directory.get(connection, room_id)
         opened = nights.opened_nights(connection, room_id, from_, to)
     if found is None:
@@ -89,11 +91,11 @@ def calendar(
     sync_to_thread=True,
 )
 def look(
-    room_id: RoomId, desk: NamedDependency[Desk], check_in: CheckIn, check_out: CheckOut
+    room_id: RoomId, deps: NamedDependency[Dependencies], check_in: CheckIn, check_out: CheckOut
 ) -> AvailabilityView:
     """A room that nobody built fails with UNKNOWN_ROOM; only an id that none can have is not found."""
     stay = Stay(check_in, check_out)
-    with desk.reading.connect() as connection:
+    with deps.reading.connect() as connection:
         return AvailabilityView.of(nights.availability(connection, room_id, stay))
 
 
@@ -105,7 +107,7 @@ def look(
     sync_to_thread=True,
 )
 def search_all(
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     check_in: CheckIn,
     check_out: CheckOut,
     bookable: Annotated[
@@ -116,9 +118,9 @@ def search_all(
 ) -> FoundPage:
     """Answer as each room's own availability does."""
     stay = Stay(check_in, check_out)
-    size = page_size(limit, desk.page_size_max)
+    size = page_size(limit, deps.page_size_max)
     asked = ("found", stay, bookable)
     last_id = after(cursor, *asked) or 0
-    with desk.reading.connect() as connection:
+    with deps.reading.connect() as connection:
         found = search(connection, stay, after=last_id, limit=size + 1, bookable=bookable)
     return FoundPage.of(found, size, *asked)

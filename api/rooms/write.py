@@ -17,10 +17,10 @@ from api.identity.auth import INVENTORY, MemberRequest, needs
 from api.problems import OF_A_BODY, Refused, documented
 from api.requests import idempotency
 from api.requests.bodies import Strict
-from api.requests.idempotency import Attempt, Key
-from api.rooms.desk import Desk, RoomId
+from api.requests.idempotency import Key, keyed_request
+from api.rooms.deps import Dependencies, RoomId
 from api.rooms.views import NewName, Nights, NightsView, RoomView
-from domain.idempotency import ROOM_KEYS
+from domain.idempotency import ROOM_KEYS, KeyedRequest
 from domain.rooms import directory
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import NightsSet, nights_of
@@ -45,16 +45,16 @@ def name_room(
     room_id: RoomId,
     data: JSONBody[NewName],
     request: MemberRequest,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     idempotency_key: Key = None,
 ) -> Response[RoomView]:
     asked = b"room %d " % room_id + msgspec.json.encode(data)
-    attempt = Attempt.of(ROOM_KEYS, request.user.id, idempotency_key, asked)
-    with desk.engine.begin() as connection:
-        if earlier := idempotency.answered(connection, attempt):
-            return _replayed(earlier.response_body, RoomView(room_id, data.name))
+    keyed = keyed_request(request.user.id, idempotency_key, asked)
+    with deps.engine.begin() as connection:
+        if earlier := idempotency.answered(connection, ROOM_KEYS, keyed):
+            return _repeated(earlier.response_body, RoomView(room_id, data.name))
         view = RoomView.of(directory.name_room(connection, room_id, data.name))
-        return _kept(connection, attempt, view)
+        return _kept(connection, keyed, view)
 
 
 @put(
@@ -77,28 +77,28 @@ def set_nights(
     room_id: RoomId,
     data: JSONBody[Nights],
     request: MemberRequest,
-    desk: NamedDependency[Desk],
+    deps: NamedDependency[Dependencies],
     idempotency_key: Key = None,
 ) -> Response[NightsView]:
     """All of the nights or none. Makes the room if it is new."""
     change = data.change(room_id, nights_of(data.from_, data.to, data.weekdays))
     asked = b"nights %d " % room_id + msgspec.json.encode(data)
-    attempt = Attempt.of(ROOM_KEYS, request.user.id, idempotency_key, asked)
-    with desk.engine.begin() as connection:
-        if earlier := idempotency.answered(connection, attempt):
-            return _replayed(earlier.response_body, NightsView(room_id, len(change.nights)))
+    keyed = keyed_request(request.user.id, idempotency_key, asked)
+    with deps.engine.begin() as connection:
+        if earlier := idempotency.answered(connection, ROOM_KEYS, keyed):
+            return _repeated(earlier.response_body, NightsView(room_id, len(change.nights)))
         [outcome] = change_nights(connection, [change])
         if not isinstance(outcome, NightsSet):
             raise Refused(outcome)
-        return _kept(connection, attempt, NightsView(room_id, outcome.count))
+        return _kept(connection, keyed, NightsView(room_id, outcome.count))
 
 
-def _kept(connection: Connection, attempt: Attempt, view: _View) -> Response[_View]:
-    idempotency.keep(connection, attempt, HTTP_200_OK, msgspec.json.encode(view))
+def _kept(connection: Connection, keyed: KeyedRequest, view: _View) -> Response[_View]:
+    idempotency.keep(connection, ROOM_KEYS, keyed, HTTP_200_OK, msgspec.json.encode(view))
     return Response(view)
 
 
-def _replayed(answer: bytes, asked: _View) -> Response[_View]:
+def _repeated(answer: bytes, asked: _View) -> Response[_View]:
     """Repeat the answer, or what was asked for if the answer is of a form that we no longer have."""
     view = idempotency.as_kept(answer, type(asked)) or asked
     return Response(view, headers={"Idempotency-Replayed": "true"})

@@ -1,7 +1,11 @@
-"""The API as one process; see `api.serving.processes` for `innbox api`."""
+"""`innbox api`: the API as one process with a socket.
+
+Several of them may share a port (`API_REUSE_PORT`): the kernel spreads new connections over their
+sockets. Each has pools, bounds and metrics of its own; the platform replaces one that dies.
+"""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import Event
@@ -14,6 +18,7 @@ from api.serving.connections import Connections
 from api.serving.protocol import BoundedProtocol
 from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
+from runtime.shutdown import stop_on_signals
 
 # Of the files that a process may open, these are kept for all but connections of clients and of the
 # database: its log, its listener, the issuer's keys, and connections that are accepted just before others
@@ -30,20 +35,17 @@ CONNECTIONS_MAX = 10_000
 _log = structlog.get_logger(__name__)
 
 
-def serve(
-    settings: Settings,
-    listener: socket.socket,
-    stop: Event,
-    *,
-    beat: Callable[[], None] | None = None,
-) -> None:
-    """Serve until the event: then accept nothing more, answer what was asked, and end in time.
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    with stop_on_signals(settings.shutdown_s) as stop, listening(settings) as listener:
+        serve(settings, listener, stop)
 
-    `beat` is called about every second, for as long as the event loop turns.
-    """
+
+def serve(settings: Settings, listener: socket.socket, stop: Event) -> None:
+    """Serve until the event: then accept nothing more, answer what was asked, and end in time."""
     open_files_max = raise_open_files()
     connections_max = _connections_max(settings, open_files_max)
-    server = Server(_bounded(settings, connections_max), stop, beat, connections_max)
+    server = Server(_bounded(settings, connections_max), stop, connections_max)
     host, port = listener.getsockname()[:2]
     url = f"http://{host}:{port}"
     _log.info(
@@ -76,19 +78,14 @@ def _bounded(settings: Settings, connections_max: int) -> Settings:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that stops when the event is set, and sends those who wait or load home first."""
+    """A uvicorn that stops when the event is set, and first ends what waits or uploads."""
 
     def __init__(
-        self,
-        settings: Settings,
-        stop: Event,
-        beat: Callable[[], None] | None = None,
-        connections_max: int = CONNECTIONS_MAX,
+        self, settings: Settings, stop: Event, connections_max: int = CONNECTIONS_MAX
     ) -> None:
         app = create_app(settings)
-        self._waiters, self._loads = app.state.waiters, app.state.loads
+        self._waiters, self._loads = app.state.watchers, app.state.loads
         self._stop = stop
-        self._beat = beat
         super().__init__(
             uvicorn.Config(
                 app,
@@ -110,8 +107,6 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, says uvicorn."""
-        if self._beat and counter % 10 == 0:
-            self._beat()
         return self._stop.is_set() or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -125,17 +120,14 @@ class Server(uvicorn.Server):
         yield
 
 
-def listening(settings: Settings, *, shared: bool = False) -> socket.socket:
-    """Return a socket that queues who comes before the API has started; port 0 is any free one.
-
-    Others may share its port if all of them say so.
-    """
+def listening(settings: Settings) -> socket.socket:
+    """Return a socket that queues connections until the API has started; port 0 is any free one."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's delay (40 ms a response) off only where it
     # reads TCP; `socket.create_server` leaves it open.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
+    if settings.api_reuse_port:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((settings.host, settings.api_port))

@@ -151,15 +151,15 @@ def _contenders(settings: Settings, logs: Path) -> Iterator[tuple[Settings, Sett
         named = {
             name: ours.model_copy(update={"api_port": free_port(ours.host), **changes})
             for name, ours, changes in (
-                ("two", two, {"api_processes": 2}),
+                ("two", two, {"api_reuse_port": True}),
                 ("one", one, {}),
-                ("floor", floor, {}),
+                ("floor", floor, {"api_reuse_port": True}),
             )
         }
         for ours in named.values():
             declare(ours.databases)
         started = [
-            _api("two", named["two"], logs),
+            *(_api(f"two-{number}", named["two"], logs) for number in (1, 2)),
             _api("one", named["one"], logs),
             *(_floor(f"floor-{number}", named["floor"], logs) for number in (1, 2)),
         ]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from api.identity.acting import ANYBODY, saying
-from api.reservations.reserving import RESERVE
-from domain.reservations.reserving import TAKE_TURN
+from api.identity.row_security import ALL_MEMBERS, set_member_statement
+from domain.reservations.reserve import TAKE_TURN, reserve_sql
 from ops.errors import CommandError
+from outbox import append_within
 from runtime.settings import Settings
 
 _DRAWN = """\
@@ -84,8 +84,12 @@ def reserve_per_s(
 
 
 def _script(members: int, *, pipelined: bool) -> str:
-    says, _ = saying(ANYBODY)
-    statements = ["BEGIN", *(one.text for one in (says, TAKE_TURN, RESERVE)), "COMMIT"]
+    set_member, _ = set_member_statement(ALL_MEMBERS)
+    statements = [
+        "BEGIN",
+        *(one.text for one in (set_member, TAKE_TURN, reserve_sql(append_within))),
+        "COMMIT",
+    ]
     sent = "".join(f"{statement.strip()};\n" for statement in statements)
     drawn = _DRAWN.format(members=members)
     return f"{drawn}\\startpipeline\n{sent}\\endpipeline\n" if pipelined else drawn + sent

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 @click.pass_obj
 def api(data: Path, port: int | None) -> None:
     """Serve the REST API."""
-    from api.serving.processes import run
+    from api.serving.process import run
 
     _run(data, "api", run, **({} if port is None else {"api_port": port}))
 

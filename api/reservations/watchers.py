@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.identity.acting import ANYBODY, act_for
+from api.identity.row_security import ALL_MEMBERS, set_member
 from api.problems import DATABASE_AWAY
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class Watch:
+class Subscription:
     """Somebody who watches a reservation, and the version that they have seen."""
 
     seen: int = 0
@@ -49,12 +49,12 @@ class Watch:
         return False
 
 
-class Waiters:
+class ReservationWatchers:
     """Who waits for which reservation. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._watches: dict[int, set[Watch]] = {}
+        self._subscriptions: dict[int, set[Subscription]] = {}
         self._closing = False
 
     @property
@@ -68,75 +68,75 @@ class Waiters:
         None if the database cannot tell: what was accepted stays accepted.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self.watching(reservation_id) as watch, suppress(*DATABASE_AWAY):
+        with self.subscribed(reservation_id) as subscription, suppress(*DATABASE_AWAY):
             while True:
-                watch.rung.clear()
+                subscription.rung.clear()
                 reservation = await sync_to_thread(self._read, reservation_id)
-                watch.seen = reservation.version
+                subscription.seen = reservation.version
                 if not reservation.status.open or self._closing:
                     return reservation
-                if not await watch.heard(deadline):
+                if not await subscription.heard(deadline):
                     return reservation
         return None
 
     def wake(self, reservation_ids: Iterable[int]) -> None:
         for reservation_id in reservation_ids:
-            for watch in self._watches.get(reservation_id, ()):
-                watch.rung.set()
+            for subscription in self._subscriptions.get(reservation_id, ()):
+                subscription.rung.set()
 
     async def poll_once(self) -> None:
         """Wake those who have not seen the version there is."""
-        if self._watches:
-            versions = await sync_to_thread(self._versions, list(self._watches))
+        if self._subscriptions:
+            versions = await sync_to_thread(self._versions, list(self._subscriptions))
             for reservation_id, version in versions.items():
-                for watch in self._watches.get(reservation_id, ()):
-                    if watch.seen < version:
-                        watch.rung.set()
+                for subscription in self._subscriptions.get(reservation_id, ()):
+                    if subscription.seen < version:
+                        subscription.rung.set()
 
     def close(self) -> None:
         """Wake everybody, now and from now on: the process stops."""
         self._closing = True
-        self.wake(self._watches)
+        self.wake(self._subscriptions)
 
     @contextmanager
-    def watching(self, reservation_id: int) -> Iterator[Watch]:
+    def subscribed(self, reservation_id: int) -> Iterator[Subscription]:
         """Be woken, for the length of a block, by each change of a reservation."""
-        watch = Watch()
-        self._watches.setdefault(reservation_id, set()).add(watch)
+        subscription = Subscription()
+        self._subscriptions.setdefault(reservation_id, set()).add(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
-            others = self._watches[reservation_id]
-            others.discard(watch)
+            others = self._subscriptions[reservation_id]
+            others.discard(subscription)
             if not others:
-                del self._watches[reservation_id]
+                del self._subscriptions[reservation_id]
 
     def _read(self, reservation_id: int) -> Reservation:
         with self._engine.connect() as connection:
-            act_for(connection, ANYBODY)  # whose it is, the route has asked
+            set_member(connection, ALL_MEMBERS)  # whose it is, the route has asked
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
     def _versions(self, ids: list[int]) -> dict[int, int]:
         with self._engine.connect() as connection:
-            act_for(connection, ANYBODY)  # whose it is, the route has asked
+            set_member(connection, ALL_MEMBERS)  # whose it is, the route has asked
             return reading.versions(connection, ids)
 
 
-async def poll(waiters: Waiters) -> None:
+async def poll(watchers: ReservationWatchers) -> None:
     """Look after those who wait, until cancelled."""
     reported = None
     while True:
         try:
-            await waiters.poll_once()
+            await watchers.poll_once()
             reported = None
         except SQLAlchemyError as error:  # the next turn finds what this one could not read
             reported = _report("not polling", error, reported)
         await asyncio.sleep(POLL_S)
 
 
-async def listen(waiters: Waiters, url: str) -> None:
+async def listen(watchers: ReservationWatchers, url: str) -> None:
     """Wake whoever is rung for, until cancelled; a lost connection is made again."""
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     pause_s, reported = _PAUSE_S_MIN, None
@@ -144,9 +144,9 @@ async def listen(waiters: Waiters, url: str) -> None:
         try:
             async with await _connection(conninfo) as connection:
                 await connection.execute(_LISTEN)
-                await waiters.poll_once()  # for what was rung while nobody listened
+                await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
-                await _hear(waiters, connection)
+                await _hear(watchers, connection)
         except (Error, OSError, SQLAlchemyError) as error:  # an operator may put right any of these
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
@@ -174,9 +174,11 @@ async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:
     )
 
 
-async def _hear(waiters: Waiters, connection: AsyncConnection[tuple[object, ...]]) -> None:
+async def _hear(
+    watchers: ReservationWatchers, connection: AsyncConnection[tuple[object, ...]]
+) -> None:
     async for notification in connection.notifies():
         if notification.payload:
-            waiters.wake(int(word) for word in notification.payload.split(",") if word.isdecimal())
+            watchers.wake(int(word) for word in notification.payload.split(",") if word.isdecimal())
         else:
-            await waiters.poll_once()
+            await watchers.poll_once()

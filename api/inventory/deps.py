@@ -47,7 +47,7 @@ class Loads:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Dependencies:
     """The rooms' database, the loads under way, and the bounds."""
 
     engine: Engine

@@ -6,16 +6,18 @@ from typing import Annotated
 
 from litestar.params import PathParameter
 from prometheus_client import Gauge
-from sqlalchemy import Engine
+from sqlalchemy import Engine, TextClause
 
 from api.problems import RETRY_AFTER, Declined
 from api.requests.bodies import ID_MAX
-from api.reservations.lanes import Lanes
-from api.reservations.waiting import Waiters
+from api.reservations.doorbell import AsyncDoorbell
+from api.reservations.topics import TopicLimits
+from api.reservations.watchers import ReservationWatchers
 from outbox import Doorbell
+from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
-STREAMS = Gauge("innbox_event_streams", "Event streams that are open.", multiprocess_mode="livesum")
+STREAMS = Gauge("innbox_event_streams", "Event streams that are open.")
 
 ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 
@@ -26,41 +28,41 @@ class Streams:
     def __init__(self, most: int, most_of_a_member: int) -> None:
         self._most = most
         self._most_of_a_member = most_of_a_member
-        self._open: set[Claim] = set()
+        self._open: set[StreamSlot] = set()
         self._of: Counter[int] = Counter()
 
-    def claim(self, member_id: int) -> "Claim":
+    def take(self, member_id: int) -> "StreamSlot":
         """Count one more from now on, until it is given back; raises `Declined`."""
         if len(self._open) >= self._most:
             raise _too_many(f"{self._most} streams are open")
         if self._of[member_id] >= self._most_of_a_member:
             raise _too_many(f"{self._most_of_a_member} streams of yours are open")
-        claim = Claim(self, member_id)
-        self._open.add(claim)
+        slot = StreamSlot(self, member_id)
+        self._open.add(slot)
         self._of[member_id] += 1
         STREAMS.inc()
-        return claim
+        return slot
 
-    def give_back(self, claim: "Claim") -> None:
+    def give_back(self, slot: "StreamSlot") -> None:
         """Count it no more; a second time changes nothing."""
-        if claim not in self._open:
+        if slot not in self._open:
             return
-        self._open.remove(claim)
-        self._of[claim.member_id] -= 1
-        if not self._of[claim.member_id]:
-            del self._of[claim.member_id]
+        self._open.remove(slot)
+        self._of[slot.member_id] -= 1
+        if not self._of[slot.member_id]:
+            del self._of[slot.member_id]
         STREAMS.dec()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Claim:
+class StreamSlot:
     """The place of one stream; the end of a `with` gives it back."""
 
     streams: Streams
     member_id: int
 
     def __enter__(self) -> None:
-        """It was claimed before."""
+        """It was sloted before."""
 
     def __exit__(self, *_: object) -> None:
         self.give_back()
@@ -75,17 +77,23 @@ def _too_many(reason: str) -> Declined:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """The reservations' database, those who wait, and the bounds that the settings have."""
+class Dependencies:
+    """The reservations' database in its three ways, what wakes others, and the bounds of the settings.
+
+    `engine` and `reading` are for threads, `pool`, `doorbell` and `topics` for the event loop.
+    """
 
     engine: Engine
     reading: Engine
-    waiters: Waiters
+    pool: PipelinePool
+    reserve_sql: TextClause
+    topics: TopicLimits
+    doorbell: AsyncDoorbell
+    watchers: ReservationWatchers
     changes: Doorbell
     streams: Streams
-    lanes: Lanes
     settings: Settings
 
     def changed(self, reservation_id: int) -> None:
-        """Wake who watches this reservation, in each process; call it when the change is committed."""
+        """Wake the watchers of this reservation, in each process; call it after the commit."""
         self.changes.ring([reservation_id])

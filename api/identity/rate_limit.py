@@ -1,4 +1,4 @@
-"""How fast one member may ask: so many requests a second, and some more at once after a pause.
+"""The rate limit of a member: so many requests a second, and some more at once after a pause.
 
 The generic cell rate algorithm (ITU-T I.371, annex A; the virtual-scheduling form): of each member we
 keep the instant at which the next request would be due if all came evenly. A request is refused that
@@ -24,8 +24,8 @@ class TooManyRequests(Exception):
         self.wait_s = wait_s
 
 
-class Pace:
-    """The pace of each member. Belongs to the event loop: call it from nowhere else."""
+class RateLimiter:
+    """The rate of each member. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Pace:
         self._clock = clock
         self._due_at: OrderedDict[int, float] = OrderedDict()
 
-    def admit(self, member_id: int) -> None:
+    def acquire(self, member_id: int) -> None:
         """Count a request; raises `TooManyRequests` if it comes too soon."""
         now = self._clock()
         due_at = max(now, self._due_at.get(member_id, now))

@@ -1,4 +1,4 @@
-"""Reserving: key, reservation, transition and message are one statement, so one round trip does it all.
+"""Reserve: key, reservation, transition and message are one statement, so one round trip does it all.
 
     TAKE_TURN   one member's requests follow one another, for as long as it takes to commit
     RESERVE     counts what the member has pending, claims the key, writes, appends; or does nothing
@@ -8,36 +8,28 @@ A key is kept with the reservation that it made: the answer to its repeats is th
 then. Nothing here begins, commits or rolls back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import Connection, TextClause, text
 
-from domain.idempotency import InFlight, Mismatch
-from domain.messages import Unnumbered
+from domain.idempotency import TRY_LOCK, InFlight, KeyedRequest, Mismatch
+from domain.messages import MessageTemplate
 from domain.reservations.model import Cause, NewReservation, Reservation, Status
 from domain.reservations.store import of_row
-from runtime.roundtrip import Rows, Statement
+from runtime.pipeline import Rows, Statement
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """An idempotency key, of who asks: a member, or somebody of the staff who acts for one."""
+class ReserveWrite:
+    """All that is written when a request is accepted."""
 
-    caller_id: int
-    key: str
-    request_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """All that is written when a wish is accepted."""
-
-    wish: NewReservation
+    request: NewReservation
+    keyed: KeyedRequest
     cause: Cause
-    request: Unnumbered
-    claim: Claim | None
+    message: MessageTemplate
     pending_max: int
 
 
@@ -49,6 +41,12 @@ class TooManyPending:
     code: str = "TOO_MANY_PENDING"
 
 
+class AppendWithin(Protocol):
+    """Returns SQL that appends one message for each of the rows: `outbox.append_within`."""
+
+    def __call__(self, *, value: str, rows: str) -> str: ...
+
+
 # A statement before the one that counts, whose snapshot is then newer than the last one's commit: else
 # requests at the same time would each see room for one more. Nobody's turn lasts longer than a commit,
 # because all of a transaction is on the server when it begins.
@@ -58,8 +56,8 @@ TAKE_TURN: Final = text("""
     )
 """)
 
-# The key's lock is the one of `domain.idempotency.CLAIM`, for the same reason: nobody waits for the first
-# request of a key. The id is drawn before the key is written, which names it.
+# The lock of the key is tried for the reason that `domain.idempotency` has: a request never waits for the
+# first one with its key. The id is drawn before the key is written, which names it.
 _RESERVE: Final = """
     WITH pending AS MATERIALIZED (
         SELECT count(*) AS count
@@ -69,9 +67,7 @@ _RESERVE: Final = """
             LIMIT CAST(:pending_max AS integer)
         ) AS waiting
     ), lock AS MATERIALIZED (
-        SELECT CAST(:key AS text) IS NULL OR pg_try_advisory_xact_lock(hashtextextended(
-            'idempotency.reservations.' || CAST(:caller_id AS text) || '.' || CAST(:key AS text), 0
-        )) AS held
+        SELECT CAST(:key AS text) IS NULL OR {try_lock} AS held
     ), drawn AS MATERIALIZED (
         SELECT nextval('reservations.reservation_id_seq') AS id
         FROM pending, lock
@@ -107,9 +103,8 @@ _RESERVE: Final = """
     SELECT inserted.id, inserted.created_at, lock.held
     FROM pending CROSS JOIN lock LEFT JOIN inserted ON true
 """
-# What the message's value is, over the rows that were reserved: for `outbox.append_within`.
-ROWS: Final = "inserted"
-VALUE: Final = """
+_ROWS: Final = "inserted"
+_VALUE: Final = """
     CAST(:value_head AS bytea) || convert_to(CAST(id AS text), 'UTF8') || CAST(:value_tail AS bytea)
 """
 
@@ -121,58 +116,66 @@ EARLIER: Final = text("""
 """)
 
 
-def reserve_and(appended: str) -> TextClause:
-    """Return RESERVE with the statement that appends the message, over ROWS and with VALUE."""
-    return text(_RESERVE.format(appended=appended))
+def reserve_sql(append_within: AppendWithin) -> TextClause:
+    """Return RESERVE, which appends its message as the outbox says; make it once."""
+    appended = append_within(value=_VALUE, rows=_ROWS)
+    try_lock = TRY_LOCK.format(schema="reservations")
+    return text(_RESERVE.format(try_lock=try_lock, appended=appended))
 
 
-def turn(order: Order) -> Statement:
-    return TAKE_TURN, {"member_id": order.wish.member_id}
+def statements(
+    reserve: TextClause, write: ReserveWrite, message: Mapping[str, object]
+) -> list[Statement]:
+    """Return the transaction, with the binds that the outbox has prepared for the message."""
+    turn = {"member_id": write.request.member_id}
+    return [(TAKE_TURN, turn), (reserve, {**binds(write), **message})]
 
 
-def binds(order: Order) -> dict[str, object]:
+def binds(write: ReserveWrite) -> dict[str, object]:
     """Return the binds of RESERVE, but for those of the message."""
-    wish, claim, cause = order.wish, order.claim, order.cause
+    request, cause, keyed = write.request, write.cause, write.keyed
     return {
-        "member_id": wish.member_id,
-        "room_id": wish.room_id,
-        "check_in": wish.stay.check_in,
-        "check_out": wish.stay.check_out,
-        "pending_max": order.pending_max,
-        "caller_id": claim.caller_id if claim else None,
-        "key": claim.key if claim else None,
-        "request_hash": claim.request_hash if claim else None,
+        "member_id": request.member_id,
+        "room_id": request.room_id,
+        "check_in": request.stay.check_in,
+        "check_out": request.stay.check_out,
+        "pending_max": write.pending_max,
+        "caller_id": keyed.caller_id,
+        "key": keyed.key,
+        "request_hash": keyed.request_hash,
         "message_id": cause.message_id,
         "actor": cause.actor,
         "trace_id": cause.trace_id,
-        "value_head": order.request.head,
-        "value_tail": order.request.tail,
+        "value_head": write.message.head,
+        "value_tail": write.message.tail,
     }
 
 
-def reserved(order: Order, rows: Rows) -> Reservation | InFlight | TooManyPending:
+def outcome(write: ReserveWrite, rows: Rows) -> Reservation | InFlight | TooManyPending:
     """Read RESERVE's answer. Of a refusal `earlier` knows whether the key was used before."""
     ((id_, now, is_lock_held),) = rows
     if id_ is None:
-        return TooManyPending(order.pending_max) if is_lock_held else InFlight()
-    return _requested(id_, order.wish, now)
+        return TooManyPending(write.pending_max) if is_lock_held else InFlight()
+    return _requested(id_, write.request, now)
 
 
-def earlier(connection: Connection, claim: Claim) -> Reservation | Mismatch | None:
+def earlier(connection: Connection, keyed: KeyedRequest) -> Reservation | Mismatch | None:
     """Return what an earlier request with this key asked for, as it was then."""
-    values = {"caller_id": claim.caller_id, "key": claim.key}
+    if keyed.key is None:
+        return None
+    values = {"caller_id": keyed.caller_id, "key": keyed.key}
     found = connection.execute(EARLIER, values).mappings().one_or_none()
     if found is None:
         return None
-    if bytes(found["request_hash"]) != claim.request_hash:
+    if bytes(found["request_hash"]) != keyed.request_hash:
         return Mismatch()
 
     made = of_row(found)
-    wish = NewReservation(made.member_id, made.room_id, made.stay)
-    return _requested(made.id, wish, made.created_at)
+    request = NewReservation(made.member_id, made.room_id, made.stay)
+    return _requested(made.id, request, made.created_at)
 
 
-def _requested(id_: int, wish: NewReservation, at: datetime) -> Reservation:
+def _requested(id_: int, request: NewReservation, at: datetime) -> Reservation:
     return Reservation(
-        id_, wish.member_id, wish.room_id, wish.stay, Status.PENDING, None, 1, at, at
+        id_, request.member_id, request.room_id, request.stay, Status.PENDING, None, 1, at, at
     )

@@ -12,7 +12,7 @@ RoomId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Dependencies:
     """The rooms' database, to write and to read alone, and the bounds."""
 
     engine: Engine

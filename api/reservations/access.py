@@ -1,0 +1,42 @@
+"""Who may see and change a reservation: a member their own only, the staff everybody's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from sqlalchemy import Connection, Engine
+
+from api.identity.row_security import ALL_MEMBERS, set_member
+from api.identity.tokens import Member
+from api.problems import Missing
+from domain.reservations import store
+from domain.reservations.model import Cause, Reservation, by_member
+from runtime.ids import new_uuid
+from runtime.traces import trace_id
+
+
+def database_member(caller: Member) -> int | Literal["any"]:
+    """Return whose rows the database shows this caller; see `api.identity.row_security`."""
+    return ALL_MEMBERS if caller.is_staff else caller.id
+
+
+@contextmanager
+def member_connection(engine: Engine, caller: Member) -> Iterator[Connection]:
+    """Lend a connection that shows what this caller may see."""
+    with engine.connect() as connection:
+        set_member(connection, database_member(caller))
+        yield connection
+
+
+def find(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
+    """Read a reservation that this caller may see; raises `Missing`, also for another member's."""
+    member_id = None if caller.is_staff else caller.id
+    if (found := store.get(connection, reservation_id, member_id)) is None:
+        raise Missing
+    return found
+
+
+def cause_of(caller: Member, member_id: int, traceparent: str) -> Cause:
+    """Return the cause of a change that this caller makes to the member's reservation."""
+    actor = by_member(caller.id, staff=member_id != caller.id)
+    return Cause(new_uuid(), actor, trace_id(traceparent))

@@ -1,0 +1,26 @@
+"""The answer to a reserve or a cancel: 202 until the rooms have answered, 200 once the saga has ended."""
+
+from litestar import Response
+from litestar.openapi.datastructures import ResponseSpec
+
+from api.requests.etags import etag
+from api.requests.prefer import wait_s
+from api.reservations.deps import Dependencies
+from api.reservations.views import ReservationView
+
+ENDED = ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
+
+
+async def answer(
+    deps: Dependencies, view: ReservationView, prefer: str | None, *, is_repeat: bool
+) -> Response[ReservationView]:
+    """Answer what is committed, after waiting for the rooms if the caller prefers that."""
+    headers = {"Location": f"/v1/reservations/{view.id}"}
+    if is_repeat:
+        headers["Idempotency-Replayed"] = "true"
+    if (seconds := wait_s(prefer, deps.settings.wait_s_max)) is not None:
+        headers["Preference-Applied"] = f"wait={seconds:g}"
+        if latest := await deps.watchers.ended(view.id, seconds):
+            view = ReservationView.of(latest)
+    headers["ETag"] = etag(view.version)
+    return Response(view, status_code=202 if view.status.open else 200, headers=headers)

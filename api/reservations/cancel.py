@@ -1,0 +1,133 @@
+"""POST /v1/reservations/{id}/cancellation.
+
+What is answered 2xx is committed: the reservation's next version, its transition, the message to the
+rooms and the idempotency key are one transaction. Members cancel for themselves, the staff for anybody;
+another member's reservation is not found.
+"""
+
+from typing import Annotated
+
+import msgspec
+from litestar import Response, post
+from litestar.concurrency import sync_to_thread
+from litestar.di import NamedDependency
+from litestar.params import HeaderParameter
+from litestar.status_codes import HTTP_202_ACCEPTED
+from sqlalchemy import Connection
+
+import outbox
+from api.identity.auth import WRITE, MemberRequest, needs
+from api.identity.row_security import set_member
+from api.identity.tokens import Member
+from api.problems import Declined, Missing, Refused, documented
+from api.requests import idempotency
+from api.requests.etags import is_meant
+from api.requests.idempotency import Key, keyed_request
+from api.requests.prefer import Prefer
+from api.requests.trace import traceparent
+from api.reservations.access import cause_of, database_member, find
+from api.reservations.answer import ENDED, answer
+from api.reservations.deps import Dependencies, ReservationId
+from api.reservations.views import ReservationView
+from domain import messages
+from domain.idempotency import RESERVATION_KEYS, KeyedRequest
+from domain.reservations import store
+from domain.reservations.model import NotCancellable, Reservation, Unchanged, cancel
+
+IfMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-Match",
+        description="ETags of versions: 412 unless one of them is current (RFC 9110).",
+    ),
+]
+
+
+@post(
+    "/{reservation_id:int}/cancellation",
+    operation_id="cancelReservation",
+    summary="Cancel a reservation",
+    status_code=202,
+    **needs(WRITE),
+    responses={
+        200: ENDED,
+        **documented(
+            "SCOPE_MISSING",
+            "OUTCOME_UNKNOWN",
+            "NOT_FOUND",
+            "NOT_CANCELLABLE",
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            "IDEMPOTENCY_KEY_REUSED",
+            "PRECONDITION_FAILED",
+        ),
+    },
+)
+async def cancel_one(
+    reservation_id: ReservationId,
+    request: MemberRequest,
+    deps: NamedDependency[Dependencies],
+    idempotency_key: Key = None,
+    if_match: IfMatch = None,
+    prefer: Prefer = None,
+) -> Response[ReservationView]:
+    """Begin to cancel; the rooms give the nights back later. Asking again changes nothing."""
+    content = b"cancel %d" % reservation_id
+    keyed = keyed_request(request.user.id, idempotency_key, content)
+    view, is_repeat = await sync_to_thread(
+        _cancel, deps, request.user, keyed, reservation_id, if_match, traceparent(request.scope)
+    )
+    if not is_repeat:
+        deps.changed(view.id)
+    return await answer(deps, view, prefer, is_repeat=is_repeat)
+
+
+def _cancel(
+    deps: Dependencies,
+    caller: Member,
+    keyed: KeyedRequest,
+    reservation_id: int,
+    if_match: str | None,
+    trace: str,
+) -> tuple[ReservationView, bool]:
+    """Return the reservation, and whether an earlier request with the same key had cancelled it."""
+    with deps.engine.begin() as connection:
+        set_member(connection, database_member(caller))
+        if earlier := idempotency.answered(connection, RESERVATION_KEYS, keyed):
+            view = idempotency.as_kept(earlier.response_body, ReservationView)
+            return view or ReservationView.of(find(connection, reservation_id, caller)), True
+
+        reservation = _locked(connection, reservation_id, caller)
+        if not is_meant(if_match, reservation.version):
+            current = f"the reservation is at version {reservation.version}"
+            raise Declined("PRECONDITION_FAILED", current)
+        match cancel(reservation):
+            case NotCancellable() as refusal:
+                raise Refused(refusal)
+            case Reservation() as cancelling:
+                reservation = _cancelled(connection, cancelling, caller, trace)
+            case Unchanged():
+                pass
+        view = ReservationView.of(reservation)
+        body = msgspec.json.encode(view)
+        idempotency.keep(connection, RESERVATION_KEYS, keyed, HTTP_202_ACCEPTED, body)
+        return view, False
+
+
+def _locked(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
+    """Lock what the caller may cancel; raises `Missing`, also for one of somebody else."""
+    reservation = store.lock(connection, [reservation_id]).get(reservation_id)
+    if reservation is None or not (caller.is_staff or reservation.member_id == caller.id):
+        raise Missing
+    return reservation
+
+
+def _cancelled(
+    connection: Connection, cancelling: Reservation, caller: Member, trace: str
+) -> Reservation:
+    cause = cause_of(caller, cancelling.member_id, trace)
+    [cancelled] = store.save_transitions(connection, [(cancelling, cause)])
+    request = messages.room_cancel(
+        cancelled.id, cancelled.room_id, cancelled.stay, cause.message_id
+    )
+    outbox.append(connection, [request], headers={"traceparent": trace})
+    return cancelled

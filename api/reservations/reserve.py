@@ -1,0 +1,134 @@
+"""POST /v1/reservations: read, decide, one round trip to the database, answer.
+
+What is answered 2xx is committed: reservation, transition, message and idempotency key are one
+transaction. Only what is refused, or was done before, takes a second round trip, to learn which.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from litestar import Response, post
+from litestar.concurrency import sync_to_thread
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+
+from api.identity.auth import STAFF, WRITE, MemberRequest, ScopeMissing, needs
+from api.identity.row_security import set_member_statement
+from api.identity.tokens import Member
+from api.problems import OF_A_BODY, Declined, Refused, documented
+from api.requests.bodies import Strict
+from api.requests.idempotency import Key, keyed_request
+from api.requests.prefer import Prefer
+from api.requests.trace import traceparent
+from api.reservations.access import cause_of, database_member, member_connection
+from api.reservations.answer import ENDED, answer
+from api.reservations.deps import Dependencies
+from api.reservations.views import NewStay, ReservationView
+from domain.idempotency import InFlight, KeyedRequest, Mismatch
+from domain.messages import room_reserve_template
+from domain.reservations import reserve as reserving
+from domain.reservations.model import NewReservation, NotReservable, Reservation, new
+from domain.reservations.reserve import ReserveWrite, TooManyPending
+from domain.stay import Stay
+from runtime.settings import Settings
+
+# Until it is over everywhere, a day may be the hotel's today.
+_BEHIND = timedelta(hours=12)
+
+_Refusal = NotReservable | InFlight | TooManyPending
+
+
+@post(
+    "/",
+    operation_id="reserve",
+    summary="Ask for a room",
+    status_code=202,
+    **needs(WRITE),
+    responses={
+        200: ENDED,
+        **documented(
+            "SCOPE_MISSING",
+            "OUTCOME_UNKNOWN",
+            "TOO_MANY_PENDING",
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            "IDEMPOTENCY_KEY_REUSED",
+            "INVALID_STAY",
+            "CHECK_IN_PAST",
+            "STAY_TOO_LONG",
+            "TOO_FAR_AHEAD",
+            *OF_A_BODY,
+        ),
+    },
+    dto=Strict[NewStay],
+    return_dto=None,
+)
+async def reserve(
+    data: JSONBody[NewStay],
+    request: MemberRequest,
+    deps: NamedDependency[Dependencies],
+    idempotency_key: Key = None,
+    prefer: Prefer = None,
+) -> Response[ReservationView]:
+    """Accept the request; the rooms decide later. See Location, or wait with `Prefer: wait=N`."""
+    caller, trace = request.user, traceparent(request.scope)
+    keyed = keyed_request(caller.id, idempotency_key, b"reserve " + msgspec.json.encode(data))
+    decision = _decided(data, caller, deps.settings)
+    if isinstance(decision, NotReservable):
+        outcome: Reservation | _Refusal = decision
+    else:
+        write = _write(decision, caller, keyed, trace, deps.settings.pending_per_member_max)
+        message = await deps.topics.prepare(write.message.envelope, {"traceparent": trace})
+        who = set_member_statement(database_member(caller))
+        statements = reserving.statements(deps.reserve_sql, write, message)
+        *_, rows = await deps.pool.execute([who, *statements], after_commit=deps.doorbell.ring)
+        outcome = reserving.outcome(write, rows)
+    if is_repeat := not isinstance(outcome, Reservation):
+        # The key decides first: what was accepted yesterday is not too late, or too much, today.
+        outcome = await sync_to_thread(_earlier, deps, caller, keyed, outcome)
+    return await answer(deps, ReservationView.of(outcome), prefer, is_repeat=is_repeat)
+
+
+def _decided(data: NewStay, caller: Member, settings: Settings) -> NewReservation | NotReservable:
+    return new(
+        _member_id(data, caller),
+        data.room_id,
+        Stay(data.check_in_date, data.check_out_date),
+        today=(datetime.now(UTC) - _BEHIND).date(),
+        nights_max=settings.nights_per_stay_max,
+        days_max=settings.days_in_advance_max,
+    )
+
+
+def _member_id(data: NewStay, caller: Member) -> int:
+    """Tell for whom it is; raises `ScopeMissing` if that is not for the caller to say."""
+    if data.member_id in {None, caller.id}:
+        return caller.id
+    if not caller.is_staff:
+        raise ScopeMissing(STAFF)
+    assert data.member_id is not None, "None is the caller"
+    return data.member_id
+
+
+def _write(
+    request: NewReservation, caller: Member, keyed: KeyedRequest, trace: str, pending_max: int
+) -> ReserveWrite:
+    cause = cause_of(caller, request.member_id, trace)
+    message = room_reserve_template(request.room_id, request.stay, cause.message_id)
+    return ReserveWrite(request, keyed, cause, message, pending_max)
+
+
+def _earlier(
+    deps: Dependencies, caller: Member, keyed: KeyedRequest, refusal: _Refusal
+) -> Reservation:
+    """Return what an earlier request with the key made; raises the refusal if there was none."""
+    with member_connection(deps.reading, caller) as connection:
+        found = reserving.earlier(connection, keyed)
+    match found:
+        case Reservation():
+            return found
+        case Mismatch():
+            raise Refused(found)
+    if isinstance(refusal, TooManyPending):
+        detail = f"{refusal.pending_max} reservations wait for an answer; no more are accepted now"
+        raise Declined(refusal.code, detail)
+    raise Refused(refusal)
