@@ -37,8 +37,10 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection
 
 import outbox
+from innbox_process.health import Health, HealthOf
 from outbox import BlockedKey, Shard
-from relay.cursors import CURSOR_TOPIC, PARTITION, Place, Step, encode, newest
+from relay.config import CURSOR_TOPIC
+from relay.cursors import PARTITION, Place, Step, encode, newest
 from relay.errors import Abandoned, judged
 from relay.metrics import PRODUCERS_REPLACED
 from relay.publisher import (
@@ -50,7 +52,6 @@ from relay.publisher import (
     reason_of,
 )
 from relay.refusals import Fault, fault_of
-from runtime.health import Health, HealthOf
 
 _log = structlog.get_logger(__name__)
 
@@ -73,11 +74,17 @@ class ExactlyOncePublisher(Publisher):
     """
 
     def __init__(
-        self, kafka: dict[str, Any], health: Health | HealthOf, name: str, *, topic_prefix: str = ""
+        self,
+        kafka: dict[str, Any],
+        health: Health | HealthOf,
+        name: str,
+        *,
+        cursor_topic: str = CURSOR_TOPIC,
+        topic_prefix: str = "",
     ) -> None:
         self._kafka = changeable(kafka)
         self._name = name
-        self._topic = topic_prefix + CURSOR_TOPIC
+        self._topic = topic_prefix + cursor_topic
         self._is_open = False
         self._is_tried = False
         self._is_last = False

@@ -12,14 +12,14 @@ import structlog
 from sqlalchemy import Engine, func, select
 
 import outbox
+from innbox_process.database import be_patient
+from relay.config import RelayConfig
 from relay.metrics import BACKLOG, PARTITIONS
-from runtime.database import be_patient
-from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
 
-def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChanges:
+def keep_house_once(engine: Engine, config: RelayConfig) -> outbox.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         be_patient(connection)  # to move strays may take minutes
@@ -32,11 +32,11 @@ def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChang
             return outbox.PartitionChanges([], [])
         with connection.begin():
             now = connection.execute(select(func.now())).scalar_one().astimezone(UTC)
-            tomorrow, ahead = now.date() + timedelta(days=1), settings.partitions_ahead_days - 1
+            tomorrow, ahead = now.date() + timedelta(days=1), config.partitions_ahead_days - 1
             made = outbox.ensure_partitions(connection, tomorrow, days_ahead=ahead)
         with connection.begin():
             changes = outbox.retire_partitions(
-                connection, now, retention_days=settings.retention_days
+                connection, now, retention_days=config.retention_days
             )
         with connection.begin():
             # Last and by itself, since it alone may have to wait for writers, and wait in vain.

@@ -19,11 +19,11 @@ from sqlalchemy import Connection
 
 import outbox
 from outbox import BlockedKey, Cursor, Reading, Shard
+from relay.config import RelayConfig
 from relay.cursors import Place
 from relay.errors import Refused
 from relay.metrics import BATCHES, PUBLISHED, in_hand
 from relay.publisher import Publisher
-from runtime.settings import Settings
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5
@@ -70,7 +70,7 @@ def relay_once(
     connection: Connection,
     shard: Shard,
     publisher: Publisher,
-    settings: Settings,
+    config: RelayConfig,
     keep_waiting: Callable[[], bool],
     *,
     limit: int | None = None,
@@ -80,12 +80,12 @@ def relay_once(
     """Publish what has been committed since the shard's cursor, until nothing is left.
 
     The next reading is made while the brokers acknowledge the last, so neither side waits for the other.
-    `limit` is that of the first reading; later ones grow up to the settings' chunk. Messages of the
+    `limit` is that of the first reading; later ones grow up to the configured chunk. Messages of the
     keys to pass over are left where they are; the cursor goes on, and the step ends soon, so that who
     waits for these keys can look after them. If it was the bell that called, a reading that found less
     than its limit is the last: whatever has been committed since rings again.
     """
-    messages, limit = 0, limit or settings.relay_chunk
+    messages, limit = 0, limit or config.chunk
     reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
     ends_at = time.monotonic() + (STEP_S if passing_over else math.inf)
     while reading.rows and keep_waiting():
@@ -95,14 +95,14 @@ def relay_once(
             if limit == 1 and rows:
                 waiting = _touching(connection, shard, rows[0], keep_waiting)
             publisher.enqueue(rows, waiting)
-            limit = min(limit * 2, settings.relay_chunk, _bearable(reading.rows))
+            limit = min(limit * 2, config.chunk, _bearable(reading.rows))
             ahead = Reading([], reading.cursor)
             if reading.cursor.batch_snapshot or not was_rung:
                 ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
             publisher.commit(Place(reading.cursor), waiting)
         except Refused as refused:
             return Relayed(shard, messages, Refusal(reading, refused.reason))
-        shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
+        shard = outbox.save(connection, shard, reading.cursor, lease_s=config.lease_s)
         messages += len(rows)
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
@@ -114,7 +114,7 @@ def relay_once(
     in_hand(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last reading would not count as relayed.
-        shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
+        shard = outbox.save(connection, shard, reading.cursor, lease_s=config.lease_s)
     return Relayed(replace(shard, cursor=reading.cursor), messages, is_done=True)
 
 
@@ -123,7 +123,7 @@ def retry_once(
     shard: Shard,
     publisher: Publisher,
     blocked: BlockedKey,
-    settings: Settings,
+    config: RelayConfig,
     keep_waiting: Callable[[], bool],
     *,
     limit: int,
@@ -147,7 +147,7 @@ def retry_once(
             return Relayed(shard, 0, Refusal(reading, refused.reason))
         PUBLISHED.inc(len(reading.rows))
     moved = replace(blocked, cursor=reading.cursor)
-    shard = outbox.save_key(connection, shard, cursor, moved, lease_s=settings.lease_s)
+    shard = outbox.save_key(connection, shard, cursor, moved, lease_s=config.lease_s)
     has_arrived = reading.cursor.ends_at == cursor.ends_at
     is_done = reading.cursor.batch_snapshot is None and has_arrived
     return Relayed(shard, len(reading.rows), is_done=is_done)

@@ -14,13 +14,13 @@ import msgspec
 from confluent_kafka import KafkaException
 from sqlalchemy import Connection
 
+from innbox_process.health import Health
 from outbox import decode_headers
 from outbox import replay as store
 from outbox.replay import INTERRUPTED, REFUSED, RUNNING, Replay
+from relay.config import RelayConfig
 from relay.errors import Abandoned, Refused
 from relay.publisher import Publisher
-from runtime.health import Health
-from runtime.settings import Settings
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
@@ -41,7 +41,7 @@ class MessageRefused(Exception):
 def run_replay(
     connection: Connection,
     replay: Replay,
-    settings: Settings,
+    config: RelayConfig,
     stop: Event,
     report: Callable[[Replay], object],
     *,
@@ -54,7 +54,7 @@ def run_replay(
     """
     while replay.state == RUNNING and not stop.is_set():
         try:
-            for step in _steps(connection, replay, settings, stop):
+            for step in _steps(connection, replay, config, stop):
                 replay = step
                 report(replay)
         except Abandoned:
@@ -102,12 +102,12 @@ def next_turn(turn_at: float, now: float, messages: int, per_second: int) -> flo
 
 
 def _steps(
-    connection: Connection, replay: Replay, settings: Settings, stop: Event
+    connection: Connection, replay: Replay, config: RelayConfig, stop: Event
 ) -> Iterator[Replay]:
     """Return the replay after each part; parts grow from one message to at most a second's worth."""
-    most = min(settings.relay_chunk, replay.per_second or settings.relay_chunk)
+    most = min(config.chunk, replay.per_second or config.chunk)
     limit, turn_at = 1, time.monotonic()
-    with Publisher(settings.kafka, Health(), topic_prefix=settings.kafka_prefix) as publisher:
+    with Publisher(config.kafka, Health(), topic_prefix=config.topic_prefix) as publisher:
         while replay.state == RUNNING and not stop.wait(max(0.0, turn_at - time.monotonic())):
             before, now = replay.sent, time.monotonic()
             replay = replay_once(

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Engine, text
 
 import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.database import direct_engine
 from ops.audit import Audit, TopicAudit, Window, audit
 from outbox import Message
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.relays import append
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from threading import get_ident
 from typing import Any
@@ -16,11 +17,12 @@ from confluent_kafka import KafkaException
 
 import outbox
 from domain.messages import TOPICS
+from innbox_process.logs import configure_logs
+from ops.relay_config import relay_config
 from outbox import PartitionChanges
 from relay import exactly_once, loop, process
 from relay.exactly_once import ExactlyOncePublisher
 from relay.publisher import Publisher
-from runtime.logs import configure_logs
 from runtime.settings import Settings
 
 SETTINGS = "RELAY_TEST_SETTINGS"
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     configure_logs(settings, name)
     CHILDREN[name]()
-    process.run(settings, TOPICS)
+    process.run(replace(relay_config(settings), topics=TOPICS))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import ROOM_RESERVE, TOPICS
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from ops.relay_config import relay_config
 from outbox import Message, Shard
 from relay.sharing import Relay
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.kafka_reader import header, read_to_the_ends, read_topics
@@ -57,7 +58,7 @@ def a_relay(settings: Settings) -> Iterator[Running]:
     """A relay in a thread, stopped and joined at the end."""
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     running = Running()
-    relay = Relay(engine, settings, running.health, running.stop)
+    relay = Relay(engine, relay_config(settings), running.health, running.stop)
     thread = Thread(target=relay.run)
     thread.start()
     try:

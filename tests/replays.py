@@ -10,8 +10,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 import outbox
+from innbox_process.database import direct_engine
 from ops.environment import as_environment
-from runtime.database import direct_engine
 from runtime.settings import Settings
 
 # `innbox`, killed when a part of 16 messages is published and not recorded, after 1 + 2 + 4 + 8 others.

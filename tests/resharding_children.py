@@ -11,8 +11,9 @@ from threading import Event
 from typing import Any, cast
 
 import outbox
+from innbox_process.database import direct_engine
+from ops.relay_config import relay_config
 from relay.resharding import merge_shards
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.children import SETTINGS
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     POINTS[point]()
     engine = direct_engine(settings, settings.database_url, "reshard")
-    merge_shards(engine, settings, Event(), list(map(int, ids)), lambda *_: None, wait_s=30)
+    config, shards = relay_config(settings), list(map(int, ids))
+    merge_shards(engine, config, Event(), shards, lambda *_: None, wait_s=30)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from ops.cli.ids import ids_from
 from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
 from ops.errors import CommandError
+from ops.relay_config import relay_config
 from ops.topics import create_topics
 from outbox import Message, mending
 from outbox import replay as store
@@ -251,7 +252,9 @@ def test_what_retention_has_dropped_meanwhile_is_named(
         system.sql(
             "DELETE FROM outbox.message WHERE message_id = ANY (CAST(:ids AS uuid[]))", ids=gone
         )
-        ended = run_replay(connection, replay, system.settings, Event(), lambda _: None)
+        ended = run_replay(
+            connection, replay, relay_config(system.settings), Event(), lambda _: None
+        )
         assert (ended.state, ended.sent, list(map(str, ended.gone))) == (DONE, 3, gone)
         assert tell(ended, "innbox", as_json=False) == 1
         (kept,) = store.replays(connection)

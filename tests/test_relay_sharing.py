@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 import outbox
+from innbox_process.database import direct_engine
+from ops.relay_config import relay_config
 from outbox import HashRange, Shard
 from relay.holding import Holding
 from relay.resharding import merge_shards, split_shard
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.load import a_load, assert_delivered, make_counters
 from tests.relays import (
@@ -64,13 +65,13 @@ def shards(engine: Engine) -> list[Shard]:
 
 def split(direct: Engine, settings: Settings, shard: Shard, *, into: int) -> list[Shard]:
     settings = settings.model_copy(update={"lease_s": LEASE_S})
-    return split_shard(direct, settings, Event(), shard.id, into=into, wait_s=30)
+    return split_shard(direct, relay_config(settings), Event(), shard.id, into=into, wait_s=30)
 
 
 def merge(direct: Engine, settings: Settings, *pair: Shard) -> Shard:
     ids = [shard.id for shard in pair]
     settings = settings.model_copy(update={"lease_s": LEASE_S})
-    return merge_shards(direct, settings, Event(), ids, lambda *_: None, wait_s=30)
+    return merge_shards(direct, relay_config(settings), Event(), ids, lambda *_: None, wait_s=30)
 
 
 def pids(engine: Engine) -> dict[int, int]:

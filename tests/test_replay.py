@@ -25,6 +25,7 @@ from ops.cli import cli
 from ops.cli.instants import Instant
 from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
+from ops.relay_config import relay_config
 from outbox import Doorbell, Message, UnknownTopic, ValueTooLarge
 from outbox import replay as store
 from outbox.errors import NoSuchReplay, ReplayOver, ReplayTaken
@@ -79,7 +80,9 @@ def run(
     skip_refused: bool = False,
     seen: Callable[[Replay], object] = lambda _: None,
 ) -> Replay:
-    return run_replay(connection, replay, settings, Event(), seen, skip_refused=skip_refused)
+    return run_replay(
+        connection, replay, relay_config(settings), Event(), seen, skip_refused=skip_refused
+    )
 
 
 def replayed(settings: Settings, selection: Selection, to_topic: str | None = None) -> Replay:

@@ -15,15 +15,16 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 import outbox
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
 from ops.environment import as_environment
+from ops.relay_config import relay_config
 from outbox import LeaseLost, NotNeighbours, Shard, ShardReserved
 from relay.cursors import Place
 from relay.errors import Abandoned
 from relay.owning import NotHandedOver
 from relay.publishers import publisher_for
 from relay.resharding import Report, merge_shards, split_shard
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.commands import innbox
@@ -80,7 +81,7 @@ def merge(
     """Merge the first two shards that there are."""
     with direct.connect() as connection:
         ids = [shard.id for shard in outbox.shards(connection)[:2]]
-    return merge_shards(direct, settings, stop or Event(), ids, report, wait_s=wait_s)
+    return merge_shards(direct, relay_config(settings), stop or Event(), ids, report, wait_s=wait_s)
 
 
 def as_they_are(connection: Connection) -> list[tuple[int, str | None, str | None]]:
@@ -125,13 +126,13 @@ def test_a_former_owner_is_locked_out_and_what_it_has_published_is_known(
     relaying = brief.model_copy(update={"relay_mode": "exactly-once"})
     shard = outbox.claim(connection, "a zombie", lease_s=1)
     assert shard is not None
-    with publisher_for(connection, shard, relaying, Health()) as zombie:
+    with publisher_for(connection, shard, relay_config(relaying), Health()) as zombie:
         shard = zombie.resume(connection, shard, lambda: True, lease_s=1)
         reading = outbox.read(connection, shard.cursor, shard.hashes, limit=100)
         zombie.enqueue(reading.rows, lambda: True)
         if has_committed:
             zombie.commit(Place(reading.cursor), lambda: True)
-        parts = split_shard(direct, brief, Event(), shard.id, into=2, wait_s=30)
+        parts = split_shard(direct, relay_config(brief), Event(), shard.id, into=2, wait_s=30)
         if not has_committed:
             with pytest.raises((KafkaException, LeaseLost)):
                 zombie.commit(Place(reading.cursor), lambda: True)
@@ -253,7 +254,7 @@ def test_a_change_of_shards_is_on_the_disk_before_anybody_relays_by_it(
         return change(connection, shard, into)
 
     monkeypatch.setattr(outbox, "split", watched)
-    split_shard(direct, brief, Event(), 1, into=2, wait_s=30)
+    split_shard(direct, relay_config(brief), Event(), 1, into=2, wait_s=30)
     assert sources
     assert "session" not in sources
 
@@ -281,9 +282,11 @@ def test_a_shard_that_another_command_is_about_to_change_is_left_to_it(
 def test_only_neighbours_are_asked_for(
     connection: Connection, direct: Engine, brief: Settings, two: list[Shard]
 ) -> None:
-    (first, *_) = split_shard(direct, brief, Event(), two[0].id, into=2, wait_s=30)
+    (first, *_) = split_shard(direct, relay_config(brief), Event(), two[0].id, into=2, wait_s=30)
     with pytest.raises(NotNeighbours):
-        merge_shards(direct, brief, Event(), [first.id, two[1].id], lambda *_: None, wait_s=30)
+        merge_shards(
+            direct, relay_config(brief), Event(), [first.id, two[1].id], lambda *_: None, wait_s=30
+        )
     assert {owner for _, owner, _ in as_they_are(connection)} == {None}
 
 

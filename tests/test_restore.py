@@ -17,11 +17,13 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.database import direct_engine
 from ops import local
 from ops.environment import as_environment
 from ops.local import Servers
 from ops.local.account import BINARIES
 from ops.migrate import migrate
+from ops.relay_config import relay_config
 from ops.topics import declare
 from outbox import (
     WHOLE,
@@ -32,8 +34,7 @@ from outbox import (
     TransactionIdsRestarted,
 )
 from relay.housekeeping import keep_house_once
-from runtime.database import Role, direct_engine
-from runtime.settings import Settings
+from runtime.settings import Role, Settings
 from tests.commands import innbox
 from tests.conftest import _database
 from tests.kafka_reader import ids
@@ -274,11 +275,11 @@ def test_housekeeping_touches_nothing_until_the_rebase(
     house = direct_engine(settings, url, "relay", "innbox_relay")
     native = messages_of_keys(3)
     append(restored, *native)
-    assert keep_house_once(house, settings) == PartitionChanges([], [])
+    assert keep_house_once(house, relay_config(settings)) == PartitionChanges([], [])
     assert partitions(restored) == 0
 
     assert rebased(restored)
-    keep_house_once(house, settings)
+    keep_house_once(house, relay_config(settings))
     assert partitions(restored) > 0
     assert read_all(restored) == appended([*history.unpublished, *native])
 

@@ -14,10 +14,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 import outbox
+from innbox_process.database import direct_engine
+from innbox_process.schedule import scheduled
+from ops.relay_config import relay_config
 from outbox import JobLease, PartitionChanges, Reading, retention
 from relay.housekeeping import keep_house_once
-from runtime.database import direct_engine
-from runtime.schedule import scheduled
 from runtime.settings import Settings
 from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
 from tests.waiting import DEADLINE_S, eventually
@@ -72,7 +73,7 @@ def test_strays_of_a_day_that_is_over_get_their_partition_and_go_with_it(
     day = (NOW - timedelta(days=3)).date()
     with engine.begin() as connection:
         connection.execute(APPEND_LONG_AGO, {"created_at": NOW - timedelta(days=3)})
-    keep_house_once(direct, settings)
+    keep_house_once(direct, relay_config(settings))
     with engine.connect() as connection:
         assert day in outbox.partitions(connection)
         strays = connection.execute(text("SELECT count(*) FROM outbox.message_default"))
@@ -293,7 +294,7 @@ def test_a_lock_that_was_not_had_is_asked_for_at_the_next_run(
     ensure(engine, TODAY, days_ahead=1)
     ensure(engine, LONG_AGO.date(), days_ahead=0)
     house = direct_engine(settings, settings.database_url, "relay")
-    keep_house = partial(keep_house_once, house, settings)
+    keep_house = partial(keep_house_once, house, relay_config(settings))
     with engine.connect() as writer:
         outbox.append(writer, messages_of_keys(1))
         with scheduled(JobLease(house, name), 0.1, keep_house):
@@ -326,7 +327,7 @@ def test_the_backlog_is_counted_up_to_a_limit(engine: Engine, reading: Connectio
 def test_housekeeping_makes_and_drops(engine: Engine, settings: Settings) -> None:
     ensure(engine, LONG_AGO.date(), days_ahead=2)
     house = direct_engine(settings, settings.database_url, "relay")
-    changes = keep_house_once(house, settings)
+    changes = keep_house_once(house, relay_config(settings))
     assert len(changes.dropped) == 3
     assert days(engine) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
 

@@ -10,8 +10,8 @@ import uvloop
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
+from innbox_process.database import pooled_engine
 from runtime import roundtrip
-from runtime.database import pooled_engine
 from runtime.roundtrip import Rows, Statement
 from runtime.settings import Settings
 

@@ -11,10 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 import outbox
 from consumers import dead_letters
+from innbox_process.database import advice
 from ops.environment import as_environment
 from ops.local import Servers
 from outbox import SequenceBehind
-from runtime.database import advice
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.conftest import a_configuration
@@ -101,7 +101,7 @@ def test_a_rebase_advances_every_sequence_that_is_behind_and_no_other(
         every = set(connection.scalars(EVERY_SEQUENCE))
     with pytest.raises(IntegrityError, match="pk_reservation") as collided:
         a_reservation(engine)
-    assert "innbox outbox rebase" in str(advice(collided.value))
+    assert "outbox rebase" in str(advice(collided.value))
 
     environment = as_environment(brief)
     done = innbox("outbox", "rebase", "--yes", "--json", data=tmp_path, environment=environment)

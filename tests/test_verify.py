@@ -19,7 +19,6 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from sqlalchemy import Connection, Engine, create_engine, text
 
 import outbox
-from consumers.records import Record
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain import messages
@@ -28,8 +27,12 @@ from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERV
 from domain.reservations import model, store
 from domain.reservations.model import Cause, NewReservation, Reservation, Status
 from domain.stay import Stay
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from innbox_process.records import Record
 from ops.cli import cli
 from ops.environment import as_environment
+from ops.relay_config import relay_config
 from ops.topics import create_topics
 from ops.verify import Finding, Verdict, silent, verify
 from ops.verify.consumption import GROUPS
@@ -38,8 +41,6 @@ from outbox import Doorbell
 from relay.loop import relay_once
 from relay.publisher import Publisher
 from relay.replay import MEND_HEADER
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Context, Settings
 from tests.audited import System, lose
 from tests.relays import a_message
@@ -130,7 +131,7 @@ class World:
     def _relay(self, connection: Connection, shard: outbox.Shard) -> None:
         prefix = self.settings.kafka_prefix
         with Publisher(self.settings.kafka, Health(), topic_prefix=prefix) as publisher:
-            relay_once(connection, shard, publisher, self.settings, lambda: True)
+            relay_once(connection, shard, publisher, relay_config(self.settings), lambda: True)
 
     def produce(self, topic: str, key: str, value: bytes, **headers: str | bytes | None) -> None:
         producer = Producer(self.settings.kafka)

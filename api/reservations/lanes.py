@@ -11,7 +11,7 @@ from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection, Engine, exc
 
 from api.reservations.bell import Bell
-from runtime.bounds import Traffic
+from innbox_process.bounds import Traffic
 from runtime.roundtrip import Rows, Statement, in_one_round_trip
 
 Prepare = Callable[[Connection], Sequence[Statement]]

@@ -23,9 +23,9 @@ import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
 from api.serving.process import listening, serve
-from runtime.logs import configure_logs
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from runtime.settings import Settings
-from runtime.shutdown import stop_on_signals
 
 # Where the processes keep their counts, so that any of them can tell those of all.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"

@@ -11,12 +11,13 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 import outbox
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
 from ops.bench.measure import rate
+from ops.relay_config import relay_config
 from outbox import Cursor
 from relay.loop import relay_once
 from relay.publishers import publisher_for
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 
 KEYS = 5_000
@@ -72,7 +73,7 @@ def behind_all(connection: Connection) -> Cursor:
 
 def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
     """Relay all that comes after a cursor, in this process, and return the messages per second."""
-    engine = direct_engine(settings, settings.database_url, "bench")
+    engine, config = direct_engine(settings, settings.database_url, "bench"), relay_config(settings)
     with engine.connect() as connection:
         outbox.prepare_session(connection)
         shard = outbox.claim(connection, "bench", lease_s=settings.lease_s)
@@ -80,11 +81,11 @@ def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
         # The number of a cursor only grows, wherever the cursor is.
         cursor = replace(since, number=shard.cursor.number + 1)
         saved = outbox.save(connection, shard, cursor, lease_s=settings.lease_s)
-        with publisher_for(connection, saved, settings, Health()) as publisher:
+        with publisher_for(connection, saved, config, Health()) as publisher:
             own = publisher.resume(connection, saved, lambda: True, lease_s=settings.lease_s)
 
             def drain() -> None:
-                relayed = relay_once(connection, own, publisher, settings, lambda: True)
+                relayed = relay_once(connection, own, publisher, config, lambda: True)
                 assert relayed.messages == backlog, f"relayed {relayed.messages} of {backlog}"
 
             found = rate(backlog, drain)

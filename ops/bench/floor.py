@@ -13,10 +13,10 @@ from api.reservations.reserving import Asked
 from api.serving.process import listening, serve
 from domain.reservations.model import Reservation, Status
 from domain.stay import Stay
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from ops.signals import end_with_supervisor
-from runtime.logs import configure_logs
 from runtime.settings import load_settings
-from runtime.shutdown import stop_on_signals
 
 
 async def answer(_: Desk, asked: Asked) -> tuple[Reservation, bool]:

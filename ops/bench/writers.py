@@ -17,12 +17,12 @@ from sqlalchemy import text
 
 import outbox
 from domain import messages
+from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.ground import a_stay, crew, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.progress import Report
 from ops.topics import declare
-from runtime.database import pooled_engine
 from runtime.settings import Settings
 
 _HEAD_START_S = 0.1

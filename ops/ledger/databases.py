@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 import outbox
+from innbox_process.database import direct_engine
 from ops.ledger.scratch import ROWS_PER_INSERT
 from ops.progress import Report
-from runtime.database import direct_engine
 from runtime.settings import Settings
 
 # Committed after the snapshot, found as the relay finds it.

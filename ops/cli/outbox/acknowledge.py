@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from innbox_process.database import direct_engine
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
 from ops.cli.outbox.audit import window_of
@@ -17,7 +18,6 @@ from ops.cli.output import as_json, confirm, print_json, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
 from outbox import acknowledged
-from runtime.database import direct_engine
 from runtime.settings import Context, Settings
 
 if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported

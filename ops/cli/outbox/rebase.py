@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 import outbox
+from innbox_process.database import is_conflict
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, print_table, progress, say
@@ -24,7 +25,6 @@ from outbox import (
     StillRelayed,
     TransactionIdsRestarted,
 )
-from runtime.database import is_conflict
 from runtime.settings import Context
 
 

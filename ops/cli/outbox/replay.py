@@ -12,6 +12,10 @@ import click
 from sqlalchemy import Connection
 
 import outbox
+from innbox_process.config import FOR_A_PERSON
+from innbox_process.database import direct_engine
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from ops.cli.deploy import DATABASE
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
@@ -28,13 +32,12 @@ from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
 from ops.errors import CommandError
+from ops.relay_config import relay_config
 from outbox import replay as store
 from outbox.replay import CANCELLED, Replay
 from outbox.selection import Selection, Survey, survey
-from runtime.database import direct_engine
-from runtime.logs import configure_logs
+from relay.config import RelayConfig
 from runtime.settings import Context, Settings
-from runtime.shutdown import stop_on_signals
 
 PER_SECOND = 1_000
 
@@ -44,7 +47,7 @@ class Place:
     """A database's outbox, as a replay needs it."""
 
     connection: Connection
-    settings: Settings
+    config: RelayConfig
     resume: str  # what a person types to go on, but for the id
 
 
@@ -180,15 +183,13 @@ def _place(data: Path, context: Context | None, *, asks_kafka: bool) -> Iterator
 @contextmanager
 def session(settings: Settings, context: Context | None) -> Iterator[Place]:
     """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
-    # A person reads along, and is to hear that Kafka is waited for.
-    told = settings.model_copy(update={"log_level": "WARNING", "log_format": "console"})
-    configure_logs(told, "replay")
+    configure_logs(FOR_A_PERSON, "replay")
     resume = f"innbox outbox replay{f' --context {context}' if context else ''} --resume"
     engine = direct_engine(settings, settings.database_of(context or "reservations"), "replay")
     with engine.connect() as connection:
         outbox.prepare_session(connection)
         try:
-            yield Place(connection, settings, resume)
+            yield Place(connection, relay_config(settings, context), resume)
         except outbox.OutboxError as error:
             raise CommandError(str(error)) from error
 
@@ -228,7 +229,7 @@ def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
     """Publish what is left of a replay, and show how far it is."""
     from relay.replay import run_replay
 
-    with progress() as report, stop_on_signals(place.settings.shutdown_s) as stop:
+    with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
         say(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")
         say(f"Should it end early, go on with: {place.resume} {replay.id}")
@@ -238,5 +239,5 @@ def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
 
         show(replay)
         return run_replay(
-            place.connection, replay, place.settings, stop, show, skip_refused=skip_refused
+            place.connection, replay, place.config, stop, show, skip_refused=skip_refused
         )
