@@ -10,7 +10,7 @@ from functools import partial
 import outbox
 from outbox import JobLease
 from relay.cursors import CURSOR_TOPIC
-from relay.housekeeping import keep_house_once
+from relay.housekeeping import maintain_partitions_once
 from relay.sharing import Relay
 from runtime.brokers import KafkaProbe
 from runtime.database import Role, direct_engine
@@ -32,7 +32,7 @@ def run(settings: Settings, topics: Sequence[str]) -> None:
     commits = CommitProbe(settings, url, _ROLE, health)
     refuse_unconfirmed(engine, commits.check)
     kafka = KafkaProbe(settings.kafka, _needed(settings, topics))
-    keep_house = partial(keep_house_once, engine, settings)
+    maintain = partial(maintain_partitions_once, engine, settings)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(HealthServer(health, settings.host, settings.health_port)),
@@ -40,7 +40,7 @@ def run(settings: Settings, topics: Sequence[str]) -> None:
     ):
         await_ready(health, probe.part, stop)
         lease = JobLease(engine, "outbox-housekeeping")
-        with scheduled(lease, settings.housekeeping_s, keep_house):
+        with scheduled(lease, settings.housekeeping_s, maintain):
             Relay(engine, settings, health, stop).run()
     engine.dispose()
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection
 
-from outbox import Shard
+from outbox.reader import Shard
 from relay.cursors import identity
 from relay.exactly_once import ExactlyOncePublisher
 from relay.publisher import Publisher

@@ -17,7 +17,7 @@ from threading import Thread
 
 from consumers import process
 from outbox import JobLease
-from relay.housekeeping import keep_house_once
+from relay.housekeeping import maintain_partitions_once
 from runtime.database import direct_engine
 from runtime.logs import configure_logs
 from runtime.schedule import scheduled
@@ -41,8 +41,8 @@ def _run(settings: Settings) -> None:
     process.FORGET_EVERY_S = settings.redrive_every_s
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     lease = JobLease(engine, "outbox-housekeeping")
-    keep_house = partial(keep_house_once, engine, settings)
-    with scheduled(lease, settings.housekeeping_s, keep_house):
+    maintain = partial(maintain_partitions_once, engine, settings)
+    with scheduled(lease, settings.housekeeping_s, maintain):
         process.run_results(settings)
 
 

@@ -16,7 +16,8 @@ from ops.cli.output import as_json, print_json, progress, say
 from ops.cli.run import INTERRUPTED
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import OutboxError, Shard
+from outbox import OutboxError
+from outbox.reader import Shard
 from runtime.database import direct_engine
 from runtime.logs import configure_logs
 from runtime.settings import Context, Settings
