@@ -1,8 +1,8 @@
 """Cursors in Kafka: in exactly-once mode a shard's place is written in the transaction of its messages.
 
 The topic is compacted and has one partition; a record's key is the outbox and the shard, its value the
-step that the transaction took: from where the database had announced it (see `outbox.announce`) to where
-the shard is now and, where a blocked key was retried, that key.
+step that the transaction took: from where the database had announced it (see `outbox.reader.intents`) to
+where the shard is now and, where a blocked key was retried, that key.
 """
 
 import time
@@ -24,7 +24,7 @@ from innbox_process.kafka import (
     offsets,
     quiet_admin,
 )
-from outbox import Cursor, Shard
+from outbox.reader import Cursor, Shard
 from relay.errors import Abandoned
 
 PARTITION = 0

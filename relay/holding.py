@@ -15,10 +15,10 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import outbox
 from innbox_process.database import be_patient
 from innbox_process.health import Health
-from outbox import BlockedKey, LeaseLost, Shard
+from outbox import reader
+from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
 from relay.errors import Abandoned
@@ -93,12 +93,12 @@ class Holding:
     def _run(self) -> None:
         try:
             with self._engine.connect() as connection:
-                outbox.prepare_session(connection)
+                reader.prepare_session(connection)
                 be_patient(connection)  # as the session is, which may walk through a long log
-                outbox.listen(connection)
+                reader.listen(connection)
                 self._relay(connection)
                 # In order only: after any other end the shard may be another's.
-                outbox.release(connection, self.shard)
+                reader.release_shard(connection, self.shard)
                 _log.info("shard released", shard=self.shard.id)
         except Exception as error:  # noqa: BLE001 - told to who holds us, who tells them apart
             self.error = error
@@ -107,7 +107,7 @@ class Holding:
     def _survive(self) -> None:
         """Take the mark off the message in hand: whatever befell us, we did not die of it."""
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            outbox.untouch(connection, self.shard)
+            reader.clear_in_flight(connection, self.shard)
 
     def _relay(self, connection: Connection) -> None:
         """Relay with one publisher after the other, since a refusal ends one, until the stop."""
@@ -147,7 +147,7 @@ class Holding:
         if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
             self._recorded_at = time.monotonic()
             lease_s = self._config.lease_s
-            self.shard = outbox.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
+            self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
     def _relay_once(
         self, connection: Connection, publisher: Publisher, *, was_rung: bool
@@ -228,7 +228,7 @@ class Holding:
         )
 
     def _know_blocked(self, connection: Connection) -> None:
-        self._blocked = outbox.blocked_keys(connection, self.shard.hashes)
+        self._blocked = reader.blocked_keys(connection, self.shard.hashes)
         metrics.blocked(self.shard.id, len(self._blocked))
 
     def _keep_waiting(self) -> bool:
@@ -241,6 +241,6 @@ class Holding:
         """Wait for a ring, for so long at most, in steps in which a stop is seen; tells if one came."""
         ends_at = time.monotonic() + seconds
         while self._keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
-            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+            if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):
                 return True
         return False

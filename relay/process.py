@@ -21,7 +21,7 @@ from innbox_process.schedule import scheduled
 from innbox_process.shutdown import stop_on_signals
 from outbox import JobLease
 from relay.config import RelayConfig
-from relay.housekeeping import keep_house_once
+from relay.housekeeping import maintain_partitions_once
 from relay.sharing import Relay
 
 
@@ -34,7 +34,7 @@ def run(config: RelayConfig) -> None:
     commits = CommitProbe(database, url, role, health)
     refuse_unconfirmed(engine, commits.check)
     kafka = KafkaProbe(config.kafka, config.needed_topics)
-    keep_house = partial(keep_house_once, engine, config)
+    maintain = partial(maintain_partitions_once, engine, config)
     with (
         stop_on_signals(config.shutdown_s) as stop,
         closing(HealthServer(health, config.host, config.health_port)),
@@ -42,6 +42,6 @@ def run(config: RelayConfig) -> None:
     ):
         await_ready(health, probe.part, stop)
         lease = JobLease(engine, "outbox-housekeeping")
-        with scheduled(lease, config.housekeeping_s, keep_house):
+        with scheduled(lease, config.housekeeping_s, maintain):
             Relay(engine, config, health, stop).run()
     engine.dispose()

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy import Connection
 
 from innbox_process.health import Health, HealthOf
-from outbox import Shard, decode_headers
+from outbox.reader import Shard, decode_headers
 from relay.cursors import Place
 from relay.errors import Abandoned, Refused, judged, refused
 from relay.metrics import OUTAGES

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from innbox_process.health import Health, HealthOf
-from outbox import Shard
+from outbox.reader import Shard
 from relay.config import RelayConfig
 from relay.cursors import identity
 from relay.exactly_once import ExactlyOncePublisher

@@ -18,10 +18,11 @@ from threading import Event
 
 from sqlalchemy import Connection, Engine
 
-import outbox
 from innbox_process.health import Health
 from innbox_process.kafka import quiet_admin
-from outbox import Cursor, NotNeighbours, Shard
+from outbox import admin, reader
+from outbox.admin import NotNeighbours
+from outbox.reader import Cursor, Shard
 from relay.config import RelayConfig
 from relay.cursors import Place
 from relay.errors import Abandoned
@@ -41,8 +42,8 @@ def split_shard(
 ) -> list[Shard]:
     """Replace a shard by several of equal ranges; returns them in the order of their hashes.
 
-    Raises what `owning` and `outbox.split` do, and `KafkaException`. Whatever is raised, the shard is
-    as it was.
+    Raises what `owning` and `outbox.admin.split` do, and `KafkaException`. Whatever is raised, the
+    shard is as it was.
     """
     lease_s = config.lease_s
     with (
@@ -50,7 +51,7 @@ def split_shard(
         _resumed(engine, config, hand) as (work,),
         _transaction(engine) as connection,
     ):
-        return outbox.split(connection, work.shard, into)
+        return admin.split(connection, work.shard, into)
 
 
 def merge_shards(
@@ -77,7 +78,7 @@ def merge_shards(
         for work in (left, right):
             work.relay_until(end, report)
         with _transaction(engine) as connection:
-            return outbox.merge(connection, left.shard, right.shard)
+            return admin.merge(connection, left.shard, right.shard)
 
 
 @dataclass
@@ -93,11 +94,11 @@ class _Work:
     def now(self) -> Cursor:
         """Return a cursor of this moment; the shard's must have no batch."""
         cursor, hashes = self.shard.cursor, self.shard.hashes
-        return outbox.read(self.connection, cursor, hashes, limit=1).cursor
+        return reader.read(self.connection, cursor, hashes, limit=1).cursor
 
     def relay_until(self, end: Cursor, report: Report) -> None:
         """Publish what lies between the shard's cursor, which has no batch, and a later one."""
-        batch = outbox.batch_until(self.connection, self.shard.cursor, end)
+        batch = reader.bounded_by(self.connection, self.shard.cursor, end)
         self.shard = replace(self.shard, cursor=batch)
         self.relay_batch(report)
 
@@ -105,7 +106,7 @@ class _Work:
         """Publish the rest of the batch that the shard's cursor is in, if it is in one."""
         begin = self.shard.cursor.position
         # While the shard is ours, nobody else blocks a key of it or frees one.
-        blocked = {each.key for each in outbox.blocked_keys(self.connection, self.shard.hashes)}
+        blocked = {each.key for each in reader.blocked_keys(self.connection, self.shard.hashes)}
         while begin is not None and (position := self.shard.cursor.position) is not None:
             length = max(1, self.shard.cursor.floor - begin)
             report(f"relaying shard {self.shard.id}", min(position - begin, length), length)
@@ -116,18 +117,18 @@ class _Work:
         if not waiting():
             raise Abandoned
         shard = self.shard
-        reading = outbox.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
+        reading = reader.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
         self.publisher.enqueue(to_publish(reading, passing_over), waiting)
         self.publisher.commit(Place(reading.cursor), waiting)
         lease_s = self.config.lease_s
-        self.shard = outbox.save(self.connection, shard, reading.cursor, lease_s=lease_s)
+        self.shard = reader.save(self.connection, shard, reading.cursor, lease_s=lease_s)
 
 
 @contextmanager
 def _resumed(engine: Engine, config: RelayConfig, hand: Hand) -> Iterator[list[_Work]]:
     """Do what a relay does after a claim; no former owner can publish before the block has ended."""
     with engine.connect() as connection, ExitStack() as publishers:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         found = []
         for claimed in hand.shards:
             publisher = publishers.enter_context(_publisher(connection, claimed, config))
@@ -151,7 +152,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
 def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
     """Return the ids of two shards in the order of their hashes."""
     with engine.connect() as connection:
-        found = [outbox.find_shard(connection, shard_id) for shard_id in shard_ids]
+        found = [reader.find_shard(connection, shard_id) for shard_id in shard_ids]
     left, right = sorted(found, key=lambda shard: shard.hashes.hash_from)
     if left.hashes.hash_to != right.hashes.hash_from:
         raise NotNeighbours(left.id, right.id)

@@ -15,12 +15,12 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import outbox
 from innbox_process.backoff import backoff_s
 from innbox_process.database import is_cancelled, is_conflict, is_not_migrated, is_outage
 from innbox_process.errors import first_line
 from innbox_process.health import Health
-from outbox import CursorFromElsewhere, LeaseLost, SequenceBehind, Standing
+from outbox import reader
+from outbox.reader import Assignment, ForeignCursor, LeaseLost, SequenceBehind
 from relay.config import RelayConfig
 from relay.errors import RecordsLost
 from relay.holding import Holding
@@ -67,9 +67,9 @@ class Relay:
 
     def _serve(self) -> None:
         with self._engine.connect() as connection:
-            outbox.listen(connection, outbox.RELEASES)
+            reader.listen(connection, reader.SHARD_CHANNEL)
             self._beat(connection)
-            outbox.arrive(connection, self._name)
+            reader.join(connection, self._name)
             while not self._stop.is_set():
                 self._health.well("database")
                 self._health.well("kafka")  # each shard in hand has its own to say
@@ -84,7 +84,7 @@ class Relay:
         epochs = {held.shard.id: held.shard.epoch for held in self._turning()}
         # Who could not take what is its share leaves it to the others.
         is_able = len(epochs) == len(self._held) and not self._backoff.is_on
-        standing = outbox.beat(
+        standing = reader.heartbeat(
             connection, self._name, epochs, lease_s=self._config.lease_s, is_able=is_able
         )
         for id_ in self._held.keys() - standing.kept:
@@ -102,17 +102,17 @@ class Relay:
                 _log.error("a shard hangs", shard=held.shard.id)
         return [held for held in self._held.values() if held.turned_at >= latest]
 
-    def _hand_over(self, standing: Standing) -> None:
+    def _hand_over(self, standing: Assignment) -> None:
         for id_ in standing.wanted:
             self._held[id_].stop()
         staying = [id_ for id_ in standing.kept if not self._held[id_].is_stopping]
         for id_ in staying[standing.share :]:
             self._held[id_].stop()
 
-    def _claim(self, connection: Connection, standing: Standing) -> None:
+    def _claim(self, connection: Connection, standing: Assignment) -> None:
         if standing.free and len(self._held) < standing.share:
-            outbox.check_origin(connection)
-            outbox.check_positions(connection)
+            reader.check_cluster_identity(connection)
+            reader.check_positions(connection)
             while len(self._held) < standing.share and self._claim_one(connection):
                 pass
         for failed in self._failed.values():
@@ -121,7 +121,7 @@ class Relay:
 
     def _claim_one(self, connection: Connection) -> bool:
         lease_s, holding = self._config.lease_s, self._held.keys()
-        shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
+        shard = reader.claim(connection, self._name, lease_s=lease_s, holding=holding)
         if shard is None:
             return False
         TAKEOVERS.inc()
@@ -161,7 +161,7 @@ class Relay:
         ends_at = time.monotonic() + self._config.lease_s / 4
         while not self._stop.is_set() and (left_s := ends_at - time.monotonic()) > 0:
             self._health.beat()
-            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+            if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):
                 return
             has_ended = any(held.has_ended for held in self._held.values())
             if (has_ended or self._failed) and not self._backoff.is_on:
@@ -176,14 +176,14 @@ class Relay:
         self._held.clear()
         SHARDS.set(0)
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            outbox.leave(connection, self._name)
+            reader.leave(connection, self._name)
 
     def _keep_while_finishing(self, connection: Connection) -> None:
         """Renew the leases until the readings in hand have come to their ends."""
         lease_s = self._config.lease_s
         while finishing := [held for held in self._turning() if not held.has_ended]:
             epochs = {held.shard.id: held.shard.epoch for held in finishing}
-            outbox.beat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
+            reader.heartbeat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
             finishing[0].wait(lease_s / 4)
 
     def _report(self, error: Exception, held: Holding | None = None) -> None:
@@ -229,5 +229,5 @@ def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
     is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
     is_database = is_database or is_not_migrated(error)
-    is_restore = isinstance(error, CursorFromElsewhere | SequenceBehind)
+    is_restore = isinstance(error, ForeignCursor | SequenceBehind)
     return is_database or is_kafka_error(error) or is_restore

@@ -21,7 +21,7 @@ from innbox_process.logs import configure_logs
 from innbox_process.schedule import scheduled
 from ops.relay_config import relay_config
 from outbox import JobLease
-from relay.housekeeping import keep_house_once
+from relay.housekeeping import maintain_partitions_once
 from runtime.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -42,8 +42,8 @@ def _run(settings: Settings) -> None:
     process.FORGET_EVERY_S = settings.redrive_every_s
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     lease = JobLease(engine, "outbox-housekeeping")
-    keep_house = partial(keep_house_once, engine, relay_config(settings))
-    with scheduled(lease, settings.housekeeping_s, keep_house):
+    maintain = partial(maintain_partitions_once, engine, relay_config(settings))
+    with scheduled(lease, settings.housekeeping_s, maintain):
         process.run_results(settings)
 
 

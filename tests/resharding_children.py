@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any, cast
 
-import outbox
 from innbox_process.database import direct_engine
 from ops.relay_config import relay_config
+from outbox import admin, reader
 from relay.resharding import merge_shards
 from runtime.settings import Settings
 from tests.children import SETTINGS
@@ -21,27 +21,27 @@ KILLED = (os.getpid(), signal.SIGKILL)
 
 
 def reserved() -> None:
-    outbox.claim = _dying(outbox.claim)
+    reader.claim = _dying(reader.claim)
 
 
 def resumed() -> None:
-    outbox.blocked_keys = _dying(outbox.blocked_keys)
+    reader.blocked_keys = _dying(reader.blocked_keys)
 
 
 def has_published() -> None:
     """Between publishing a part and recording it, not at the first one."""
-    outbox.save = _dying(outbox.save, calls=3)
+    reader.save = _dying(reader.save, calls=3)
 
 
 def has_merged() -> None:
     """Before the commit."""
-    merge = outbox.merge
+    merge = admin.merge
 
     def merge_and_die(*arguments: Any) -> Any:
         merge(*arguments)
         os.kill(*KILLED)
 
-    outbox.merge = cast("Any", merge_and_die)
+    admin.merge = cast("Any", merge_and_die)
 
 
 POINTS = {point.__name__: point for point in (reserved, resumed, has_published, has_merged)}

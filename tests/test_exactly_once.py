@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-import outbox
 from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops import local
@@ -24,7 +23,8 @@ from ops.local.processes import find_one
 from ops.migrate import migrate
 from ops.relay_config import relay_config
 from ops.topics import create_topics
-from outbox import Shard
+from outbox import reader
+from outbox.reader import Shard
 from relay.config import CURSOR_TOPIC
 from relay.exactly_once import ExactlyOncePublisher
 from relay.loop import relay_once
@@ -213,9 +213,9 @@ def test_a_database_that_has_lost_what_it_announced_repeats_and_loses_nothing(
     with a_relay(exact):
         eventually(lambda: is_wholly_relayed(engine))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        shard = outbox.claim(connection, "a test", lease_s=60)
+        shard = reader.claim(connection, "a test", lease_s=60)
         assert shard is not None
-        outbox.release(connection, outbox.save(connection, shard, was.cursor, lease_s=60))
+        reader.release_shard(connection, reader.save(connection, shard, was.cursor, lease_s=60))
     append(engine, *after)
     with capture_logs() as logs, a_relay(exact):
         eventually(lambda: is_wholly_relayed(engine))
@@ -331,8 +331,8 @@ def a_shard(settings: Settings) -> Iterator[tuple[Connection, Shard, Publisher]]
     """The one shard, claimed and resumed as a relay does it, without the relay."""
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
-        shard = outbox.claim(connection, "a test", lease_s=settings.lease_s)
+        reader.prepare_session(connection)
+        shard = reader.claim(connection, "a test", lease_s=settings.lease_s)
         assert shard is not None
         with publisher_for(connection, shard, relay_config(settings), Health()) as publisher:
             lease_s = settings.lease_s

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-import outbox
 from innbox_process.database import direct_engine
 from ops.relay_config import relay_config
-from outbox import HashRange, Shard
+from outbox import admin, reader
+from outbox.reader import HashRange, Shard
 from relay.holding import Holding
 from relay.resharding import merge_shards, split_shard
 from runtime.settings import Settings
@@ -60,7 +60,7 @@ def direct(settings: Settings) -> Iterator[Engine]:
 
 def shards(engine: Engine) -> list[Shard]:
     with engine.connect() as connection:
-        return outbox.shards(connection)
+        return reader.shards(connection)
 
 
 def split(direct: Engine, settings: Settings, shard: Shard, *, into: int) -> list[Shard]:
@@ -216,10 +216,10 @@ def test_a_reservation_whose_command_has_died_holds_nothing_up_for_long(
         epoch = eventually(lambda: shards(engine)[0].epoch)
         shard_id = shards(engine)[0].id
         with engine.begin() as connection:
-            outbox.reserve(connection, shard_id, "a dead command", for_s=60)
+            admin.request_handover(connection, shard_id, "a dead command", for_s=60)
         eventually(lambda: shards(engine)[0].owner is None)
         with engine.begin() as connection:  # and the time is over
-            outbox.reserve(connection, shard_id, "a dead command", for_s=0)
+            admin.request_handover(connection, shard_id, "a dead command", for_s=0)
         eventually(lambda: shards(engine)[0].epoch == epoch + 1)
         message = a_message()
         append(engine, message)

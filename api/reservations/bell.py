@@ -11,10 +11,10 @@ from litestar.concurrency import sync_to_thread
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbox import CHANNEL, Doorbell
+from outbox import DOORBELL_CHANNEL, Doorbell
 from runtime.roundtrip import in_one_round_trip
 
-_NOTIFY = text(f"NOTIFY {CHANNEL}")
+_NOTIFY = text(f"NOTIFY {DOORBELL_CHANNEL}")
 _PAUSE_AFTER_FAILURE_S = 1.0
 
 

@@ -10,12 +10,12 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-import outbox
 from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops.bench.measure import rate
 from ops.relay_config import relay_config
-from outbox import Cursor
+from outbox import reader
+from outbox.reader import Cursor
 from relay.loop import relay_once
 from relay.publishers import publisher_for
 from runtime.settings import Settings
@@ -66,21 +66,21 @@ def fill(
 
 def behind_all(connection: Connection) -> Cursor:
     """Return the cursor of a relay that has published all that is committed now."""
-    outbox.prepare_session(connection)
+    reader.prepare_session(connection)
     snapshot = connection.execute(text("SELECT CAST(pg_current_snapshot() AS text)")).scalar_one()
-    return outbox.read(connection, Cursor(snapshot), outbox.WHOLE, limit=1).cursor
+    return reader.read(connection, Cursor(snapshot), reader.ALL_KEYS, limit=1).cursor
 
 
 def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
     """Relay all that comes after a cursor, in this process, and return the messages per second."""
     engine, config = direct_engine(settings, settings.database_url, "bench"), relay_config(settings)
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
-        shard = outbox.claim(connection, "bench", lease_s=settings.lease_s)
+        reader.prepare_session(connection)
+        shard = reader.claim(connection, "bench", lease_s=settings.lease_s)
         assert shard is not None, "a shard of our own database is free"
         # The number of a cursor only grows, wherever the cursor is.
         cursor = replace(since, number=shard.cursor.number + 1)
-        saved = outbox.save(connection, shard, cursor, lease_s=settings.lease_s)
+        saved = reader.save(connection, shard, cursor, lease_s=settings.lease_s)
         with publisher_for(connection, saved, config, Health()) as publisher:
             own = publisher.resume(connection, saved, lambda: True, lease_s=settings.lease_s)
 
@@ -89,5 +89,5 @@ def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
                 assert relayed.messages == backlog, f"relayed {relayed.messages} of {backlog}"
 
             found = rate(backlog, drain)
-        outbox.release(connection, shard)
+        reader.release_shard(connection, shard)
     return found

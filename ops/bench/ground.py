@@ -14,6 +14,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
+import outbox.admin
 from domain.stay import Stay
 from innbox_process.kafka import quiet_admin
 from ops.errors import CommandError, quoted
@@ -50,7 +51,7 @@ def make_partitions(url: str, since: date) -> None:
     """Make those from a day until a week from now, as housekeeping would."""
     days_ahead = (datetime.now(UTC).date() - since).days + 7
     with create_engine(url, poolclass=NullPool).begin() as connection:
-        outbox.ensure_partitions(connection, since, days_ahead=days_ahead)
+        outbox.admin.ensure_partitions(connection, since, days_ahead=days_ahead)
 
 
 @contextmanager

@@ -33,9 +33,8 @@ from ops.cli.person import person
 from ops.environment import settings_for
 from ops.errors import CommandError
 from ops.relay_config import relay_config
-from outbox import replay as store
-from outbox.replay import CANCELLED, Replay
-from outbox.selection import Selection, Survey, survey
+from outbox import admin, reader
+from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.config import RelayConfig
 from runtime.settings import Context, Settings
 
@@ -118,9 +117,13 @@ def replay(  # noqa: PLR0913 - one for each option
         raise click.UsageError("--dry-run and --to-topic are for a new replay")
     with _place(data, context, asks_kafka=not dry_run and cancel is None) as place:
         if cancel is not None:
-            return tell(store.stop(place.connection, cancel, CANCELLED), "", as_json=as_json)
+            return tell(
+                admin.stop_replay(place.connection, cancel, ReplayState.CANCELLED),
+                "",
+                as_json=as_json,
+            )
         if resume is not None:
-            ours = store.take(place.connection, resume, per_second=per_second)
+            ours = admin.take_replay(place.connection, resume, per_second=per_second)
         else:
             found = _survey(place, conditions, to_topic)
             if dry_run:
@@ -140,7 +143,7 @@ def replays(data: Path, as_json: bool) -> None:
     for url, contexts in settings.databases.items():
         with direct_engine(settings, url, "replays").connect() as connection:
             database = " and ".join(contexts)
-            found += [(database, replay) for replay in store.replays(connection)]
+            found += [(database, replay) for replay in admin.replays(connection)]
     if as_json:
         print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
         return
@@ -187,7 +190,7 @@ def session(settings: Settings, context: Context | None) -> Iterator[Place]:
     resume = f"innbox outbox replay{f' --context {context}' if context else ''} --resume"
     engine = direct_engine(settings, settings.database_of(context or "reservations"), "replay")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         try:
             yield Place(connection, relay_config(settings, context), resume)
         except outbox.OutboxError as error:
@@ -197,8 +200,8 @@ def session(settings: Settings, context: Context | None) -> Iterator[Place]:
 def _survey(place: Place, conditions: dict[str, Any], to_topic: str | None) -> Survey:
     """Count; before that see whether there is such a target, and after it whether all fits in."""
     if to_topic is not None:
-        store.refuse_target(place.connection, to_topic)
-    now = store.now(place.connection)
+        admin.check_target(place.connection, to_topic)
+    now = admin.database_now(place.connection)
     for name in ("since", "until"):
         if isinstance(ago := conditions[name], timedelta):
             conditions[name] = now - ago
@@ -209,14 +212,14 @@ def _survey(place: Place, conditions: dict[str, Any], to_topic: str | None) -> S
             lambda done, total: report("counting", done, total),
         )
     if to_topic is not None:
-        store.refuse_target(place.connection, to_topic, found)
+        admin.check_target(place.connection, to_topic, found)
     return found
 
 
 def _create(place: Place, found: Survey, to_topic: str | None, per_second: int | None) -> Replay:
     if not found.extent:
         raise CommandError(f"no published message is like this{left_out(found.left_out)}")
-    return store.create(
+    return admin.create_replay(
         place.connection,
         found,
         to_topic=to_topic,

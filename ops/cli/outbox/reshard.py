@@ -21,7 +21,8 @@ from ops.cli.run import INTERRUPTED
 from ops.environment import settings_for
 from ops.errors import CommandError
 from ops.relay_config import relay_config
-from outbox import OutboxError, Shard
+from outbox import OutboxError
+from outbox.reader import Shard
 from relay.config import RelayConfig
 from runtime.settings import Context
 
