@@ -14,6 +14,7 @@ COPY migrations migrations
 COPY ops ops
 COPY outbox outbox
 COPY relay relay
+COPY innbox_process innbox_process
 COPY runtime runtime
 # Without the embedded servers: the image brings processes, not databases.
 RUN uv sync --frozen --no-dev --no-editable --python-preference only-system

@@ -32,10 +32,10 @@ from api.rooms import Dependencies as RoomDependencies
 from api.rooms import room_routes
 from domain.reservations.reserve import reserve_sql
 from domain.reservations.store import SETTLED_CHANNEL
+from innbox_process.bounds import answer_s_max
+from innbox_process.database import url_in_role
+from innbox_process.health import Health, hung_s
 from outbox import Doorbell, append_within, install_doorbell
-from runtime.bounds import answer_s_max
-from runtime.database import url_in_role
-from runtime.health import Health, hung_s
 from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
@@ -80,7 +80,7 @@ def create_app(settings: Settings) -> Litestar:
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
         openapi_config=openapi_config(settings.page_size_max),
-        logging_config=None,  # runtime.logs has seen to it
+        logging_config=None,  # innbox_process.logs has seen to it
         debug=False,
     )
     app.state.watchers, app.state.loads = deps.watchers, loads

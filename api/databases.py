@@ -16,11 +16,11 @@ from api.identity.row_security import install_row_security
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
 from domain.rooms import tables as rooms_tables
-from runtime.bounds import Traffic, traffic_of
-from runtime.database import READ_ONLY, Role, pooled_engine
-from runtime.health import Health
-from runtime.probing import CommitProbe, DatabaseProbe, Probe, probing, refuse_unconfirmed
-from runtime.settings import Settings
+from innbox_process.bounds import Traffic, traffic_of
+from innbox_process.database import READ_ONLY, pooled_engine
+from innbox_process.health import Health
+from innbox_process.probing import CommitProbe, DatabaseProbe, Probe, probing, refuse_unconfirmed
+from runtime.settings import Role, Settings
 
 ROLE: Role = "innbox_api"
 SCHEMA = (reservations_tables.metadata, rooms_tables.metadata, outbox.metadata)

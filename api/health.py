@@ -10,7 +10,7 @@ import asyncio
 from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency, Provide
 
-from runtime.health import Health, answer
+from innbox_process.health import Health, answer
 
 BEAT_S = 1.0
 

@@ -9,11 +9,11 @@ from litestar import Router, get
 from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
-import outbox
 from api.identity.auth import OPERATE, needs
 from api.identity.row_security import ALL_MEMBERS, set_member
 from api.problems import documented
 from domain.reservations.sagas import open_sagas
+from outbox import admin, reader
 
 
 class SagasView(msgspec.Struct, frozen=True):
@@ -61,8 +61,8 @@ def look(engine: NamedDependency[Engine]) -> OperationsView:
     with engine.connect() as connection:
         set_member(connection, ALL_MEMBERS)
         sagas = open_sagas(connection)
-        backlog = outbox.count_backlog(connection)
-        blocked = outbox.blocked_keys(connection)
+        backlog = admin.count_backlog(connection)
+        blocked = reader.blocked_keys(connection)
     return OperationsView(
         SagasView(sagas.pending, sagas.cancelling, sagas.oldest_s),
         OutboxView(backlog, len(blocked)),

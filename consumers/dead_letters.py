@@ -23,8 +23,8 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from consumers.records import Record
 from consumers.tables import DIGEST, SAME_LETTER, dead_letter
+from innbox_process.records import Record
 
 REASON_LENGTH_MAX = 1_000
 LIST_MAX = 1_000

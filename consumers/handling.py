@@ -22,12 +22,12 @@ from sqlalchemy.exc import DBAPIError
 from consumers import dead_letters
 from consumers.dead_letters import NoFreeId
 from consumers.metrics import BISECTED, DEAD_LETTERS
-from consumers.records import Record
 from domain.messages import PoisonMessage
 from domain.reservations.store import ReservationMoved
 from domain.rooms.store import AllocatedMeanwhile
+from innbox_process.database import is_conflict, is_outage
+from innbox_process.records import Record
 from outbox import UnknownTopic
-from runtime.database import is_conflict, is_outage
 
 _log = structlog.get_logger(__name__)
 

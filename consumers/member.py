@@ -26,8 +26,8 @@ from confluent_kafka import (
 )
 
 from consumers.positions import Place, Positions
-from consumers.records import place_of
-from runtime.health import Health
+from innbox_process.health import Health
+from innbox_process.records import place_of
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.metrics import STALLED, TRUNCATIONS
-from runtime.health import Health
+from innbox_process.health import Health
 
 _log = structlog.get_logger(__name__)
 

@@ -25,20 +25,20 @@ from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
 from domain.reservations.store import SETTLED_CHANNEL
 from domain.rooms import tables as rooms_tables
-from outbox import Doorbell, JobLease, install_doorbell
-from runtime.brokers import KafkaProbe
-from runtime.database import Role, pooled_engine
-from runtime.health import Health, HealthServer, hung_s
-from runtime.probing import (
+from innbox_process.brokers import KafkaProbe
+from innbox_process.database import pooled_engine
+from innbox_process.health import Health, HealthServer, hung_s
+from innbox_process.probing import (
     CommitProbe,
     DatabaseProbe,
     await_ready,
     probing,
     refuse_unconfirmed,
 )
-from runtime.schedule import scheduled
-from runtime.settings import Settings
-from runtime.shutdown import stop_on_signals
+from innbox_process.schedule import scheduled
+from innbox_process.shutdown import stop_on_signals
+from outbox import Doorbell, JobLease, install_doorbell
+from runtime.settings import Role, Settings
 
 ROOMS_SCHEMA = (rooms_tables.metadata, tables.metadata, outbox.metadata)
 RESULTS_SCHEMA = (reservations_tables.metadata, tables.metadata, outbox.metadata)

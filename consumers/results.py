@@ -5,11 +5,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from consumers.records import Record
 from domain import messages
 from domain.answers import RoomResult
 from domain.reservations import store
 from domain.reservations.model import ROOMS, Alarm, Cause, Reservation, settle
+from innbox_process.records import Record
 from outbox import Doorbell
 from runtime.traces import trace_id, valid
 

@@ -7,12 +7,12 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 import outbox
-from consumers.records import Record
 from domain import messages
 from domain.answers import RoomRequest
 from domain.messages import Envelope
 from domain.rooms import store
 from domain.rooms.model import Result, decide
+from innbox_process.records import Record
 from runtime.traces import valid
 
 

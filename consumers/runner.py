@@ -17,14 +17,15 @@ from sqlalchemy import Engine, event
 from consumers.handling import Handler, handle, is_passing, is_race
 from consumers.member import Member
 from consumers.metrics import BATCHES, HANDLED, RETRIES
-from consumers.records import record_of
-from runtime.errors import first_line
-from runtime.health import Health
+from innbox_process.backoff import backoff_s
+from innbox_process.errors import first_line
+from innbox_process.health import Health
+from innbox_process.records import record_of
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.1, 10.0
+_BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.15, 15.0
 # A lost race is run again at once; lost so often, somebody holds a lock for long.
 _RACES_MAX = 5
 _RACE_S_MAX = 0.02
@@ -150,5 +151,4 @@ class Runner:
 
 
 def _backoff_s(attempt: int) -> float:
-    longest_s = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2.0 ** min(attempt, 10))
-    return longest_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    return backoff_s(attempt, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)

@@ -20,11 +20,11 @@ from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from innbox_process.health import INSTANCE
 from ops import signals
 from ops.environment import as_environment
 from ops.errors import CommandError, quoted
 from ops.ports import free_port
-from runtime.health import INSTANCE
 from runtime.settings import Context, Settings
 
 _CHECK_S = 0.1

@@ -24,7 +24,8 @@ from domain.messages import (
     TOPICS,
     VALUE_BYTES_MAX,
 )
-from relay.cursors import CURSOR_TOPIC
+from innbox_process.kafka import quiet_admin
+from relay.config import CURSOR_TOPIC
 from runtime.settings import Context, Settings
 
 _TIMEOUT_S = 10.0
@@ -59,8 +60,7 @@ def create_topics(settings: Settings) -> list[Topic]:
     An existing topic is left as it is, since more partitions would break the order of its keys. Raises
     `KafkaException` if the brokers refuse or cannot be reached.
     """
-    # The client would tell of each failed connection, several times a second; we tell once.
-    admin = AdminClient(settings.kafka | {"log_level": 0})
+    admin = quiet_admin(settings.kafka)
     wanted = {
         **{settings.kafka_prefix + topic: _of_messages(settings) for topic in TOPICS},
         settings.kafka_prefix + CURSOR_TOPIC: _OF_CURSORS,

@@ -12,16 +12,14 @@ from collections.abc import Iterable, Iterator
 from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
-
-from outbox.driver import driver
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # which cannot be imported without greenlet
 
-CHANNEL = "outbox"
+DOORBELL_CHANNEL = "outbox"
 
 _MARK = "outbox.rings"
 _PAYLOAD_BYTES_MAX = 7_900  # Postgres takes less than 8,000
@@ -41,7 +39,7 @@ def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 3.0
     It rings when the connection is back in its pool, at most once per interval.
     """
     engine = engine if isinstance(engine, Engine) else engine.sync_engine
-    doorbell = Doorbell(engine, CHANNEL, interval_ms=interval_ms)
+    doorbell = Doorbell(engine, DOORBELL_CHANNEL, interval_ms=interval_ms)
 
     # `checkin` fires after the commit; the engine's `commit` event fires before it.
     @event.listens_for(engine, "checkin")
@@ -50,16 +48,6 @@ def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 3.0
             doorbell.ring()
 
     return doorbell
-
-
-def listen(connection: Connection, channel: str = CHANNEL) -> None:
-    """Have a connection in autocommit hear a channel; `hear` then waits for it."""
-    connection.execute(text(f"LISTEN {channel}"))
-
-
-def hear(connection: Connection, seconds: float) -> bool:
-    """Wait for a ring, no longer than this; returns whether one came, now or since the last call."""
-    return bool(list(driver(connection).notifies(timeout=seconds, stop_after=1)))
 
 
 class Doorbell:

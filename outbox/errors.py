@@ -8,10 +8,10 @@ OutboxError
 ├── InvalidTopicName  refused by `declare_topics`: no topic can have that name
 ├── LeaseLost         refused by the shard: somebody else relays it now
 ├── NoSuchShard     ┐
-├── ShardReserved   ├ refused to who shares the work out anew
+├── HandoverTaken   ├ refused to who shares the work out anew
 ├── NotNeighbours   ┘
 ├── KeyNotBlocked     there is nothing to decide about it
-├── CursorFromElsewhere        refused to who would relay by it: it is of another cluster
+├── ForeignCursor        refused to who would relay by it: it is of another cluster
 ├── SequenceBehind             refused to who would relay: positions would be given out twice
 ├── StillRelayed             ┐ refused to who would make it anew
 ├── TransactionIdsRestarted  ┘
@@ -19,7 +19,7 @@ OutboxError
 ├── ReplayTaken          │
 ├── MendTaken            ├ refused to who would go on with a replay
 ├── ReplayOver           │
-└── ReplayFromElsewhere  ┘
+└── ForeignReplay  ┘
 """
 
 from collections.abc import Collection
@@ -115,7 +115,7 @@ class NoSuchShard(OutboxError):
         self.shard_id = shard_id
 
 
-class ShardReserved(OutboxError):
+class HandoverTaken(OutboxError):
     """Somebody else is about to change the shard."""
 
     code = "SHARD_RESERVED"
@@ -147,7 +147,7 @@ class KeyNotBlocked(OutboxError):
         self.key = key
 
 
-class CursorFromElsewhere(OutboxError):
+class ForeignCursor(OutboxError):
     """The cursor is of another cluster's transactions: to relay by it would lose messages."""
 
     code = "CURSOR_FROM_ELSEWHERE"
@@ -246,7 +246,7 @@ class ReplayOver(OutboxError):
         self.state = state
 
 
-class ReplayFromElsewhere(OutboxError):
+class ForeignReplay(OutboxError):
     """Its messages were chosen by the transaction ids of another cluster."""
 
     code = "REPLAY_FROM_ELSEWHERE"

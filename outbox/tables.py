@@ -1,9 +1,9 @@
 """The tables of the outbox, in the schema `outbox`.
 
 `message` is an append-only log: rows are inserted and never updated, and retention drops whole
-partitions, so it collects no dead tuples. It is partitioned by day, with a default partition so that
-no insert is ever refused for want of one. Partitions come and go at run time (`outbox.retention`) and
-are therefore no part of this metadata.
+partitions, so it collects no dead tuples. It is partitioned by day, with a default partition so that no
+insert is ever refused for want of one. Partitions come and go at run time (`outbox.admin.partitions`)
+and are therefore no part of this metadata.
 """
 
 from sqlalchemy import (
@@ -101,7 +101,7 @@ shard = Table(
     # Both set while a backlog is published in chunks: the snapshot it ends at, and how far it is.
     Column("batch_snapshot", PgSnapshot),
     Column("position", BigInteger),
-    # Every transaction from `next_xid` on has positions above `floor` only; see `outbox.diff`.
+    # Every transaction from `next_xid` on has positions above `floor` only; see `reader.difference`.
     Column("floor", BigInteger, nullable=False, server_default="0"),
     Column("next_xid", Xid8, nullable=False),
     Column("number", BigInteger, nullable=False, server_default="0"),
@@ -190,7 +190,7 @@ topic = Table(
     CheckConstraint("value_bytes_max > 0", name="value_bytes_max_positive"),
 )
 
-# Messages published again: which ones, how far, and by whom; see `outbox.replay`.
+# Messages published again: which ones, how far, and by whom; see `outbox.admin.replays`.
 replay = Table(
     "replay",
     metadata,
@@ -200,7 +200,7 @@ replay = Table(
     Column("topics", ARRAY(Text), nullable=False),
     Column("keys", ARRAY(Text), nullable=False),
     Column("message_ids", ARRAY(Uuid), nullable=False),
-    # Of a mend alone: where each of the ids stands in the log; see `outbox.mending`.
+    # Of a mend alone: where each of the ids stands in the log; see `outbox.admin.mending`.
     Column("positions", ARRAY(BigInteger), nullable=False, server_default="{}"),
     Column("since", DateTime(timezone=True)),
     Column("until", DateTime(timezone=True)),
@@ -246,7 +246,7 @@ replay = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-# Findings of an audit that are no alarm any more; see `outbox.acknowledged`.
+# Findings of an audit that are no alarm any more; see `outbox.admin.acknowledged`.
 acknowledgement = Table(
     "acknowledgement",
     metadata,

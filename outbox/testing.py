@@ -17,10 +17,10 @@ import msgspec
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 
 from outbox.append import APPEND, Message
-from outbox.diff import decode_headers, prepare_session, read
 from outbox.doorbell import synchronous
-from outbox.published import covers
-from outbox.shards import claim, release, save, shards
+from outbox.reader.difference import decode_headers, prepare_session, read
+from outbox.reader.published import covers
+from outbox.reader.shards import claim, release_shard, save, shards
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -156,7 +156,7 @@ def _drained(connection: Connection, shard_id: int) -> list[Message]:
         positions = {"positions": [row[0] for row in reading.rows]}
         ids = {row.position: row.message_id for row in connection.execute(IDS, positions)}
         drained += [_message(ids[position], *columns) for position, *columns, _ in reading.rows]
-    release(connection, shard)
+    release_shard(connection, shard)
     return drained
 
 

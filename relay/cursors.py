@@ -1,28 +1,32 @@
 """Cursors in Kafka: in exactly-once mode a shard's place is written in the transaction of its messages.
 
 The topic is compacted and has one partition; a record's key is the outbox and the shard, its value the
-step that the transaction took: from where the database had announced it (see `outbox.announce`) to where
-the shard is now and, where a blocked key was retried, that key.
+step that the transaction took: from where the database had announced it (see `outbox.reader.intents`) to
+where the shard is now and, where a blocked key was retried, that key.
 """
 
 import time
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec is public all the same
-    AdminClient,
-    OffsetSpec,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, text
 
-from outbox import Cursor, Shard
+from innbox_process.kafka import (
+    BEGINNING,
+    END,
+    OffsetSpec,
+    is_answered,
+    offsets,
+    quiet_admin,
+)
+from outbox.reader import Cursor, Shard
 from relay.errors import Abandoned
 
-CURSOR_TOPIC = "outbox-cursor"
 PARTITION = 0
 
 # A shard writes one record a transaction, so its last one is found near the end.
@@ -31,8 +35,6 @@ _CONTACT_S = 10
 # Another shard's open transaction hides what lies behind it until the brokers end it.
 _SILENCE_S_MAX = 120
 _POLL_S = 0.5
-_LOW: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_HIGH: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 IDENTITY = text("""
     SELECT system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -75,9 +77,9 @@ def newest(
     Everything that had been written when this was called is seen, committed or given up by then. Raises
     `KafkaException` where it cannot be, and `Abandoned` once `keep_waiting` says no.
     """
-    admin = AdminClient(kafka | {"log_level": 0})
+    admin = quiet_admin(kafka)
     _find(admin, topic, keep_waiting)
-    low, high = (_offset(admin, topic, which, keep_waiting) for which in (_LOW, _HIGH))
+    low, high = (_offset(admin, topic, which, keep_waiting) for which in (BEGINNING, END))
     consumer = Consumer(
         kafka
         | {
@@ -124,7 +126,7 @@ def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> N
             if time.monotonic() > silent_until:
                 raise
     if topic not in topics:
-        missing = f"there is no topic {topic}; `innbox topics` creates it"
+        missing = f"there is no topic {topic}; the command `topics` creates it"
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, missing))
 
 
@@ -132,16 +134,14 @@ def _offset(
     admin: AdminClient, topic: str, which: OffsetSpec, keep_waiting: Callable[[], bool]
 ) -> int:
     """Uncommitted ones count: what is being decided must be waited for."""
-    place = TopicPartition(topic, PARTITION)
-    answer = admin.list_offsets(
-        {place: which},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=_CONTACT_S,
-    )[place]
-    while not wait([answer], _POLL_S).done:
-        if not keep_waiting():
-            raise Abandoned
-    return int(answer.result().offset)
+
+    def wait_for(answer: Future[Any]) -> None:
+        while not is_answered(answer, _POLL_S):
+            if not keep_waiting():
+                raise Abandoned
+
+    place = (topic, PARTITION)
+    return offsets(admin, [place], which, timeout_s=_CONTACT_S, wait_for=wait_for)[place]
 
 
 def _last_between(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from outbox.topics import name_problem
+from outbox.reader import name_problem
 from relay.refusals import Fault, explained, fault_of
 
 

@@ -36,9 +36,11 @@ import structlog
 from confluent_kafka import KafkaException
 from sqlalchemy import Connection
 
-import outbox
-from outbox import BlockedKey, Shard
-from relay.cursors import CURSOR_TOPIC, PARTITION, Place, Step, encode, newest
+from innbox_process.health import Health, HealthOf
+from outbox import reader
+from outbox.reader import BlockedKey, Shard
+from relay.config import CURSOR_TOPIC
+from relay.cursors import PARTITION, Place, Step, encode, newest
 from relay.errors import Abandoned, judged
 from relay.metrics import PRODUCERS_REPLACED
 from relay.publisher import (
@@ -50,7 +52,6 @@ from relay.publisher import (
     reason_of,
 )
 from relay.refusals import Fault, fault_of
-from runtime.health import Health, HealthOf
 
 _log = structlog.get_logger(__name__)
 
@@ -73,11 +74,17 @@ class ExactlyOncePublisher(Publisher):
     """
 
     def __init__(
-        self, kafka: dict[str, Any], health: Health | HealthOf, name: str, *, topic_prefix: str = ""
+        self,
+        kafka: dict[str, Any],
+        health: Health | HealthOf,
+        name: str,
+        *,
+        cursor_topic: str = CURSOR_TOPIC,
+        topic_prefix: str = "",
     ) -> None:
         self._kafka = changeable(kafka)
         self._name = name
-        self._topic = topic_prefix + CURSOR_TOPIC
+        self._topic = topic_prefix + cursor_topic
         self._is_open = False
         self._is_tried = False
         self._is_last = False
@@ -117,7 +124,7 @@ class ExactlyOncePublisher(Publisher):
         """
         self._patiently(self._producer.init_transactions, keep_waiting)
         # Not before: between an earlier look and the line above, somebody else may have begun.
-        shard = outbox.reread(connection, shard, lease_s=lease_s)
+        shard = reader.reload_shard(connection, shard, lease_s=lease_s)
         waiting = self._saying(f"the end of {self._topic} is not decided yet", keep_waiting)
         step = newest(self._kafka, self._topic, self._name, waiting)
         self._announcing = connection, shard, lease_s
@@ -209,7 +216,7 @@ class ExactlyOncePublisher(Publisher):
         """Announce the step to a place, and return it with where it starts from."""
         assert self._announcing, "who publishes has resumed"
         connection, shard, lease_s = self._announcing
-        since = outbox.announce(connection, shard, place.cursor.number, lease_s=lease_s)
+        since = reader.record_intent(connection, shard, place.cursor.number, lease_s=lease_s)
         blocked = _blocked_key(connection, shard, place.key) if place.key is not None else None
         return Step(since, place, blocked.cursor if blocked else None)
 
@@ -238,7 +245,7 @@ class ExactlyOncePublisher(Publisher):
             # The next owner has called `init_transactions`, or a former one that woke up in vain.
             if self._announcing and fault_of(error.args[0]) is Fault.FENCED:
                 connection, shard, lease_s = self._announcing
-                outbox.renew(connection, shard, lease_s=lease_s)
+                reader.renew(connection, shard, lease_s=lease_s)
             raise
 
     def _patiently(self, step: Callable[[float], None], keep_waiting: Callable[[], bool]) -> None:
@@ -276,8 +283,8 @@ def _saved(connection: Connection, shard: Shard, step: Step, *, lease_s: float) 
         blocked = _blocked_key(connection, shard, place.key)
         if blocked and blocked.cursor == step.key_since:
             moved = replace(blocked, cursor=place.key_cursor)
-            return outbox.save_key(connection, shard, place.cursor, moved, lease_s=lease_s)
-    return outbox.save(connection, shard, place.cursor, lease_s=lease_s)
+            return reader.save_key(connection, shard, place.cursor, moved, lease_s=lease_s)
+    return reader.save(connection, shard, place.cursor, lease_s=lease_s)
 
 
 def _retry_s_min(kafka: dict[str, Any]) -> float:
@@ -287,5 +294,5 @@ def _retry_s_min(kafka: dict[str, Any]) -> float:
 
 
 def _blocked_key(connection: Connection, shard: Shard, key: str) -> BlockedKey | None:
-    found = [known for known in outbox.blocked_keys(connection, shard.hashes) if known.key == key]
+    found = [known for known in reader.blocked_keys(connection, shard.hashes) if known.key == key]
     return found[0] if found else None

@@ -15,16 +15,16 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import outbox
-from outbox import BlockedKey, LeaseLost, Shard
+from innbox_process.database import be_patient
+from innbox_process.health import Health
+from outbox import reader
+from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
+from relay.config import RelayConfig
 from relay.errors import Abandoned
 from relay.loop import STEP_S, Relayed, block, relay_once, retry_once
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
-from runtime.database import be_patient
-from runtime.health import Health
-from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -37,13 +37,13 @@ class Holding:
     """One shard and the thread that relays it."""
 
     def __init__(
-        self, engine: Engine, shard: Shard, settings: Settings, health: Health, stop_all: Event
+        self, engine: Engine, shard: Shard, config: RelayConfig, health: Health, stop_all: Event
     ) -> None:
         self.shard = shard
         self.error: Exception | None = None
         self.turned_at = time.monotonic()
         self._engine = engine
-        self._settings = settings
+        self._config = config
         self._part = f"shard {shard.id}"
         self._health = health
         self._stop = Event()
@@ -93,12 +93,12 @@ class Holding:
     def _run(self) -> None:
         try:
             with self._engine.connect() as connection:
-                outbox.prepare_session(connection)
+                reader.prepare_session(connection)
                 be_patient(connection)  # as the session is, which may walk through a long log
-                outbox.listen(connection)
+                reader.listen(connection)
                 self._relay(connection)
                 # In order only: after any other end the shard may be another's.
-                outbox.release(connection, self.shard)
+                reader.release_shard(connection, self.shard)
                 _log.info("shard released", shard=self.shard.id)
         except Exception as error:  # noqa: BLE001 - told to who holds us, who tells them apart
             self.error = error
@@ -107,16 +107,16 @@ class Holding:
     def _survive(self) -> None:
         """Take the mark off the message in hand: whatever befell us, we did not die of it."""
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            outbox.untouch(connection, self.shard)
+            reader.clear_in_flight(connection, self.shard)
 
     def _relay(self, connection: Connection) -> None:
         """Relay with one publisher after the other, since a refusal ends one, until the stop."""
         while self._keep_waiting():
             try:
                 with publisher_for(
-                    connection, self.shard, self._settings, self._health.about(self._part)
+                    connection, self.shard, self._config, self._health.about(self._part)
                 ) as publisher:
-                    lease_s = self._settings.lease_s
+                    lease_s = self._config.lease_s
                     self.shard = publisher.resume(
                         connection, self.shard, self._keep_waiting, lease_s=lease_s
                     )
@@ -134,7 +134,7 @@ class Holding:
                 relayed = self._retry(connection, publisher, relayed)
             if relayed.refusal:
                 return
-            poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._settings.poll_s_max)
+            poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._config.poll_s_max)
             publisher.look()
             was_rung = False
             if relayed.is_done:
@@ -146,8 +146,8 @@ class Holding:
         is_saved = self.shard.saved == self.shard.cursor
         if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
             self._recorded_at = time.monotonic()
-            lease_s = self._settings.lease_s
-            self.shard = outbox.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
+            lease_s = self._config.lease_s
+            self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
     def _relay_once(
         self, connection: Connection, publisher: Publisher, *, was_rung: bool
@@ -156,13 +156,13 @@ class Holding:
             connection,
             self.shard,
             publisher,
-            self._settings,
+            self._config,
             self._keep_waiting,
             limit=self._limit,
             passing_over={blocked.key for blocked in self._blocked},
             was_rung=was_rung,
         )
-        self.shard, self._limit = relayed.shard, self._settings.relay_chunk
+        self.shard, self._limit = relayed.shard, self._config.chunk
         self._close_in(connection, relayed)
         return relayed
 
@@ -200,7 +200,7 @@ class Holding:
                 self.shard,
                 publisher,
                 blocked,
-                self._settings,
+                self._config,
                 self._keep_waiting,
                 limit=limit,
             )
@@ -211,7 +211,7 @@ class Holding:
                 return relayed
             self._know_blocked(connection)
             blocked = next(known for known in self._blocked if known.key == blocked.key)
-            limit = min(limit * 2, self._settings.relay_chunk)
+            limit = min(limit * 2, self._config.chunk)
 
     def _close_in(self, connection: Connection, relayed: Relayed) -> None:
         """After a refusal, block the key if it is known which one it is; else read less."""
@@ -228,7 +228,7 @@ class Holding:
         )
 
     def _know_blocked(self, connection: Connection) -> None:
-        self._blocked = outbox.blocked_keys(connection, self.shard.hashes)
+        self._blocked = reader.blocked_keys(connection, self.shard.hashes)
         metrics.blocked(self.shard.id, len(self._blocked))
 
     def _keep_waiting(self) -> bool:
@@ -241,6 +241,6 @@ class Holding:
         """Wait for a ring, for so long at most, in steps in which a stop is seen; tells if one came."""
         ends_at = time.monotonic() + seconds
         while self._keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
-            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+            if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):
                 return True
         return False

@@ -11,40 +11,38 @@ from datetime import UTC, timedelta
 import structlog
 from sqlalchemy import Engine, func, select
 
-import outbox
+from innbox_process.database import be_patient
+from outbox import admin, reader
+from relay.config import RelayConfig
 from relay.metrics import BACKLOG, PARTITIONS
-from runtime.database import be_patient
-from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
 
-def keep_house_once(engine: Engine, settings: Settings) -> outbox.PartitionChanges:
+def maintain_partitions_once(engine: Engine, config: RelayConfig) -> admin.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         be_patient(connection)  # to move strays may take minutes
         try:
             with connection.begin():
-                outbox.check_origin(connection)
-                BACKLOG.set(outbox.count_backlog(connection))
-        except outbox.CursorFromElsewhere as error:
-            _log.warning("no housekeeping", reason=str(error))
-            return outbox.PartitionChanges([], [])
+                reader.check_cluster_identity(connection)
+                BACKLOG.set(admin.count_backlog(connection))
+        except reader.ForeignCursor as error:
+            _log.warning("partition maintenance skipped", reason=str(error))
+            return admin.PartitionChanges([], [])
         with connection.begin():
             now = connection.execute(select(func.now())).scalar_one().astimezone(UTC)
-            tomorrow, ahead = now.date() + timedelta(days=1), settings.partitions_ahead_days - 1
-            made = outbox.ensure_partitions(connection, tomorrow, days_ahead=ahead)
+            tomorrow, ahead = now.date() + timedelta(days=1), config.partitions_ahead_days - 1
+            made = admin.ensure_partitions(connection, tomorrow, days_ahead=ahead)
         with connection.begin():
-            changes = outbox.retire_partitions(
-                connection, now, retention_days=settings.retention_days
-            )
+            changes = admin.retire_partitions(connection, now, retention_days=config.retention_days)
         with connection.begin():
             # Last and by itself, since it alone may have to wait for writers, and wait in vain.
-            made += outbox.ensure_partitions(connection, now.date(), days_ahead=0)
+            made += admin.ensure_partitions(connection, now.date(), days_ahead=0)
         with connection.begin():
-            made += outbox.settle_strays(connection, now.date())
+            made += admin.move_from_default_partition(connection, now.date())
         with connection.begin():
-            PARTITIONS.set(len(outbox.partitions(connection)))
+            PARTITIONS.set(len(admin.partitions(connection)))
     if made or changes.dropped or changes.kept_unrelayed:
         _log.info(
             "partitions", made=made, dropped=changes.dropped, unrelayed=changes.kept_unrelayed

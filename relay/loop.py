@@ -2,7 +2,7 @@
 
 A message is published at least once: a crash before the cursor is saved publishes the reading again; or
 exactly once, if the publisher makes messages and cursor final together (see `relay.exactly_once`).
-First deliveries of a key are in order (see `outbox.diff`).
+First deliveries of a key are in order (see `outbox.reader.difference`).
 
 A refused message is closed in upon: the reading that it was in is read again by halves, each half that is
 accepted is saved, until a reading of this one message is refused. Readings then grow again.
@@ -17,13 +17,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-import outbox
-from outbox import BlockedKey, Cursor, Reading, Shard
+from outbox import reader
+from outbox.reader import BlockedKey, Cursor, Reading, Shard
+from relay.config import RelayConfig
 from relay.cursors import Place
 from relay.errors import Refused
 from relay.metrics import BATCHES, PUBLISHED, in_hand
 from relay.publisher import Publisher
-from runtime.settings import Settings
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5
@@ -70,7 +70,7 @@ def relay_once(
     connection: Connection,
     shard: Shard,
     publisher: Publisher,
-    settings: Settings,
+    config: RelayConfig,
     keep_waiting: Callable[[], bool],
     *,
     limit: int | None = None,
@@ -80,13 +80,13 @@ def relay_once(
     """Publish what has been committed since the shard's cursor, until nothing is left.
 
     The next reading is made while the brokers acknowledge the last, so neither side waits for the other.
-    `limit` is that of the first reading; later ones grow up to the settings' chunk. Messages of the
+    `limit` is that of the first reading; later ones grow up to the configured chunk. Messages of the
     keys to pass over are left where they are; the cursor goes on, and the step ends soon, so that who
     waits for these keys can look after them. If it was the bell that called, a reading that found less
     than its limit is the last: whatever has been committed since rings again.
     """
-    messages, limit = 0, limit or settings.relay_chunk
-    reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
+    messages, limit = 0, limit or config.chunk
+    reading = reader.read(connection, shard.cursor, shard.hashes, limit=limit)
     ends_at = time.monotonic() + (STEP_S if passing_over else math.inf)
     while reading.rows and keep_waiting():
         in_hand(shard.id, _age_s(reading.rows[0]))
@@ -95,14 +95,14 @@ def relay_once(
             if limit == 1 and rows:
                 waiting = _touching(connection, shard, rows[0], keep_waiting)
             publisher.enqueue(rows, waiting)
-            limit = min(limit * 2, settings.relay_chunk, _bearable(reading.rows))
+            limit = min(limit * 2, config.chunk, _bearable(reading.rows))
             ahead = Reading([], reading.cursor)
             if reading.cursor.batch_snapshot or not was_rung:
-                ahead = outbox.read(connection, reading.cursor, shard.hashes, limit=limit)
+                ahead = reader.read(connection, reading.cursor, shard.hashes, limit=limit)
             publisher.commit(Place(reading.cursor), waiting)
         except Refused as refused:
             return Relayed(shard, messages, Refusal(reading, refused.reason))
-        shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
+        shard = reader.save(connection, shard, reading.cursor, lease_s=config.lease_s)
         messages += len(rows)
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
@@ -114,7 +114,7 @@ def relay_once(
     in_hand(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last reading would not count as relayed.
-        shard = outbox.save(connection, shard, reading.cursor, lease_s=settings.lease_s)
+        shard = reader.save(connection, shard, reading.cursor, lease_s=config.lease_s)
     return Relayed(replace(shard, cursor=reading.cursor), messages, is_done=True)
 
 
@@ -123,7 +123,7 @@ def retry_once(
     shard: Shard,
     publisher: Publisher,
     blocked: BlockedKey,
-    settings: Settings,
+    config: RelayConfig,
     keep_waiting: Callable[[], bool],
     *,
     limit: int,
@@ -133,7 +133,7 @@ def retry_once(
     Done is the key that stands there: if that is no place within a backlog, it is blocked no more.
     """
     place = _batch_of(connection, blocked.cursor, shard.cursor)
-    reading = outbox.read_key(connection, place, shard.hashes, blocked.key, limit=limit)
+    reading = reader.read_key(connection, place, shard.hashes, blocked.key, limit=limit)
     cursor = replace(shard.cursor, number=shard.cursor.number + 1)
     if reading.rows:
         waiting = keep_waiting
@@ -147,7 +147,7 @@ def retry_once(
             return Relayed(shard, 0, Refusal(reading, refused.reason))
         PUBLISHED.inc(len(reading.rows))
     moved = replace(blocked, cursor=reading.cursor)
-    shard = outbox.save_key(connection, shard, cursor, moved, lease_s=settings.lease_s)
+    shard = reader.save_key(connection, shard, cursor, moved, lease_s=config.lease_s)
     has_arrived = reading.cursor.ends_at == cursor.ends_at
     is_done = reading.cursor.batch_snapshot is None and has_arrived
     return Relayed(shard, len(reading.rows), is_done=is_done)
@@ -156,7 +156,7 @@ def retry_once(
 def block(connection: Connection, shard: Shard, refusal: Refusal) -> None:
     """Block the key of the one message that was refused."""
     (row,), cursor = refusal.reading.rows, refusal.reading.cursor
-    outbox.block_key(connection, shard, cursor, row[0], refusal.reason)
+    reader.block_key(connection, shard, cursor, row[0], refusal.reason)
 
 
 def to_publish(reading: Reading, passing_over: Collection[str]) -> list[tuple[Any, ...]]:
@@ -186,13 +186,13 @@ def _touching(
     `key` is that of a blocked key which is retried. Returns how to wait for the message: who lives to
     wait was not killed, and takes the mark away.
     """
-    touches = outbox.touch(connection, shard, row[0], key=key)
+    touches = reader.mark_in_flight(connection, shard, row[0], key=key)
     if touches > TOUCHES_MAX:
         died = f"a relay that has it in hand dies; it happened {TOUCHES_MAX} times in a row"
         raise Refused(row[1], row[2], died)
 
     def waiting() -> bool:
-        outbox.untouch(connection, shard)
+        reader.clear_in_flight(connection, shard)
         return keep_waiting()
 
     return waiting
@@ -202,13 +202,13 @@ def _batch_of(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
     """Return the batch that a key is in, or else the one from there to where its shard is."""
     if cursor.batch_snapshot is not None:
         return cursor
-    return outbox.batch_until(connection, cursor, end)
+    return reader.bounded_by(connection, cursor, end)
 
 
 def _age_s(row: tuple[Any, ...]) -> float:
     """Tell how long ago a row was appended; for a reading's first row, it waits longest."""
     try:
-        appended_at = datetime.fromisoformat(outbox.decode_headers(row[4])["ce_time"])
+        appended_at = datetime.fromisoformat(reader.decode_headers(row[4])["ce_time"])
         return (datetime.now(UTC) - appended_at).total_seconds()
     except (KeyError, TypeError, ValueError):
         return 0  # a writer that is not `append` may leave the time out, or write it otherwise

@@ -15,8 +15,9 @@ from threading import Event, Thread
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import outbox
-from outbox import LeaseLost, Shard, ShardReserved
+from outbox import admin, reader
+from outbox.admin import HandoverTaken
+from outbox.reader import LeaseLost, Shard
 from relay.errors import Abandoned
 from relay.names import a_new_name
 
@@ -56,13 +57,13 @@ def owning(
 ) -> Iterator[Hand]:
     """Own shards for the length of the block; those that are still there after it are given back.
 
-    `engine` is a direct one. Raises `NoSuchShard`, `CursorFromElsewhere`, `SequenceBehind`, and if one is
-    not to be had in time `NotHandedOver` or `ShardReserved`; `Abandoned` after a stop.
+    `engine` is a direct one. Raises `NoSuchShard`, `ForeignCursor`, `SequenceBehind`, and if one is
+    not to be had in time `NotHandedOver` or `HandoverTaken`; `Abandoned` after a stop.
     """
     name = a_new_name("resharding-")
     hand = Hand(stop)
     with engine.connect() as connection, ExitStack() as last:
-        outbox.listen(connection, outbox.RELEASES)
+        reader.listen(connection, reader.SHARD_CHANNEL)
         last.callback(_give_back, connection, ids, name, hand)
         last.enter_context(_kept(engine, hand, lease_s))
         _claim(connection, ids, name, hand, lease_s, wait_s)
@@ -78,22 +79,22 @@ def _claim(
     wait_s: float,
 ) -> None:
     """Claim the shards one after the other, all of them reserved until then."""
-    outbox.check_origin(connection)
-    outbox.check_positions(connection)
+    reader.check_cluster_identity(connection)
+    reader.check_positions(connection)
     ends_at, reserve_at = time.monotonic() + wait_s, 0.0
     while missing := ids[len(hand.shards) :]:
         is_late = time.monotonic() > ends_at
         if is_late or time.monotonic() > reserve_at:
             _reserve(connection, missing, name, lease_s, is_late=is_late)
             reserve_at = time.monotonic() + lease_s / 4
-        if shard := outbox.claim(connection, name, lease_s=lease_s, shard_id=missing[0]):
+        if shard := reader.claim(connection, name, lease_s=lease_s, shard_id=missing[0]):
             hand.shards.append(shard)
         elif is_late:
-            raise NotHandedOver(outbox.find_shard(connection, missing[0]), wait_s)
+            raise NotHandedOver(reader.find_shard(connection, missing[0]), wait_s)
         elif not hand.keep_waiting():
             raise Abandoned
         else:
-            outbox.hear(connection, min(_STEP_S, lease_s / 4))
+            reader.wait_for_notify(connection, min(_STEP_S, lease_s / 4))
 
 
 def _reserve(
@@ -102,8 +103,8 @@ def _reserve(
     """Reserve shards for the time of a lease; another's reservation is waited for, until it is late."""
     try:
         for shard_id in ids:
-            outbox.reserve(connection, shard_id, name, for_s=lease_s)
-    except ShardReserved:
+            admin.request_handover(connection, shard_id, name, for_s=lease_s)
+    except HandoverTaken:
         if is_late:
             raise
 
@@ -118,7 +119,7 @@ def _kept(engine: Engine, hand: Hand, lease_s: float) -> Iterator[None]:
             with engine.connect() as connection:
                 while not done.wait(lease_s / 4):
                     for shard in list(hand.shards):
-                        outbox.renew(connection, shard, lease_s=lease_s)
+                        reader.renew(connection, shard, lease_s=lease_s)
         except (LeaseLost, SQLAlchemyError) as error:
             hand.error = error  # raised where the work goes on
 
@@ -136,6 +137,6 @@ def _give_back(connection: Connection, ids: Sequence[int], name: str, hand: Hand
     with suppress(SQLAlchemyError):
         for shard in hand.shards:
             with suppress(LeaseLost):  # replaced, or another's
-                outbox.release(connection, shard)
+                reader.release_shard(connection, shard)
         for shard_id in ids:
-            outbox.withdraw(connection, shard_id, name)
+            admin.cancel_handover(connection, shard_id, name)

@@ -1,50 +1,47 @@
-"""The relay as a process: `innbox relay`.
+"""The relay as a process: `innbox-relay run`.
 
 It begins when its database has the outbox, whenever that is, and says until then what it waits for.
 """
 
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
 import outbox
+from innbox_process.brokers import KafkaProbe
+from innbox_process.database import direct_engine
+from innbox_process.health import Health, HealthServer, hung_s
+from innbox_process.probing import (
+    CommitProbe,
+    DatabaseProbe,
+    await_ready,
+    probing,
+    refuse_unconfirmed,
+)
+from innbox_process.schedule import scheduled
+from innbox_process.shutdown import stop_on_signals
 from outbox import JobLease
-from relay.cursors import CURSOR_TOPIC
-from relay.housekeeping import keep_house_once
+from relay.config import RelayConfig
+from relay.housekeeping import maintain_partitions_once
 from relay.sharing import Relay
-from runtime.brokers import KafkaProbe
-from runtime.database import Role, direct_engine
-from runtime.health import Health, HealthServer, hung_s
-from runtime.probing import CommitProbe, DatabaseProbe, await_ready, probing, refuse_unconfirmed
-from runtime.schedule import scheduled
-from runtime.settings import Settings
-from runtime.shutdown import stop_on_signals
-
-_ROLE: Role = "innbox_relay"
 
 
-def run(settings: Settings, topics: Sequence[str]) -> None:
-    """Relay the outbox of one database until SIGTERM; the topics are those that it is for."""
-    url = settings.database_of(settings.relay_context)
-    engine = direct_engine(settings, url, "relay", _ROLE)
-    health = Health(parts=("kafka",), beat_s_max=hung_s(settings))
-    probe = DatabaseProbe(settings, url, _ROLE, schema=[outbox.metadata])
-    commits = CommitProbe(settings, url, _ROLE, health)
+def run(config: RelayConfig) -> None:
+    """Relay the outbox of one database until SIGTERM."""
+    database, url, role = config.database, config.database_url, config.role
+    engine = direct_engine(database, url, "relay", role)
+    health = Health(parts=("kafka",), beat_s_max=hung_s(database))
+    probe = DatabaseProbe(database, url, role, schema=[outbox.metadata])
+    commits = CommitProbe(database, url, role, health)
     refuse_unconfirmed(engine, commits.check)
-    kafka = KafkaProbe(settings.kafka, _needed(settings, topics))
-    keep_house = partial(keep_house_once, engine, settings)
+    kafka = KafkaProbe(config.kafka, config.needed_topics)
+    maintain = partial(maintain_partitions_once, engine, config)
     with (
-        stop_on_signals(settings.shutdown_s) as stop,
-        closing(HealthServer(health, settings.host, settings.health_port)),
+        stop_on_signals(config.shutdown_s) as stop,
+        closing(HealthServer(health, config.host, config.health_port)),
         probing(health, [probe, commits, kafka]),
     ):
         await_ready(health, probe.part, stop)
         lease = JobLease(engine, "outbox-housekeeping")
-        with scheduled(lease, settings.housekeeping_s, keep_house):
-            Relay(engine, settings, health, stop).run()
+        with scheduled(lease, config.housekeeping_s, maintain):
+            Relay(engine, config, health, stop).run()
     engine.dispose()
-
-
-def _needed(settings: Settings, topics: Sequence[str]) -> list[str]:
-    cursors = [CURSOR_TOPIC] if settings.relay_mode == "exactly-once" else []
-    return [settings.kafka_prefix + topic for topic in (*topics, *cursors)]

@@ -17,11 +17,11 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy import Connection
 
-from outbox import Shard, decode_headers
+from innbox_process.health import Health, HealthOf
+from outbox.reader import Shard, decode_headers
 from relay.cursors import Place
 from relay.errors import Abandoned, Refused, judged, refused
 from relay.metrics import OUTAGES
-from runtime.health import Health, HealthOf
 
 _log = structlog.get_logger(__name__)
 _client_log = logging.getLogger("librdkafka")
@@ -35,7 +35,7 @@ _HEAR_S = 0.05
 # A first publication, or a change of leaders, may take a second.
 SILENT_S = 2.0
 
-# What the guarantees rest on, whatever the settings say.
+# What the guarantees rest on, whatever the configuration says.
 _FIXED = frozenset(
     {
         "acks",
@@ -234,7 +234,7 @@ def producer_properties(kafka: dict[str, Any]) -> dict[str, Any]:
 
 
 def changeable(kafka: dict[str, Any]) -> dict[str, Any]:
-    """Return the properties without those that are not for the settings to change."""
+    """Return the properties without those that are not for a configuration to change."""
     return {name: value for name, value in kafka.items() if name not in _FIXED}
 
 

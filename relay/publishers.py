@@ -1,21 +1,23 @@
-"""Which publisher a shard gets: that of the mode which the settings name."""
+"""Which publisher a shard gets: that of the mode that is configured."""
 
 from sqlalchemy import Connection
 
-from outbox import Shard
+from innbox_process.health import Health, HealthOf
+from outbox.reader import Shard
+from relay.config import RelayConfig
 from relay.cursors import identity
 from relay.exactly_once import ExactlyOncePublisher
 from relay.publisher import Publisher
-from runtime.health import Health, HealthOf
-from runtime.settings import Settings
 
 
 def publisher_for(
-    connection: Connection, shard: Shard, settings: Settings, health: Health | HealthOf
+    connection: Connection, shard: Shard, config: RelayConfig, health: Health | HealthOf
 ) -> Publisher:
     """Make a publisher for one owner's time with a shard; `resume` comes next."""
-    prefix = settings.kafka_prefix
-    if settings.relay_mode == "exactly-once":
+    prefix = config.topic_prefix
+    if config.mode == "exactly-once":
         name = identity(connection, shard)
-        return ExactlyOncePublisher(settings.kafka, health, name, topic_prefix=prefix)
-    return Publisher(settings.kafka, health, topic_prefix=prefix)
+        return ExactlyOncePublisher(
+            config.kafka, health, name, cursor_topic=config.cursor_topic, topic_prefix=prefix
+        )
+    return Publisher(config.kafka, health, topic_prefix=prefix)

@@ -14,13 +14,13 @@ import msgspec
 from confluent_kafka import KafkaException
 from sqlalchemy import Connection
 
-from outbox import decode_headers
-from outbox import replay as store
-from outbox.replay import INTERRUPTED, REFUSED, RUNNING, Replay
+from innbox_process.health import Health
+from outbox import admin
+from outbox.admin import Replay, ReplayState
+from outbox.reader import decode_headers
+from relay.config import RelayConfig
 from relay.errors import Abandoned, Refused
 from relay.publisher import Publisher
-from runtime.health import Health
-from runtime.settings import Settings
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
@@ -41,7 +41,7 @@ class MessageRefused(Exception):
 def run_replay(
     connection: Connection,
     replay: Replay,
-    settings: Settings,
+    config: RelayConfig,
     stop: Event,
     report: Callable[[Replay], object],
     *,
@@ -52,9 +52,9 @@ def run_replay(
     Returns it DONE, INTERRUPTED or REFUSED. Raises `ReplayOver` if it was cancelled meanwhile, and
     `KafkaException` for what the brokers hold against no message; it can be taken again.
     """
-    while replay.state == RUNNING and not stop.is_set():
+    while replay.state == ReplayState.RUNNING and not stop.is_set():
         try:
-            for step in _steps(connection, replay, settings, stop):
+            for step in _steps(connection, replay, config, stop):
                 replay = step
                 report(replay)
         except Abandoned:
@@ -64,13 +64,19 @@ def run_replay(
             continue
         except MessageRefused as error:
             if not skip_refused:
-                return store.stop(connection, replay.id, REFUSED, str(error))
-            replay = store.save(connection, replay, error.position, refused=1)
+                return admin.stop_replay(connection, replay.id, ReplayState.REFUSED, str(error))
+            replay = admin.save_replay(connection, replay, error.position, refused=1)
         except KafkaException as error:
             # No message's fault, and nothing that waiting would mend: a missing topic or right, say.
-            store.stop(connection, replay.id, INTERRUPTED, str(error.args[0].str()))
+            admin.stop_replay(
+                connection, replay.id, ReplayState.INTERRUPTED, str(error.args[0].str())
+            )
             raise
-    return replay if replay.state != RUNNING else store.stop(connection, replay.id, INTERRUPTED)
+    return (
+        replay
+        if replay.state != ReplayState.RUNNING
+        else admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED)
+    )
 
 
 def replay_once(
@@ -82,7 +88,7 @@ def replay_once(
     limit: int,
 ) -> Replay:
     """Publish the next part and record it. Raises `MessageRefused` if it was one message alone."""
-    part = store.read(connection, replay, limit=limit)
+    part = admin.read_replay(connection, replay, limit=limit)
     try:
         publisher.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
         publisher.flush(keep_waiting)
@@ -90,7 +96,7 @@ def replay_once(
         if len(part.rows) == 1:
             raise MessageRefused(part.rows[0], error) from error
         raise
-    return store.save(connection, replay, part.position, sent=len(part.rows), gone=part.gone)
+    return admin.save_replay(connection, replay, part.position, sent=len(part.rows), gone=part.gone)
 
 
 def next_turn(turn_at: float, now: float, messages: int, per_second: int) -> float:
@@ -102,13 +108,15 @@ def next_turn(turn_at: float, now: float, messages: int, per_second: int) -> flo
 
 
 def _steps(
-    connection: Connection, replay: Replay, settings: Settings, stop: Event
+    connection: Connection, replay: Replay, config: RelayConfig, stop: Event
 ) -> Iterator[Replay]:
     """Return the replay after each part; parts grow from one message to at most a second's worth."""
-    most = min(settings.relay_chunk, replay.per_second or settings.relay_chunk)
+    most = min(config.chunk, replay.per_second or config.chunk)
     limit, turn_at = 1, time.monotonic()
-    with Publisher(settings.kafka, Health(), topic_prefix=settings.kafka_prefix) as publisher:
-        while replay.state == RUNNING and not stop.wait(max(0.0, turn_at - time.monotonic())):
+    with Publisher(config.kafka, Health(), topic_prefix=config.topic_prefix) as publisher:
+        while replay.state == ReplayState.RUNNING and not stop.wait(
+            max(0.0, turn_at - time.monotonic())
+        ):
             before, now = replay.sent, time.monotonic()
             replay = replay_once(
                 connection, replay, publisher, lambda: not stop.is_set(), limit=limit

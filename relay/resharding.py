@@ -16,19 +16,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
 
-from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, Engine
 
-import outbox
-from outbox import Cursor, NotNeighbours, Shard
-from relay.cursors import CURSOR_TOPIC, Place
+from innbox_process.health import Health
+from innbox_process.kafka import quiet_admin
+from outbox import admin, reader
+from outbox.admin import NotNeighbours
+from outbox.reader import Cursor, Shard
+from relay.config import RelayConfig
+from relay.cursors import Place
 from relay.errors import Abandoned
 from relay.loop import to_publish
 from relay.owning import Hand, owning
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
-from runtime.health import Health
-from runtime.settings import Settings
 
 _CONTACT_S = 10.0
 
@@ -37,25 +38,25 @@ Report = Callable[[str, int, int | None], None]
 
 
 def split_shard(
-    engine: Engine, settings: Settings, stop: Event, shard_id: int, *, into: int, wait_s: float
+    engine: Engine, config: RelayConfig, stop: Event, shard_id: int, *, into: int, wait_s: float
 ) -> list[Shard]:
     """Replace a shard by several of equal ranges; returns them in the order of their hashes.
 
-    Raises what `owning` and `outbox.split` do, and `KafkaException`. Whatever is raised, the shard is
-    as it was.
+    Raises what `owning` and `outbox.admin.split` do, and `KafkaException`. Whatever is raised, the
+    shard is as it was.
     """
-    lease_s = settings.lease_s
+    lease_s = config.lease_s
     with (
         owning(engine, [shard_id], stop, lease_s=lease_s, wait_s=wait_s) as hand,
-        _resumed(engine, settings, hand) as (work,),
+        _resumed(engine, config, hand) as (work,),
         _transaction(engine) as connection,
     ):
-        return outbox.split(connection, work.shard, into)
+        return admin.split(connection, work.shard, into)
 
 
 def merge_shards(
     engine: Engine,
-    settings: Settings,
+    config: RelayConfig,
     stop: Event,
     shard_ids: Sequence[int],
     report: Report,
@@ -66,10 +67,10 @@ def merge_shards(
 
     As `split_shard`, and raises `NotNeighbours`, and `Refused` if the brokers refuse a message.
     """
-    ids, lease_s = _neighbours(engine, shard_ids), settings.lease_s
+    ids, lease_s = _neighbours(engine, shard_ids), config.lease_s
     with (
         owning(engine, ids, stop, lease_s=lease_s, wait_s=wait_s) as hand,
-        _resumed(engine, settings, hand) as (left, right),
+        _resumed(engine, config, hand) as (left, right),
     ):
         for work in (left, right):
             work.relay_batch(report)
@@ -77,7 +78,7 @@ def merge_shards(
         for work in (left, right):
             work.relay_until(end, report)
         with _transaction(engine) as connection:
-            return outbox.merge(connection, left.shard, right.shard)
+            return admin.merge(connection, left.shard, right.shard)
 
 
 @dataclass
@@ -85,7 +86,7 @@ class _Work:
     """A shard in hand, and what it is relayed with."""
 
     connection: Connection
-    settings: Settings
+    config: RelayConfig
     hand: Hand
     shard: Shard
     publisher: Publisher
@@ -93,11 +94,11 @@ class _Work:
     def now(self) -> Cursor:
         """Return a cursor of this moment; the shard's must have no batch."""
         cursor, hashes = self.shard.cursor, self.shard.hashes
-        return outbox.read(self.connection, cursor, hashes, limit=1).cursor
+        return reader.read(self.connection, cursor, hashes, limit=1).cursor
 
     def relay_until(self, end: Cursor, report: Report) -> None:
         """Publish what lies between the shard's cursor, which has no batch, and a later one."""
-        batch = outbox.batch_until(self.connection, self.shard.cursor, end)
+        batch = reader.bounded_by(self.connection, self.shard.cursor, end)
         self.shard = replace(self.shard, cursor=batch)
         self.relay_batch(report)
 
@@ -105,36 +106,34 @@ class _Work:
         """Publish the rest of the batch that the shard's cursor is in, if it is in one."""
         begin = self.shard.cursor.position
         # While the shard is ours, nobody else blocks a key of it or frees one.
-        blocked = {each.key for each in outbox.blocked_keys(self.connection, self.shard.hashes)}
+        blocked = {each.key for each in reader.blocked_keys(self.connection, self.shard.hashes)}
         while begin is not None and (position := self.shard.cursor.position) is not None:
             length = max(1, self.shard.cursor.floor - begin)
             report(f"relaying shard {self.shard.id}", min(position - begin, length), length)
             self._relay_part(blocked)
 
     def _relay_part(self, passing_over: set[str]) -> None:
-        waiting, limit = self.hand.keep_waiting, self.settings.relay_chunk
+        waiting, limit = self.hand.keep_waiting, self.config.chunk
         if not waiting():
             raise Abandoned
         shard = self.shard
-        reading = outbox.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
+        reading = reader.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
         self.publisher.enqueue(to_publish(reading, passing_over), waiting)
         self.publisher.commit(Place(reading.cursor), waiting)
-        lease_s = self.settings.lease_s
-        self.shard = outbox.save(self.connection, shard, reading.cursor, lease_s=lease_s)
+        lease_s = self.config.lease_s
+        self.shard = reader.save(self.connection, shard, reading.cursor, lease_s=lease_s)
 
 
 @contextmanager
-def _resumed(engine: Engine, settings: Settings, hand: Hand) -> Iterator[list[_Work]]:
+def _resumed(engine: Engine, config: RelayConfig, hand: Hand) -> Iterator[list[_Work]]:
     """Do what a relay does after a claim; no former owner can publish before the block has ended."""
     with engine.connect() as connection, ExitStack() as publishers:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         found = []
         for claimed in hand.shards:
-            publisher = publishers.enter_context(_publisher(connection, claimed, settings))
-            shard = publisher.resume(
-                connection, claimed, hand.keep_waiting, lease_s=settings.lease_s
-            )
-            found.append(_Work(connection, settings, hand, shard, publisher))
+            publisher = publishers.enter_context(_publisher(connection, claimed, config))
+            shard = publisher.resume(connection, claimed, hand.keep_waiting, lease_s=config.lease_s)
+            found.append(_Work(connection, config, hand, shard, publisher))
         yield found
 
 
@@ -153,20 +152,20 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
 def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
     """Return the ids of two shards in the order of their hashes."""
     with engine.connect() as connection:
-        found = [outbox.find_shard(connection, shard_id) for shard_id in shard_ids]
+        found = [reader.find_shard(connection, shard_id) for shard_id in shard_ids]
     left, right = sorted(found, key=lambda shard: shard.hashes.hash_from)
     if left.hashes.hash_to != right.hashes.hash_from:
         raise NotNeighbours(left.id, right.id)
     return [left.id, right.id]
 
 
-def _publisher(connection: Connection, shard: Shard, settings: Settings) -> Publisher:
+def _publisher(connection: Connection, shard: Shard, config: RelayConfig) -> Publisher:
     """Make a publisher that looks at the cursor in Kafka wherever there may be one.
 
     The mode is the relays' and not ours: who types a command may have another environment. To look in
     vain costs a moment; not to look would let a former owner end its transaction after the change.
     """
-    topics = AdminClient(settings.kafka | {"log_level": 0}).list_topics(timeout=_CONTACT_S).topics
-    if settings.kafka_prefix + CURSOR_TOPIC in topics:
-        settings = settings.model_copy(update={"relay_mode": "exactly-once"})
-    return publisher_for(connection, shard, settings, Health())
+    topics = quiet_admin(config.kafka).list_topics(timeout=_CONTACT_S).topics
+    if config.cursor_topic_name in topics:
+        config = replace(config, mode="exactly-once")
+    return publisher_for(connection, shard, config, Health())

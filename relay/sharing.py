@@ -8,7 +8,6 @@ its beats, and after `lease_s` its shards are free; one that is paused finds its
 
 import time
 from contextlib import suppress
-from random import uniform
 from threading import Event
 
 import structlog
@@ -16,17 +15,18 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-import outbox
-from outbox import CursorFromElsewhere, LeaseLost, SequenceBehind, Standing
+from innbox_process.backoff import backoff_s
+from innbox_process.database import is_cancelled, is_conflict, is_not_migrated, is_outage
+from innbox_process.errors import first_line
+from innbox_process.health import Health
+from outbox import reader
+from outbox.reader import Assignment, ForeignCursor, LeaseLost, SequenceBehind
+from relay.config import RelayConfig
 from relay.errors import RecordsLost
 from relay.holding import Holding
 from relay.metrics import BROKER_LOSSES, LEASES_LOST, SHARDS, TAKEOVERS
 from relay.names import a_new_name
 from relay.publisher import is_kafka_error, reason_of
-from runtime.database import is_cancelled, is_conflict, is_not_migrated, is_outage
-from runtime.errors import first_line
-from runtime.health import Health
-from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -39,9 +39,9 @@ _HANGING_S = 600.0
 class Relay:
     """One relay of one database's outbox; `run` is its life."""
 
-    def __init__(self, engine: Engine, settings: Settings, health: Health, stop: Event) -> None:
+    def __init__(self, engine: Engine, config: RelayConfig, health: Health, stop: Event) -> None:
         self._engine = engine
-        self._settings = settings
+        self._config = config
         self._health = health
         self._stop = stop
         self._name = a_new_name()
@@ -61,15 +61,15 @@ class Relay:
                         raise
                     self._report(error)
                     # No longer than a beat: the shards in hand may be well, and want their leases.
-                    self._stop.wait(min(self._backoff.next_s(), self._settings.lease_s / 4))
+                    self._stop.wait(min(self._backoff.next_s(), self._config.lease_s / 4))
         finally:
             self._finish()
 
     def _serve(self) -> None:
         with self._engine.connect() as connection:
-            outbox.listen(connection, outbox.RELEASES)
+            reader.listen(connection, reader.SHARD_CHANNEL)
             self._beat(connection)
-            outbox.arrive(connection, self._name)
+            reader.join(connection, self._name)
             while not self._stop.is_set():
                 self._health.well("database")
                 self._health.well("kafka")  # each shard in hand has its own to say
@@ -84,8 +84,8 @@ class Relay:
         epochs = {held.shard.id: held.shard.epoch for held in self._turning()}
         # Who could not take what is its share leaves it to the others.
         is_able = len(epochs) == len(self._held) and not self._backoff.is_on
-        standing = outbox.beat(
-            connection, self._name, epochs, lease_s=self._settings.lease_s, is_able=is_able
+        standing = reader.heartbeat(
+            connection, self._name, epochs, lease_s=self._config.lease_s, is_able=is_able
         )
         for id_ in self._held.keys() - standing.kept:
             self._held[id_].lose()
@@ -102,17 +102,17 @@ class Relay:
                 _log.error("a shard hangs", shard=held.shard.id)
         return [held for held in self._held.values() if held.turned_at >= latest]
 
-    def _hand_over(self, standing: Standing) -> None:
+    def _hand_over(self, standing: Assignment) -> None:
         for id_ in standing.wanted:
             self._held[id_].stop()
         staying = [id_ for id_ in standing.kept if not self._held[id_].is_stopping]
         for id_ in staying[standing.share :]:
             self._held[id_].stop()
 
-    def _claim(self, connection: Connection, standing: Standing) -> None:
+    def _claim(self, connection: Connection, standing: Assignment) -> None:
         if standing.free and len(self._held) < standing.share:
-            outbox.check_origin(connection)
-            outbox.check_positions(connection)
+            reader.check_cluster_identity(connection)
+            reader.check_positions(connection)
             while len(self._held) < standing.share and self._claim_one(connection):
                 pass
         for failed in self._failed.values():
@@ -120,12 +120,12 @@ class Relay:
         self._failed.clear()
 
     def _claim_one(self, connection: Connection) -> bool:
-        lease_s, holding = self._settings.lease_s, self._held.keys()
-        shard = outbox.claim(connection, self._name, lease_s=lease_s, holding=holding)
+        lease_s, holding = self._config.lease_s, self._held.keys()
+        shard = reader.claim(connection, self._name, lease_s=lease_s, holding=holding)
         if shard is None:
             return False
         TAKEOVERS.inc()
-        held = Holding(self._engine, shard, self._settings, self._health, self._stop)
+        held = Holding(self._engine, shard, self._config, self._health, self._stop)
         failed = self._failed.pop(shard.id, None)
         # What kept it from being published counts, and is no news, until something is published.
         if not failed or not failed.error or not is_kafka_error(failed.error):
@@ -158,10 +158,10 @@ class Relay:
 
     def _wait(self, connection: Connection) -> None:
         """Wait until a shard may be had, one in hand has ended or failed, or the next beat is due."""
-        ends_at = time.monotonic() + self._settings.lease_s / 4
+        ends_at = time.monotonic() + self._config.lease_s / 4
         while not self._stop.is_set() and (left_s := ends_at - time.monotonic()) > 0:
             self._health.beat()
-            if outbox.hear(connection, min(left_s, _WAIT_STEP_S)):
+            if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):
                 return
             has_ended = any(held.has_ended for held in self._held.values())
             if (has_ended or self._failed) and not self._backoff.is_on:
@@ -176,14 +176,14 @@ class Relay:
         self._held.clear()
         SHARDS.set(0)
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            outbox.leave(connection, self._name)
+            reader.leave(connection, self._name)
 
     def _keep_while_finishing(self, connection: Connection) -> None:
         """Renew the leases until the readings in hand have come to their ends."""
-        lease_s = self._settings.lease_s
+        lease_s = self._config.lease_s
         while finishing := [held for held in self._turning() if not held.has_ended]:
             epochs = {held.shard.id: held.shard.epoch for held in finishing}
-            outbox.beat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
+            reader.heartbeat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
             finishing[0].wait(lease_s / 4)
 
     def _report(self, error: Exception, held: Holding | None = None) -> None:
@@ -201,7 +201,7 @@ class _Backoff:
     """Waiting that doubles while things go wrong in quick succession; relays do so out of step."""
 
     def __init__(self) -> None:
-        self._seconds = _BACKOFF_S_MIN
+        self._failures = 0
         self._ends_at = 0.0
         self._waited_until = 0.0
 
@@ -216,18 +216,18 @@ class _Backoff:
         now = time.monotonic()
         if now - self._waited_until > _BACKOFF_S_MAX:
             self.reset()
-        seconds = self._seconds * uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._seconds = min(self._seconds * 2, _BACKOFF_S_MAX)
+        seconds = backoff_s(self._failures, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)
+        self._failures += 1
         self._waited_until = now + seconds
         return seconds
 
     def reset(self) -> None:
-        self._seconds = _BACKOFF_S_MIN
+        self._failures = 0
 
 
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
     is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
     is_database = is_database or is_not_migrated(error)
-    is_restore = isinstance(error, CursorFromElsewhere | SequenceBehind)
+    is_restore = isinstance(error, ForeignCursor | SequenceBehind)
     return is_database or is_kafka_error(error) or is_restore

@@ -18,8 +18,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from innbox_process.config import LogFormat, LogLevel, SettingsError, client_properties
+
+__all__ = ["Context", "RelayMode", "Role", "Settings", "SettingsError", "load_settings"]
+
 Context = Literal["reservations", "rooms"]
 RelayMode = Literal["at-least-once", "exactly-once"]
+# Each of the four processes does all it does in a role of its own.
+Role = Literal["innbox_api", "innbox_relay", "innbox_rooms", "innbox_results"]
 
 # What SQLAlchemy reads, which takes longer to import than all that `innbox token` does.
 _DATABASE_URL = re.compile(
@@ -64,10 +70,6 @@ Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
 Algorithms = Annotated[tuple[PublicKeyAlgorithm, ...], NoDecode, BeforeValidator(_split)]
 
 
-class SettingsError(Exception):
-    """The environment is not usable; the message lists every problem with the name to set."""
-
-
 class Settings(BaseSettings):
     """All that the processes can be told from outside. Durations carry their unit in their name."""
 
@@ -99,8 +101,8 @@ class Settings(BaseSettings):
     api_reuse_port: bool = Field(default=False, description="several `innbox api` share the port")
     api_processes: OneProcess = Field(default=1, description="removed; only 1 is accepted")
     health_port: int = Field(default=0, ge=0, le=65535, description="live, ready, metrics; 0: any")
-    log_format: Literal["json", "console"] = "json"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: LogFormat = "json"
+    log_level: LogLevel = "INFO"
     shutdown_s: float = Field(default=10.0, gt=0, description="bound on a graceful stop")
 
     # The database.
@@ -191,11 +193,9 @@ class Settings(BaseSettings):
     @property
     def kafka(self) -> dict[str, Any]:
         """What every Kafka client of ours starts from."""
-        return {
-            "bootstrap.servers": self.kafka_bootstrap_servers,
-            "client.id": "innbox",
-            **self.kafka_properties,
-        }
+        return client_properties(
+            self.kafka_bootstrap_servers, self.kafka_properties, client_id="innbox"
+        )
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - any field's value

@@ -7,11 +7,10 @@ from typing import Any
 from confluent_kafka import Producer
 from sqlalchemy import Connection, Engine, text
 
-import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.database import direct_engine
 from ops.audit import Audit, TopicAudit, Window, audit
-from outbox import Message
-from runtime.database import direct_engine
+from outbox import Message, reader
 from runtime.settings import Settings
 from tests.relays import append
 
@@ -31,25 +30,25 @@ class System:
     def relay(self, publish: Publish | None = None, *, limit: int = 1_000) -> None:
         """Publish what is unread, as it is or in the test's own way, and save the cursor."""
         with self.owning() as (connection, shard):
-            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
+            reading = reader.read(connection, shard.cursor, shard.hashes, limit=limit)
             (publish or self.produce)(reading.rows)
-            outbox.save(connection, shard, reading.cursor, lease_s=60)
+            reader.save(connection, shard, reading.cursor, lease_s=60)
 
     @contextmanager
-    def owning(self) -> Iterator[tuple[Connection, outbox.Shard]]:
+    def owning(self) -> Iterator[tuple[Connection, reader.Shard]]:
         url = self.engine.url.render_as_string(hide_password=False)
         with direct_engine(self.settings, url, "relay", "innbox_relay").connect() as connection:
-            outbox.prepare_session(connection)
-            shard = outbox.claim(connection, "test", lease_s=60)
+            reader.prepare_session(connection)
+            shard = reader.claim(connection, "test", lease_s=60)
             assert shard
             yield connection, shard
-            outbox.release(connection, shard)
+            reader.release_shard(connection, shard)
 
     def produce(self, rows: Sequence[Any], partition: int = -1) -> None:
         """Publish rows in the order in which they are given, partitioned as the relay does."""
         producer = Producer(self.settings.kafka | {"partitioner": "murmur2_random"})
         for _, topic, key, value, headers, *_ in rows:
-            name, decoded = self.settings.kafka_prefix + topic, outbox.decode_headers(headers)
+            name, decoded = self.settings.kafka_prefix + topic, reader.decode_headers(headers)
             producer.produce(name, value, key, partition, headers=decoded)  # type: ignore[arg-type]
             assert producer.flush(30) == 0
 

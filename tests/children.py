@@ -8,19 +8,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from threading import get_ident
 from typing import Any
 
 from confluent_kafka import KafkaException
 
-import outbox
 from domain.messages import TOPICS
-from outbox import PartitionChanges
+from innbox_process.logs import configure_logs
+from ops.relay_config import relay_config
+from outbox import reader
+from outbox.admin import PartitionChanges
 from relay import exactly_once, loop, process
 from relay.exactly_once import ExactlyOncePublisher
 from relay.publisher import Publisher
-from runtime.logs import configure_logs
 from runtime.settings import Settings
 
 SETTINGS = "RELAY_TEST_SETTINGS"
@@ -38,7 +40,7 @@ def relays() -> None:
 
 
 def dies_between_publishing_and_saving() -> None:
-    outbox.save = _signalling(signal.SIGKILL, outbox.save)
+    reader.save = _signalling(signal.SIGKILL, reader.save)
 
 
 def dies_while_publishing() -> None:
@@ -46,7 +48,7 @@ def dies_while_publishing() -> None:
 
 
 def dies_between_publishing_and_saving_a_retry() -> None:
-    outbox.save_key = _signalling(signal.SIGKILL, outbox.save_key, at=FATAL_RETRY)
+    reader.save_key = _signalling(signal.SIGKILL, reader.save_key, at=FATAL_RETRY)
 
 
 def dies_of_a_message() -> None:
@@ -64,7 +66,7 @@ def dies_of_a_message() -> None:
 
 def pauses_between_publishing_and_saving() -> None:
     _keep_no_house()
-    outbox.save = _signalling(signal.SIGSTOP, outbox.save)
+    reader.save = _signalling(signal.SIGSTOP, reader.save)
 
 
 # The steps of `relay.exactly_once`, in their order; `init_transactions` is the first that is patient.
@@ -92,7 +94,7 @@ def dies_with_a_part_of_a_reading_sent() -> None:
 
 
 def dies_after_it_announced() -> None:
-    outbox.announce = _signalling(signal.SIGKILL, outbox.announce, after=True)
+    reader.record_intent = _signalling(signal.SIGKILL, reader.record_intent, after=True)
 
 
 def dies_with_the_cursor_sent() -> None:
@@ -117,7 +119,7 @@ def dies_while_the_transaction_ends() -> None:
 
 
 def dies_after_saving() -> None:
-    outbox.save = _signalling(signal.SIGKILL, outbox.save, after=True)
+    reader.save = _signalling(signal.SIGKILL, reader.save, after=True)
 
 
 def pauses_before_it_locks_others_out() -> None:
@@ -157,7 +159,7 @@ CHILDREN = {
 
 def _keep_no_house() -> None:
     """A pause in the midst of housekeeping would keep its locks, too, and that is another story."""
-    process.keep_house_once = lambda *_: PartitionChanges([], [])  # type: ignore[attr-defined]
+    process.maintain_partitions_once = lambda *_: PartitionChanges([], [])  # type: ignore[attr-defined]
 
 
 def _patch(name: str, step: Callable[..., Any]) -> None:
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     configure_logs(settings, name)
     CHILDREN[name]()
-    process.run(settings, TOPICS)
+    process.run(replace(relay_config(settings), topics=TOPICS))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A process with all kinds of timed jobs, whose wall clock a test sets: `python -m tests.clock_child`.
 
 A line on standard input sets the clock by so many seconds, and is answered by a line. Only what plans by
-the clock sees it, APScheduler and `runtime.schedule`: an ordinary user can set no real clock of Linux.
+the clock sees it, APScheduler and `innbox_process.schedule`: an ordinary user can set no real clock.
 """
 
 import datetime as dt
@@ -16,11 +16,12 @@ from pathlib import Path
 from threading import Thread
 
 from consumers import process
+from innbox_process.database import direct_engine
+from innbox_process.logs import configure_logs
+from innbox_process.schedule import scheduled
+from ops.relay_config import relay_config
 from outbox import JobLease
-from relay.housekeeping import keep_house_once
-from runtime.database import direct_engine
-from runtime.logs import configure_logs
-from runtime.schedule import scheduled
+from relay.housekeeping import maintain_partitions_once
 from runtime.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +42,8 @@ def _run(settings: Settings) -> None:
     process.FORGET_EVERY_S = settings.redrive_every_s
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     lease = JobLease(engine, "outbox-housekeeping")
-    keep_house = partial(keep_house_once, engine, settings)
-    with scheduled(lease, settings.housekeeping_s, keep_house):
+    maintain = partial(maintain_partitions_once, engine, relay_config(settings))
+    with scheduled(lease, settings.housekeeping_s, maintain):
         process.run_results(settings)
 
 
@@ -87,7 +88,7 @@ def _be_set() -> None:
     """Give what has been imported the clock that can be set."""
     time.time = lambda: _true_time() + _ahead_s
     for name, module in list(sys.modules.items()):
-        plans = name.startswith("apscheduler.") or name == "runtime.schedule"
+        plans = name.startswith("apscheduler.") or name == "innbox_process.schedule"
         if plans and getattr(module, "datetime", None) is dt.datetime:
             vars(module)["datetime"] = _Clock
     Thread(target=_set_clocks, daemon=True).start()

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Engine
 
 from consumers import dead_letters
 from consumers.dead_letters import DeadLetter
-from consumers.records import Record
 from consumers.rooms import RoomsHandler
 from domain.answers import RoomRequest
 from domain.messages import ROOM_RESERVE
+from innbox_process.records import Record
 
 THIRTEEN = 13
 

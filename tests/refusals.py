@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
-from confluent_kafka import admin
+import confluent_kafka.admin as kafka_admin
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
-import outbox
 from domain.messages import ROOM_RESERVE
-from outbox import BlockedKey, Message
-from outbox.skipped import Skipped, skipped_messages
+from outbox import Message, admin, reader
+from outbox.admin import SkippedMessage, skipped_messages
+from outbox.reader import BlockedKey
 from runtime.settings import Settings
 from tests.relays import a_message, append
 from tests.waiting import eventually
@@ -29,8 +29,8 @@ def refuse_above(settings: Settings, bytes_max: int = BYTES_MAX, topic: str = RO
 
 def configure_topic(settings: Settings, topic: str, entry_name: str, value: int) -> None:
     """Set one of a topic's properties, and wait until the brokers say so."""
-    client: Any = admin.AdminClient(settings.kafka)
-    kinds: Any = admin  # its types are incomplete
+    client: Any = kafka_admin.AdminClient(settings.kafka)
+    kinds: Any = kafka_admin  # its types are incomplete
     entry = kinds.ConfigEntry(
         entry_name, str(value), incremental_operation=kinds.AlterConfigOpType.SET
     )
@@ -50,7 +50,7 @@ def configure_topic(settings: Settings, topic: str, entry_name: str, value: int)
 
 def forbid_writes(settings: Settings, topic: str = ROOM_RESERVE) -> None:
     """Grant something else of a topic: with that, brokers that mind rights allow nothing more."""
-    kinds: Any = admin  # its types are incomplete
+    kinds: Any = kafka_admin  # its types are incomplete
     only = kinds.AclBinding(
         *_resource(settings, topic),
         "User:ANONYMOUS",
@@ -64,7 +64,7 @@ def forbid_writes(settings: Settings, topic: str = ROOM_RESERVE) -> None:
 
 def allow_all(settings: Settings, topic: str = ROOM_RESERVE) -> None:
     """Take back what `forbid_writes` has done."""
-    kinds: Any = admin
+    kinds: Any = kafka_admin
     every = kinds.AclBindingFilter(
         *_resource(settings, topic),
         None,
@@ -77,7 +77,7 @@ def allow_all(settings: Settings, topic: str = ROOM_RESERVE) -> None:
 
 
 def _resource(settings: Settings, topic: str) -> tuple[Any, ...]:
-    kinds: Any = admin
+    kinds: Any = kafka_admin
     name = settings.kafka_prefix + topic
     return (kinds.ResourceType.TOPIC, name, kinds.ResourcePatternType.LITERAL)
 
@@ -92,7 +92,7 @@ def a_refused(key: str = "7", value_bytes: int = BYTES_MAX + 10_000) -> Message:
 
 def blocked(engine: Engine) -> list[BlockedKey]:
     with engine.connect() as connection:
-        return outbox.blocked_keys(connection)
+        return reader.blocked_keys(connection)
 
 
 def is_blocked(engine: Engine, key: str = "7", attempts: int = 1) -> bool:
@@ -105,15 +105,15 @@ def is_blocked(engine: Engine, key: str = "7", attempts: int = 1) -> bool:
 def retry(engine: Engine, *keys: str) -> None:
     with engine.begin() as connection:
         for key in keys:
-            outbox.retry_key(connection, key)
+            admin.retry_key(connection, key)
 
 
 def skip(engine: Engine, key: str = "7") -> None:
     with engine.begin() as connection:
-        outbox.skip_message(connection, key, skipped_by="ann@office", note="a test")
+        admin.skip_message(connection, key, skipped_by="ann@office", note="a test")
 
 
-def skipped(engine: Engine) -> list[Skipped]:
+def skipped(engine: Engine) -> list[SkippedMessage]:
     with engine.connect() as connection:
         return skipped_messages(connection)
 

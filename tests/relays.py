@@ -17,10 +17,12 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import ROOM_RESERVE, TOPICS
-from outbox import Message, Shard
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from ops.relay_config import relay_config
+from outbox import Message, reader
+from outbox.reader import Shard
 from relay.sharing import Relay
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.kafka_reader import header, read_to_the_ends, read_topics
@@ -57,7 +59,7 @@ def a_relay(settings: Settings) -> Iterator[Running]:
     """A relay in a thread, stopped and joined at the end."""
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     running = Running()
-    relay = Relay(engine, settings, running.health, running.stop)
+    relay = Relay(engine, relay_config(settings), running.health, running.stop)
     thread = Thread(target=relay.run)
     thread.start()
     try:
@@ -85,14 +87,14 @@ def a_relay_process(name: str, settings: Settings, log: Path) -> Iterator[subpro
 
 def the_shard(engine: Engine) -> Shard:
     with engine.connect() as connection:
-        (shard,) = outbox.shards(connection)
+        (shard,) = reader.shards(connection)
     return shard
 
 
 def claimed(engine: Engine) -> Shard:
     """The shard, in the hand of a relay that is only a name."""
     with engine.begin() as connection:
-        shard = outbox.claim(connection, "a relay", lease_s=60)
+        shard = reader.claim(connection, "a relay", lease_s=60)
     assert shard
     return shard
 
@@ -171,11 +173,11 @@ def read_all(engine: Engine) -> dict[str, list[str]]:
     """The ids of each key that lie beyond the saved cursor, in the order of readings of a few."""
     found = defaultdict[str, list[str]](list)
     with autocommit(engine) as connection:
-        outbox.prepare_session(connection)
-        for shard in outbox.shards(connection):
-            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=7)
+        reader.prepare_session(connection)
+        for shard in reader.shards(connection):
+            reading = reader.read(connection, shard.cursor, shard.hashes, limit=7)
             while reading.rows:
                 for _, _, key, _, headers, _ in reading.rows:
-                    found[key].append(outbox.decode_headers(headers)["ce_id"])
-                reading = outbox.read(connection, reading.cursor, shard.hashes, limit=7)
+                    found[key].append(reader.decode_headers(headers)["ce_id"])
+                reading = reader.read(connection, reading.cursor, shard.hashes, limit=7)
     return dict(found)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-import outbox
+from innbox_process.database import direct_engine
 from ops.environment import as_environment
-from runtime.database import direct_engine
+from outbox import reader
 from runtime.settings import Settings
 
 # `innbox`, killed when a part of 16 messages is published and not recorded, after 1 + 2 + 4 + 8 others.
@@ -19,16 +19,16 @@ DIES_BEFORE_SAVING = """
 import os, signal
 from itertools import count
 from ops.cli import main
-from outbox import replay
+from outbox import admin
 
-save, parts = replay.save, count(1)
+save, parts = admin.save_replay, count(1)
 
 def dying(*arguments, **options):
     if next(parts) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return save(*arguments, **options)
 
-replay.save = dying
+admin.save_replay = dying
 main()
 """
 IN_HAND, RECORDED = 16, 15
@@ -39,7 +39,7 @@ def a_session(settings: Settings) -> Iterator[Connection]:
     """A connection as a replay has it; the end of it is the end of the runner."""
     engine = direct_engine(settings, settings.database_url, "replay")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         yield connection
     engine.dispose()
 

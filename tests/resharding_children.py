@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any, cast
 
-import outbox
+from innbox_process.database import direct_engine
+from ops.relay_config import relay_config
+from outbox import admin, reader
 from relay.resharding import merge_shards
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.children import SETTINGS
 
@@ -20,27 +21,27 @@ KILLED = (os.getpid(), signal.SIGKILL)
 
 
 def reserved() -> None:
-    outbox.claim = _dying(outbox.claim)
+    reader.claim = _dying(reader.claim)
 
 
 def resumed() -> None:
-    outbox.blocked_keys = _dying(outbox.blocked_keys)
+    reader.blocked_keys = _dying(reader.blocked_keys)
 
 
 def has_published() -> None:
     """Between publishing a part and recording it, not at the first one."""
-    outbox.save = _dying(outbox.save, calls=3)
+    reader.save = _dying(reader.save, calls=3)
 
 
 def has_merged() -> None:
     """Before the commit."""
-    merge = outbox.merge
+    merge = admin.merge
 
     def merge_and_die(*arguments: Any) -> Any:
         merge(*arguments)
         os.kill(*KILLED)
 
-    outbox.merge = cast("Any", merge_and_die)
+    admin.merge = cast("Any", merge_and_die)
 
 
 POINTS = {point.__name__: point for point in (reserved, resumed, has_published, has_merged)}
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     POINTS[point]()
     engine = direct_engine(settings, settings.database_url, "reshard")
-    merge_shards(engine, settings, Event(), list(map(int, ids)), lambda *_: None, wait_s=30)
+    config, shards = relay_config(settings), list(map(int, ids))
+    merge_shards(engine, config, Event(), shards, lambda *_: None, wait_s=30)
 
 
 if __name__ == "__main__":

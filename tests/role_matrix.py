@@ -5,7 +5,7 @@ from typing import get_args
 
 from sqlalchemy import Connection, text
 
-from runtime.database import Role
+from runtime.settings import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 API, RELAY, ROOMS, RESULTS = ROLES

@@ -5,8 +5,8 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import open_letters
-from consumers.records import Record
 from domain.messages import ROOM_RESERVE, ROOMS_GROUP
+from innbox_process.records import Record
 from runtime.settings import Settings
 from tests.saga import a_record, a_reserve, allocations, causes, overheld, taken
 

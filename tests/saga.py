@@ -14,7 +14,6 @@ from sqlalchemy import Connection, Engine, text
 
 import outbox
 from consumers.handling import Handler, handle, is_passing, is_race
-from consumers.records import Record
 from consumers.runner import Runner
 from domain import messages
 from domain.answers import Answer
@@ -31,10 +30,12 @@ from domain.reservations.model import (
 from domain.rooms import calendar
 from domain.rooms.change import Change, Changed, NightsSet, nights_of
 from domain.stay import Stay
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from innbox_process.records import Record
+from ops.relay_config import relay_config
 from relay.publisher import producer_properties
 from relay.sharing import Relay
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Context, Settings
 from tests.wishes import reserved
 
@@ -170,7 +171,7 @@ def a_relay(settings: Settings, context: Context = "reservations") -> Iterator[N
     """A relay of this context's database in a thread, stopped and joined at the end."""
     engine = direct_engine(settings, settings.database_of(context), "relay", "innbox_relay")
     stop = Event()
-    with _in_a_thread(Relay(engine, settings, Health(), stop), stop):
+    with _in_a_thread(Relay(engine, relay_config(settings), Health(), stop), stop):
         yield
     engine.dispose()
 

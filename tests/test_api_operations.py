@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine, text
 
-import outbox
 from api.identity.auth import OPERATE
+from outbox import reader
 from tests.api_client import ANOTHER, ME, Api, a_stay
 from tests.relays import claimed
 
@@ -58,9 +58,9 @@ def test_what_is_published_is_no_backlog_and_what_holds_up_its_key_is_counted(
     reserved(api, ME)
     shard = claimed(engine)
     with engine.begin() as connection:
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
-        outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
-        outbox.save(connection, shard, reading.cursor, lease_s=10)
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
+        reader.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
+        reader.save(connection, shard, reading.cursor, lease_s=10)
 
     assert seen(api)["outbox"] == {"backlog": 0, "blockedKeys": 1}
 

@@ -9,11 +9,11 @@ import pytest
 from litestar.routes import HTTPRoute
 from sqlalchemy import Engine, text
 
-import outbox
 from api.app import create_app
 from api.identity.auth import READ, STAFF, WRITE
 from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from ops.topics import declare
+from outbox import reader
 from tests.api_client import ANOTHER, ME, RESERVATIONS, Api, a_stay, an_api, count, some_settings
 from tests.waiting import DEADLINE_S, eventually
 
@@ -278,14 +278,14 @@ def test_the_relay_is_rung_for_and_however_many_come_few_rings_are_sent(
     listening = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     interval_s = 0.2
     with an_api(database_url, doorbell_ms=1000 * interval_s) as api, listening as listener:
-        outbox.listen(listener)
+        reader.listen(listener)
         begun_at = time.monotonic()
         reserve(api.member(ME))
-        assert outbox.hear(listener, DEADLINE_S), "the first at once"
+        assert reader.wait_for_notify(listener, DEADLINE_S), "the first at once"
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda number: reserve(api.member(number + 1)), range(8, 48)))
         lasted_s = time.monotonic() - begun_at
-        assert outbox.hear(listener, DEADLINE_S), "and once more for all of the others"
+        assert reader.wait_for_notify(listener, DEADLINE_S), "and once more for all of the others"
         driver = listener.connection.driver_connection
         assert driver is not None
         assert 2 + len(list(driver.notifies(timeout=0.5))) <= 3 + lasted_s / interval_s
@@ -294,9 +294,9 @@ def test_the_relay_is_rung_for_and_however_many_come_few_rings_are_sent(
 def test_a_bell_whose_connection_was_cut_rings_again(database_url: str, engine: Engine) -> None:
     listening = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     with an_api(database_url) as api, listening as listener:
-        outbox.listen(listener)
+        reader.listen(listener)
         reserve(api.member(ME))
-        assert outbox.hear(listener, DEADLINE_S)
+        assert reader.wait_for_notify(listener, DEADLINE_S)
         listener.execute(
             text("""
                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -304,7 +304,9 @@ def test_a_bell_whose_connection_was_cut_rings_again(database_url: str, engine: 
             """)
         )
         eventually(lambda: reserve(api.member(ME)).status_code == 202)
-        eventually(lambda: reserve(api.member(ANOTHER)).is_success and outbox.hear(listener, 2))
+        eventually(
+            lambda: reserve(api.member(ANOTHER)).is_success and reader.wait_for_notify(listener, 2)
+        )
 
 
 # The topics.

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, text
 
 import outbox
+import outbox.admin
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from ops.audit import TopicAudit, Window, audit
 from ops.audit import databases as audit_databases
@@ -30,7 +31,7 @@ from ops.cli import cli
 from ops.environment import as_environment
 from ops.errors import CommandError
 from ops.topics import create_topics
-from outbox import Message
+from outbox import Message, reader
 from runtime.settings import Settings
 from tests.audited import System, lose, named, of
 from tests.commands import innbox
@@ -88,9 +89,9 @@ def test_what_a_blocked_key_holds_back_is_not_missing_nor_is_what_is_skipped(
     refused, behind, lost = a_message("7"), a_message("7"), a_message("8")
     system.append(refused, behind)
     with system.owning() as (connection, shard):
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
         position = reading.rows[0][0]
-        outbox.block_key(connection, shard, reading.cursor, position, "too large")
+        reader.block_key(connection, shard, reading.cursor, position, "too large")
     system.append(lost)
     system.relay(lose)
 
@@ -100,7 +101,7 @@ def test_what_a_blocked_key_holds_back_is_not_missing_nor_is_what_is_skipped(
     assert named(of(found), "missing") == ids_of([lost])
 
     with system.engine.begin() as connection:
-        outbox.skip_message(connection, "7", skipped_by="a test")
+        outbox.admin.skip_message(connection, "7", skipped_by="a test")
     found = system.audit()
     assert named(of(found), "skipped") == ids_of([refused])
     assert named(of(found), "blocked") == ids_of([behind])
@@ -110,10 +111,10 @@ def test_what_a_blocked_key_holds_back_is_not_missing_nor_is_what_is_skipped(
 def test_a_skipped_message_that_is_replayed_later_has_overtaken_nobody(system: System) -> None:
     system.append(refused := a_message(), a_message())
     with system.owning() as (connection, shard):
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
-        outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
+        reader.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
     with system.engine.begin() as connection:
-        outbox.skip_message(connection, refused.key, skipped_by="a test")
+        outbox.admin.skip_message(connection, refused.key, skipped_by="a test")
     system.relay(lambda rows: system.produce(rows[1:]))
     system.produce(reading.rows)
 
@@ -509,8 +510,8 @@ def test_a_record_that_is_older_than_the_outbox_is_not_unknown(system: System) -
     then = datetime.now(UTC) - timedelta(days=10)
     age(system, then)
     with system.engine.begin() as connection:
-        outbox.ensure_partitions(connection, then.date(), days_ahead=10)
-        outbox.retire_partitions(connection, datetime.now(UTC), retention_days=7)
+        outbox.admin.ensure_partitions(connection, then.date(), days_ahead=10)
+        outbox.admin.retire_partitions(connection, datetime.now(UTC), retention_days=7)
     system.append(a_message())
     system.relay()
 
@@ -524,7 +525,7 @@ def test_a_day_that_retention_kept_does_not_make_later_ones_complete(system: Sys
     then = datetime.now(UTC) - timedelta(days=9)
     age(system, then)
     with system.engine.begin() as connection:
-        outbox.ensure_partitions(connection, then.date() - timedelta(days=1), days_ahead=10)
+        outbox.admin.ensure_partitions(connection, then.date() - timedelta(days=1), days_ahead=10)
         connection.execute(text(f"DROP TABLE outbox.message_{then:%Y%m%d}"))
     system.append(a_message())
     system.relay()

@@ -14,7 +14,9 @@ import outbox
 from domain.messages import ROOM_RESERVE
 from ops.cli.person import person
 from ops.environment import as_environment
-from outbox import KeyNotBlocked, LeaseLost
+from outbox import admin, reader
+from outbox.admin import KeyNotBlocked
+from outbox.reader import LeaseLost
 from relay import holding, loop
 from runtime.settings import Settings
 from tests.commands import innbox
@@ -150,11 +152,11 @@ def test_many_keys_that_are_retried_at_once_leave_the_others_their_turns(
     shard = claimed(engine)
     with engine.begin() as connection:
         for _ in messages:
-            reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
-            outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "a clock")
-            shard = outbox.save(connection, shard, reading.cursor, lease_s=60)
-        outbox.release(connection, shard)
-        assert len(outbox.retry_all_keys(connection)) == len(messages)
+            reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
+            reader.block_key(connection, shard, reading.cursor, reading.rows[0][0], "a clock")
+            shard = reader.save(connection, shard, reading.cursor, lease_s=60)
+        reader.release_shard(connection, shard)
+        assert len(admin.retry_all_keys(connection)) == len(messages)
 
     turns: list[str] = []
     relay_once, retry_once = loop.relay_once, loop.retry_once
@@ -206,7 +208,7 @@ def test_who_commits_late_is_not_lost_whatever_is_decided(
 def test_of_two_who_decide_at_once_the_second_finds_it_decided(engine: Engine) -> None:
     """One dead letter, and no message is skipped that is being tried again."""
     with engine.connect() as first, ThreadPoolExecutor(1) as threads:
-        outbox.skip_message(first, "7", skipped_by="ann@office")
+        admin.skip_message(first, "7", skipped_by="ann@office")
         second = threads.submit(skip, engine)
         eventually(lambda: is_waiting_for_a_lock(engine))
         first.commit()
@@ -225,10 +227,10 @@ def test_who_is_losing_the_shard_blocks_nothing(engine: Engine) -> None:
     direct = engine.execution_options(isolation_level="AUTOCOMMIT")
     with direct.connect() as old, engine.connect() as new, ThreadPoolExecutor(1) as threads:
         shard = claimed(engine)
-        reading = outbox.read(old, shard.cursor, shard.hashes, limit=1)
+        reading = reader.read(old, shard.cursor, shard.hashes, limit=1)
         new.execute(text("UPDATE outbox.shard SET owner = 'another', epoch = epoch + 1"))
         position = reading.rows[0][0]
-        late = threads.submit(outbox.block_key, old, shard, reading.cursor, position, "too large")
+        late = threads.submit(reader.block_key, old, shard, reading.cursor, position, "too large")
         eventually(lambda: is_waiting_for_a_lock(engine))
         new.commit()
         with pytest.raises(LeaseLost):
@@ -240,8 +242,8 @@ def test_who_is_losing_the_shard_blocks_nothing(engine: Engine) -> None:
 def test_the_messages_that_wait_behind_are_counted_up_to_a_bound(engine: Engine) -> None:
     append(engine, *messages_of_keys(50), a_message(), a_message("8"), a_message())
     with engine.connect() as connection:
-        assert outbox.blocked.count_waiting(connection) == {"7": (3, False)}
-        assert outbox.blocked.count_waiting(connection, look_at=10) == {"7": (1, True)}
+        assert admin.count_waiting(connection) == {"7": (3, False)}
+        assert admin.count_waiting(connection, look_at=10) == {"7": (1, True)}
 
 
 @pytest.mark.usefixtures("held")
@@ -318,8 +320,8 @@ def held(engine: Engine) -> None:
     append(engine, a_message(), a_message())
     shard = claimed(engine)
     with engine.begin() as connection:
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
-        outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
+        reader.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
 
 
 def is_waiting_for_a_lock(engine: Engine) -> bool:

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
+from innbox_process import bounds
+from innbox_process.bounds import NoAnswer, OutcomeUnknown, traffic_of
+from innbox_process.database import be_patient, direct_engine, is_outage, pooled_engine
 from ops.local import Servers
-from runtime import bounds
-from runtime.bounds import NoAnswer, OutcomeUnknown, traffic_of
-from runtime.database import be_patient, direct_engine, is_outage, pooled_engine
 from runtime.settings import Settings
 from tests.conftest import a_configuration
 from tests.waiting import eventually

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from consumers import dead_letters
-from consumers.records import Record
 from domain.messages import ROOM_RESERVE, ROOMS_GROUP
+from innbox_process.records import Record
 from ops.environment import as_environment
 from ops.topics import create_topics
 from runtime.settings import Settings

@@ -12,11 +12,11 @@ from sqlalchemy import Engine, create_engine
 
 from consumers.member import Member
 from consumers.positions import Place
-from consumers.records import record_of
 from consumers.rooms import RoomsHandler
 from domain.messages import ROOM_RESERVE, ROOMS_GROUP
+from innbox_process.health import Health
+from innbox_process.records import record_of
 from ops.topics import create_topics
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.consumer_children import a_child
 from tests.room_requests import assert_effects_once, committed, held, requests

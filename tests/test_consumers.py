@@ -14,10 +14,10 @@ from sqlalchemy import Engine, create_engine, text
 from consumers.rooms import RoomsHandler
 from consumers.runner import Runner
 from domain.messages import ROOM_RESERVE
+from innbox_process.health import Health
 from ops import local
 from ops.local import Servers
 from ops.topics import create_topics
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.conftest import a_configuration
 from tests.consumer_children import a_child

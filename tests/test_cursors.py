@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
 from confluent_kafka.cimpl import NewTopic
 
 from ops.local import Servers
-from outbox import Cursor
+from outbox.reader import Cursor
 from relay import cursors
 from relay.cursors import PARTITION, Place, Step, encode, newest
 from relay.errors import Abandoned

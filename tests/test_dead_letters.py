@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 from consumers import dead_letters
 from consumers.dead_letters import NoFreeId
 from consumers.handling import handle, is_passing
-from consumers.records import Record
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain.answers import Answer
@@ -20,6 +19,7 @@ from domain.messages import (
     ROOM_RESERVE,
     ROOMS_GROUP,
 )
+from innbox_process.records import Record
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.poison import THIRTEEN, Cursed, garbage, open_letters

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
-from outbox import CHANNEL, Doorbell, hear, install_doorbell, listen
+from outbox import DOORBELL_CHANNEL, Doorbell, install_doorbell
 from outbox import doorbell as module
+from outbox.reader import listen, wait_for_notify
 from tests.relays import a_message, append
 from tests.waiting import eventually
 
@@ -55,7 +56,7 @@ def test_who_hears_the_bell_sees_the_message(engine: Engine, listener: Connectio
     """So the ring comes after the commit."""
     for count in range(1, 21):
         append(engine, a_message())
-        assert hear(listener, DEADLINE_S)
+        assert wait_for_notify(listener, DEADLINE_S)
         assert _count(listener) == count
 
 
@@ -63,8 +64,8 @@ def test_who_hears_the_bell_sees_the_message(engine: Engine, listener: Connectio
 def test_the_bell_is_silent_until_the_commit(engine: Engine, listener: Connection) -> None:
     with engine.begin() as connection:
         outbox.append(connection, [a_message()])
-        assert not hear(listener, SILENCE_S)
-    assert hear(listener, DEADLINE_S)
+        assert not wait_for_notify(listener, SILENCE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
 
 
 @pytest.mark.usefixtures("doorbell")
@@ -77,7 +78,7 @@ def test_the_bell_is_silent_while_the_commit_takes_its_time(
             connection.execute(text(statement))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(_append_slowly, engine)
-        assert hear(listener, DEADLINE_S)
+        assert wait_for_notify(listener, DEADLINE_S)
         assert _count(listener) == 1
         slow.result()
 
@@ -88,7 +89,7 @@ def test_a_transaction_that_appends_nothing_does_not_ring(
 ) -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_current_xact_id()"))
-    assert not hear(listener, SILENCE_S)
+    assert not wait_for_notify(listener, SILENCE_S)
 
 
 @pytest.mark.usefixtures("doorbell")
@@ -97,11 +98,11 @@ def test_a_rollback_may_ring_and_does_no_harm(engine: Engine, listener: Connecti
     with engine.connect() as connection:
         outbox.append(connection, [a_message()])
         connection.rollback()
-    hear(listener, SILENCE_S)
+    wait_for_notify(listener, SILENCE_S)
     assert _count(listener) == 0
 
     append(engine, a_message())
-    assert hear(listener, DEADLINE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
     assert _count(listener) == 1
 
 
@@ -109,7 +110,7 @@ def test_a_rollback_may_ring_and_does_no_harm(engine: Engine, listener: Connecti
 def test_a_session_of_the_orm_rings(engine: Engine, listener: Connection) -> None:
     with Session(engine) as session, session.begin():
         outbox.append(session.connection(), [a_message()])
-    assert hear(listener, DEADLINE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
     assert _count(listener) == 1
 
 
@@ -121,10 +122,10 @@ def test_an_asynchronous_engine_rings(database_url: str, listener: Connection) -
         doorbell = install_doorbell(engine.sync_engine)
         async with engine.begin() as connection:
             await connection.run_sync(outbox.append, [a_message()])
-        assert await asyncio.to_thread(hear, listener, DEADLINE_S)
+        assert await asyncio.to_thread(wait_for_notify, listener, DEADLINE_S)
         async with AsyncSession(engine) as session, session.begin():
             await (await session.connection()).run_sync(outbox.append, [a_message()])
-        assert await asyncio.to_thread(hear, listener, DEADLINE_S)
+        assert await asyncio.to_thread(wait_for_notify, listener, DEADLINE_S)
         await asyncio.to_thread(doorbell.close)
         await engine.dispose()
 
@@ -141,7 +142,9 @@ def test_many_commits_ring_few_times_and_from_one_thread(engine: Engine, databas
         assert len(list(connection.notifies(timeout=DEADLINE_S, stop_after=1))) == 1
         for _ in range(99):
             append(engine, a_message())
-        assert [thread.name for thread in set(threads()) - before] == [f"doorbell-{CHANNEL}"]
+        assert [thread.name for thread in set(threads()) - before] == [
+            f"doorbell-{DOORBELL_CHANNEL}"
+        ]
 
         doorbell.close()  # it sends what was rung, and does not wait for its interval
         assert len(list(connection.notifies(timeout=DEADLINE_S, stop_after=1))) == 1
@@ -152,7 +155,7 @@ def test_many_commits_ring_few_times_and_from_one_thread(engine: Engine, databas
 def test_words_reach_the_listener_whole_however_many(engine: Engine, database_url: str) -> None:
     """A payload of Postgres has a limit, so many words come in several."""
     words = {str(10**12 + number) for number in range(2_000)}
-    doorbell = Doorbell(engine, CHANNEL)
+    doorbell = Doorbell(engine, DOORBELL_CHANNEL)
     with _driver_listening(database_url) as connection:
         doorbell.ring(words)
         doorbell.close()
@@ -173,7 +176,7 @@ def test_a_bell_whose_connection_was_cut_rings_with_a_new_one(
 ) -> None:
     """The very next ring is heard, so there is nothing to say of it."""
     append(engine, a_message())
-    assert hear(listener, DEADLINE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
     cut = listener.execute(
         text("""
             SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
@@ -183,7 +186,7 @@ def test_a_bell_whose_connection_was_cut_rings_with_a_new_one(
     assert cut.scalars().all() == [True]
 
     append(engine, a_message())
-    assert hear(listener, DEADLINE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
     assert caplog.messages == []
 
 
@@ -200,17 +203,17 @@ def test_a_bell_without_a_database_is_silent_and_recovers(
     caplog.set_level(logging.DEBUG, "outbox.doorbell")
     monkeypatch.setattr(module, "_PAUSE_AFTER_FAILURE_S", 0.01)
     nowhere = make_url("postgresql+psycopg://127.0.0.1:1/nowhere?connect_timeout=1")
-    doorbell = Doorbell(create_engine(nowhere), CHANNEL)
+    doorbell = Doorbell(create_engine(nowhere), DOORBELL_CHANNEL)
     tries: list[object] = []
     event.listen(doorbell._engine, "do_connect", lambda *tried: tries.append(tried))
     for count in range(1, 4):
         doorbell.ring()
         eventually(lambda count=count: len(tries) == count)  # type: ignore[misc]
     doorbell._engine = engine
-    assert not hear(listener, SILENCE_S)
+    assert not wait_for_notify(listener, SILENCE_S)
 
     doorbell.ring()
-    assert hear(listener, DEADLINE_S)
+    assert wait_for_notify(listener, DEADLINE_S)
     doorbell.close()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "refused" in caplog.messages[0]
@@ -219,7 +222,7 @@ def test_a_bell_without_a_database_is_silent_and_recovers(
 
 def test_the_end_is_not_held_up_by_a_database_that_is_away() -> None:
     nowhere = make_url("postgresql+psycopg://127.0.0.1:1/nowhere?connect_timeout=1")
-    doorbell = Doorbell(create_engine(nowhere), CHANNEL)
+    doorbell = Doorbell(create_engine(nowhere), DOORBELL_CHANNEL)
     doorbell.ring()
     doorbell.close()
     thread = doorbell._thread
@@ -243,5 +246,5 @@ def _driver_listening(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection of the driver itself, which tells each notification apart."""
     url = make_url(database_url).set(drivername="postgresql")
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"LISTEN {CHANNEL}")
+        connection.execute(f"LISTEN {DOORBELL_CHANNEL}")
         yield connection

@@ -15,20 +15,21 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-import outbox
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
 from ops import local
 from ops.local import Servers
 from ops.local.processes import find_one
 from ops.migrate import migrate
+from ops.relay_config import relay_config
 from ops.topics import create_topics
-from outbox import Shard
-from relay.cursors import CURSOR_TOPIC
+from outbox import reader
+from outbox.reader import Shard
+from relay.config import CURSOR_TOPIC
 from relay.exactly_once import ExactlyOncePublisher
 from relay.loop import relay_once
 from relay.publisher import Publisher
 from relay.publishers import publisher_for
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import RelayMode, Settings
 from tests.children import MESSAGES_IN_HAND
 from tests.conftest import a_configuration
@@ -190,7 +191,7 @@ def test_what_a_crash_of_postgres_takes_back_is_neither_repeated_nor_hides_a_mes
         give_out_ids(engine, 1_000)
         with a_shard(exact) as (connection, shard, publisher):
             pause_flushing(engine)
-            relay_once(connection, shard, publisher, exact, lambda: True)
+            relay_once(connection, shard, publisher, relay_config(exact), lambda: True)
             kill_postgres(data)
             local.start(data, durable=False, parts=POSTGRES)
         announced = replace(shard.cursor, number=shard.cursor.number + 1)
@@ -212,9 +213,9 @@ def test_a_database_that_has_lost_what_it_announced_repeats_and_loses_nothing(
     with a_relay(exact):
         eventually(lambda: is_wholly_relayed(engine))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        shard = outbox.claim(connection, "a test", lease_s=60)
+        shard = reader.claim(connection, "a test", lease_s=60)
         assert shard is not None
-        outbox.release(connection, outbox.save(connection, shard, was.cursor, lease_s=60))
+        reader.release_shard(connection, reader.save(connection, shard, was.cursor, lease_s=60))
     append(engine, *after)
     with capture_logs() as logs, a_relay(exact):
         eventually(lambda: is_wholly_relayed(engine))
@@ -234,7 +235,7 @@ def test_without_the_topic_of_cursors_a_relay_waits_and_says_what_to_do(
     admin.delete_topics([topic])[topic].result(10)
     eventually(lambda: topic not in admin.list_topics(timeout=10).topics)
     with a_relay(exact) as relay:
-        eventually(lambda: "innbox topics" in relay.health.problems.get("kafka", ""))
+        eventually(lambda: "the command `topics`" in relay.health.problems.get("kafka", ""))
         assert relay.health.is_live
         create_topics(exact)
         eventually(lambda: is_wholly_relayed(engine))
@@ -330,10 +331,10 @@ def a_shard(settings: Settings) -> Iterator[tuple[Connection, Shard, Publisher]]
     """The one shard, claimed and resumed as a relay does it, without the relay."""
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
-        shard = outbox.claim(connection, "a test", lease_s=settings.lease_s)
+        reader.prepare_session(connection)
+        shard = reader.claim(connection, "a test", lease_s=settings.lease_s)
         assert shard is not None
-        with publisher_for(connection, shard, settings, Health()) as publisher:
+        with publisher_for(connection, shard, relay_config(settings), Health()) as publisher:
             lease_s = settings.lease_s
             resumed = publisher.resume(connection, shard, lambda: True, lease_s=lease_s)
             yield connection, resumed, publisher

@@ -23,7 +23,7 @@ from ops.local.processes import find_one
 from ops.topics import create_topics
 from outbox import Message
 from relay import exactly_once
-from relay.cursors import CURSOR_TOPIC
+from relay.config import CURSOR_TOPIC
 from runtime.settings import Settings
 from tests.conftest import a_configuration
 from tests.kafka_proxy import (

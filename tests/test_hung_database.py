@@ -15,14 +15,14 @@ from sqlalchemy.pool import NullPool
 
 from api.identity.auth import INVENTORY, READ, WRITE
 from api.identity.signing import sign
+from innbox_process import bounds, health, probing
+from innbox_process.health import Health
 from ops import local
 from ops.local import Servers
 from ops.local.processes import find
 from ops.migrate import migrate
 from ops.supervisor import Supervisor, children_of
 from ops.topics import create_topics, declare
-from runtime import bounds, health, probing
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.api_client import ME, a_stay, an_api, assert_problem, today
 from tests.conftest import a_configuration
@@ -104,12 +104,12 @@ def test_every_process_waits_for_its_database_and_outlives_what_befalls_it(
 def they_wait_for_the_schema_and_then_for_the_topics(
     own: Settings, crew: Supervisor, member: httpx.Client
 ) -> None:
-    await_problem(crew, "run `innbox migrate`")
+    await_problem(crew, "run `migrate`")
     assert_problem(member.post(RESERVATIONS, json=a_stay()), 503, "unavailable")
     assert_problem(member.get(RESERVATIONS), 503, "unavailable")
 
     migrate(own.database_url)
-    await_problem(crew, "run `innbox topics`")
+    await_problem(crew, "run `topics`")
     assert_problem(member.post(RESERVATIONS, json=a_stay()), 503, "unavailable")
     assert member.get(RESERVATIONS).status_code == 200
 

@@ -17,7 +17,7 @@ from api.identity.auth import Member
 from api.identity.jwks import Jwks, usable
 from api.identity.signing import sign
 from api.identity.tokens import KeysAway, Tokens, Unauthenticated
-from runtime.health import Health
+from innbox_process.health import Health
 from runtime.settings import SettingsError
 from tests.api_client import ME, some_settings
 from tests.issuer import Issuer, claims, forged, pem_of

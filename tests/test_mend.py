@@ -23,18 +23,17 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
 from sqlalchemy import Engine, create_engine
 
 import outbox
+import outbox.admin
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE, TOPICS
 from ops.cli import cli
 from ops.cli.ids import ids_from
 from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
 from ops.errors import CommandError
+from ops.relay_config import relay_config
 from ops.topics import create_topics
-from outbox import Message, mending
-from outbox import replay as store
-from outbox.errors import MendTaken
-from outbox.mending import Lost
-from outbox.replay import CANCELLED, DONE, INTERRUPTED, Replay
+from outbox import Message, reader
+from outbox.admin import LostMessage, MendTaken, Replay, ReplayState
 from relay.replay import MEND_HEADER, REPLAY_HEADER, run_replay
 from runtime.settings import Settings
 from tests.audited import System, lose, named, of
@@ -81,7 +80,7 @@ def losing(system: System, lost: Collection[Message]) -> None:
 
 
 def header_of(row: Sequence[Any]) -> str:
-    return outbox.decode_headers(row[4])["ce_id"]
+    return reader.decode_headers(row[4])["ce_id"]
 
 
 def in_topics(settings: Settings) -> list[Record]:
@@ -116,8 +115,8 @@ def test_exactly_what_is_missing_is_published_again_in_key_order_and_marked(
     blocked, waiting = a_message("9"), a_message("7")
     system.append(blocked)
     with system.owning() as (connection, shard):
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
-        outbox.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
+        reader.block_key(connection, shard, reading.cursor, reading.rows[0][0], "too large")
     system.append(waiting)
 
     exit_code, told = command("audit", "--mend", "--dry-run")
@@ -135,7 +134,7 @@ def test_exactly_what_is_missing_is_published_again_in_key_order_and_marked(
 
     exit_code, told = command("audit", "--mend", "--yes")
     (run,) = told["mend"]["runs"]
-    assert (exit_code, run["state"], run["sent"], run["gone"]) == (0, DONE, 5, [])
+    assert (exit_code, run["state"], run["sent"], run["gone"]) == (0, ReplayState.DONE, 5, [])
     found = marked(in_topics(system.settings))
     assert sorted(ids(found)) == sorted(ids_of(lost))
     of_reserve = of_topic(system.settings, ROOM_RESERVE, found)
@@ -165,7 +164,7 @@ def test_a_mend_that_is_killed_goes_on(
     assert (left.sent, left.expected) == (RECORDED, 60)
 
     # Parts begin with one message, then two: those are published, and not recorded.
-    save, parts = store.save, count(1)
+    save, parts = outbox.admin.save_replay, count(1)
 
     def dying(*given: Any, **more: Any) -> Replay:
         if next(parts) == 2:
@@ -173,7 +172,7 @@ def test_a_mend_that_is_killed_goes_on(
         return save(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save", dying)
+        patch.setattr(outbox.admin, "save_replay", dying)
         with pytest.raises(click.Abort):
             command("replay", "--resume", str(left.id))
     repeated = 3
@@ -182,10 +181,10 @@ def test_a_mend_that_is_killed_goes_on(
 
     exit_code, told = command("audit", "--mend", "--yes")
     (run,) = told["mend"]["runs"]
-    assert (exit_code, run["state"], run["sent"]) == (0, DONE, 60 - RECORDED - IN_HAND)
+    assert (exit_code, run["state"], run["sent"]) == (0, ReplayState.DONE, 60 - RECORDED - IN_HAND)
     with a_session(system.settings) as connection:
-        states = {each.id: each.state for each in store.replays(connection)}
-    assert states == {left.id: CANCELLED, run["id"]: DONE}
+        states = {each.id: each.state for each in outbox.admin.replays(connection)}
+    assert states == {left.id: ReplayState.CANCELLED, run["id"]: ReplayState.DONE}
     found = in_topics(system.settings)
     assert len(found) == 60 + repeated
     assert first_deliveries(found) == appended(messages)
@@ -195,8 +194,13 @@ def test_a_mend_that_is_killed_goes_on(
 def the_interrupted(system: System) -> Replay:
     """The only run, once the server has heard of the end of its session."""
     with a_session(system.settings) as connection:
-        eventually(lambda: [each.state for each in store.replays(connection)] == [INTERRUPTED])
-        (left,) = store.replays(connection)
+        eventually(
+            lambda: (
+                [each.state for each in outbox.admin.replays(connection)]
+                == [ReplayState.INTERRUPTED]
+            )
+        )
+        (left,) = outbox.admin.replays(connection)
     return left
 
 
@@ -205,15 +209,19 @@ def test_an_outbox_is_mended_by_one_process_at_a_time(system: System, command: C
     system.append(a_message())
     system.relay(lose)
     with a_session(system.settings) as first:
-        store.lock_mends(first)
+        outbox.admin.lock_mends(first)
         with pytest.raises(CommandError, match="another process mends this outbox"):
             command("audit", "--mend", "--yes")
-        begun = mending.begin(first, the_lost(system), per_second=0, started_by="a test")
+        begun = outbox.admin.begin_mend(first, the_lost(system), per_second=0, started_by="a test")
     with a_session(system.settings) as second, a_session(system.settings) as third:
-        eventually(lambda: [each.state for each in store.replays(second)] == [INTERRUPTED])
-        store.lock_mends(third)
+        eventually(
+            lambda: (
+                [each.state for each in outbox.admin.replays(second)] == [ReplayState.INTERRUPTED]
+            )
+        )
+        outbox.admin.lock_mends(third)
         with pytest.raises(MendTaken):
-            store.take(second, begun.id)
+            outbox.admin.take_replay(second, begun.id)
     assert command("audit", "--mend", "--dry-run")[0] == 1
     eventually(lambda: is_mended(command))  # the server hears of an ended session a little later
 
@@ -225,10 +233,10 @@ def is_mended(command: Command) -> bool:
         return False
 
 
-def the_lost(system: System) -> list[Lost]:
+def the_lost(system: System) -> list[LostMessage]:
     """What is missing, as the command takes it from an audit."""
     return [
-        Lost(
+        LostMessage(
             finding.position,
             UUID(finding.message_id),
             finding.topic,
@@ -245,16 +253,20 @@ def test_what_retention_has_dropped_meanwhile_is_named(
     system.append(*messages)
     system.relay(lose)
     with a_session(system.settings) as connection:
-        store.lock_mends(connection)
-        replay = mending.begin(connection, the_lost(system), per_second=0, started_by="a test")
+        outbox.admin.lock_mends(connection)
+        replay = outbox.admin.begin_mend(
+            connection, the_lost(system), per_second=0, started_by="a test"
+        )
         gone = ids_of(messages[1:3])
         system.sql(
             "DELETE FROM outbox.message WHERE message_id = ANY (CAST(:ids AS uuid[]))", ids=gone
         )
-        ended = run_replay(connection, replay, system.settings, Event(), lambda _: None)
-        assert (ended.state, ended.sent, list(map(str, ended.gone))) == (DONE, 3, gone)
+        ended = run_replay(
+            connection, replay, relay_config(system.settings), Event(), lambda _: None
+        )
+        assert (ended.state, ended.sent, list(map(str, ended.gone))) == (ReplayState.DONE, 3, gone)
         assert tell(ended, "innbox", as_json=False) == 1
-        (kept,) = store.replays(connection)
+        (kept,) = outbox.admin.replays(connection)
     assert kept.gone == ended.gone
     told = " ".join(capsys.readouterr().err.split())
     assert all(f"cannot be published again: message {id_}" in told for id_ in gone)
@@ -315,7 +327,7 @@ def test_disorder_can_be_acknowledged_and_disorder_in_a_mend_is_seen(
     assert system.audit().holds
 
     def mend_backwards(rows: Sequence[Any]) -> None:
-        headers = [outbox.decode_headers(row[4]) | {MEND_HEADER: "1"} for row in rows]
+        headers = [reader.decode_headers(row[4]) | {MEND_HEADER: "1"} for row in rows]
         odd = [
             (*row[:4], json.dumps(each).encode()) for row, each in zip(rows, headers, strict=True)
         ]
@@ -346,7 +358,10 @@ def test_two_databases_are_mended_each_by_a_run_of_its_own(
         exit_code, told = command("audit", "--mend", "--yes")
 
     runs = told["mend"]["runs"]
-    assert (exit_code, [(run["state"], run["sent"]) for run in runs]) == (0, [(DONE, 3), (DONE, 3)])
+    assert (exit_code, [(run["state"], run["sent"]) for run in runs]) == (
+        0,
+        [(ReplayState.DONE, 3), (ReplayState.DONE, 3)],
+    )
     assert sorted(ids(in_topics(settings))) == sorted(ids_of(messages))
 
 

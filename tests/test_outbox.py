@@ -11,14 +11,7 @@ from sqlalchemy.orm import Session
 
 import outbox
 from domain.messages import ROOM_RESERVE, VALUE_BYTES_MAX
-from outbox import (
-    HeadersTooLarge,
-    KeyMissing,
-    Message,
-    OutboxError,
-    UnknownTopic,
-    ValueTooLarge,
-)
+from outbox import HeadersTooLarge, KeyMissing, Message, OutboxError, UnknownTopic, ValueTooLarge
 from tests.relays import a_message, append
 
 

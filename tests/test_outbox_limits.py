@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine, text
 
 import outbox
 from domain.messages import ROOM_RESERVE, VALUE_BYTES_MAX
-from outbox import HeadersTooLarge, Message, ValueTooLarge, decode_headers, record_bytes_max
+from outbox import HeadersTooLarge, Message, ValueTooLarge, record_bytes_max
 from outbox.append import _cloud_event
+from outbox.reader import decode_headers
 from outbox.topics import HEADERS_BYTES_MAX
 from relay.publisher import producer_properties
 from runtime.settings import Settings

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 import outbox
-from outbox import Cursor, Shard
+import outbox.reader
+from outbox.reader import Cursor, Shard
 from tests.relays import a_message, append, the_shard
 
 WRITERS = 8
@@ -53,13 +54,13 @@ class Reader:
 
     def __post_init__(self) -> None:
         self.cursor = self.shard.cursor
-        outbox.prepare_session(self.connection)
+        outbox.reader.prepare_session(self.connection)
 
     def read_once(self) -> int:
         limit = self.random.choice(LIMITS)
         if self.random.random() < 0.5:  # as one of long ago is read
             self.cursor = replace(self.cursor, read_at=0.0)
-        reading = outbox.read(self.connection, self.cursor, self.shard.hashes, limit=limit)
+        reading = outbox.reader.read(self.connection, self.cursor, self.shard.hashes, limit=limit)
         for _, _, key, value, *_ in reading.rows:
             self.delivered[key].append(int(value))
         self.parts += reading.cursor.batch_snapshot is not None
@@ -173,8 +174,8 @@ def test_a_reading_in_parts_goes_on_from_its_cursor_alone(engine: Engine, limit:
     cursor, later = shard.cursor, iter([range(10, 20)])
     while len(found) < 20:
         with direct.connect() as connection:
-            outbox.prepare_session(connection)
-            reading = outbox.read(connection, cursor, shard.hashes, limit=limit)
+            outbox.reader.prepare_session(connection)
+            reading = outbox.reader.read(connection, cursor, shard.hashes, limit=limit)
         cursor = reading.cursor
         found += [int(row[3]) for row in reading.rows]
         for numbers in later:  # after the first part
@@ -192,13 +193,13 @@ def test_no_messages_means_that_nothing_is_left_to_read(engine: Engine) -> None:
     with engine.begin() as connection:
         outbox.append(connection, [a_message(value=b"1"), a_message(value=b"2")])
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        outbox.reader.prepare_session(connection)
         shard = the_shard(engine)
-        first = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
+        first = outbox.reader.read(connection, shard.cursor, shard.hashes, limit=2)
         with engine.begin() as writing:
             outbox.append(writing, [a_message(value=b"3")])
-        second = outbox.read(connection, first.cursor, shard.hashes, limit=2)
-        third = outbox.read(connection, second.cursor, shard.hashes, limit=2)
+        second = outbox.reader.read(connection, first.cursor, shard.hashes, limit=2)
+        third = outbox.reader.read(connection, second.cursor, shard.hashes, limit=2)
     assert [[row[3] for row in part.rows] for part in (first, second, third)] == [
         [b"1", b"2"],
         [b"3"],
@@ -211,8 +212,8 @@ def test_the_floor_allows_for_what_the_sequence_logs_ahead(engine: Engine) -> No
     append_numbered(engine, range(100))
     direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        outbox.reader.prepare_session(connection)
         shard = the_shard(engine)
-        cursor = outbox.read(connection, shard.cursor, shard.hashes, limit=1_000).cursor
+        cursor = outbox.reader.read(connection, shard.cursor, shard.hashes, limit=1_000).cursor
         drawn = connection.execute(text("SELECT last_value FROM outbox.message_position_seq"))
         assert 0 < cursor.floor <= drawn.scalar_one() - 32

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 import outbox
-from outbox import Cursor, Shard, diff
+from outbox import admin, reader
+from outbox.reader import Cursor, Shard, difference
 from tests.plans import FILL, executed_plan, indexes, is_of_log, nodes
 from tests.relays import append, messages_of_keys, the_shard
 
@@ -24,7 +25,7 @@ def filled(engine: Engine) -> Engine:
     """A log of several days, all of it published but for what a test appends."""
     now = datetime.now(UTC)
     with engine.begin() as connection:
-        outbox.ensure_partitions(
+        admin.ensure_partitions(
             connection, (now - timedelta(days=DAYS - 1)).date(), days_ahead=DAYS - 1
         )
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
@@ -40,7 +41,7 @@ def reading(filled: Engine) -> Iterator[Connection]:
     """A connection as a relay has it."""
     engine = create_engine(filled.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         yield connection
 
 
@@ -48,10 +49,10 @@ def test_a_difference_of_moments_takes_one_scan_of_each_partition(
     filled: Engine, reading: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the index on transaction ids, also while an old transaction is open."""
-    monkeypatch.setattr(diff, "_MOMENTS_S", 600.0)  # on a slow machine, too
+    monkeypatch.setattr(difference, "_MOMENTS_S", 600.0)  # on a slow machine, too
     shard = the_shard(filled)
     seen = a_small_difference(filled, reading)
-    assert len(outbox.read(reading, seen, shard.hashes, limit=1_000).rows) == 35
+    assert len(reader.read(reading, seen, shard.hashes, limit=1_000).rows) == 35
 
     plan = executed_plan(reading, "pg_snapshot_xmin", [seen.snapshot, *hashes(shard), 1_000])
     assert indexes(plan) == {"xid"}
@@ -65,7 +66,7 @@ def test_a_small_difference_of_a_large_log_touches_few_pages(
     """By position above the floor, by id what was in flight; also while an old one is open."""
     shard = the_shard(filled)
     seen = replace(a_small_difference(filled, reading), read_at=0.0)
-    assert len(outbox.read(reading, seen, shard.hashes, limit=1_000).rows) == 35
+    assert len(reader.read(reading, seen, shard.hashes, limit=1_000).rows) == 35
 
     in_flight = [seen.snapshot, seen.snapshot.split(":")[1], seen.next_xid]
     before_next = f"{seen.next_xid}:{seen.next_xid}:"
@@ -99,7 +100,7 @@ def test_the_first_part_of_a_backlog_is_found_by_position_and_not_sorted(
 ) -> None:
     """Else a backlog of a hundred million would be looked at whole before the first is published."""
     shard = the_shard(filled)
-    assert len(outbox.read(reading, shard.cursor, shard.hashes, limit=100).rows) == 100
+    assert len(reader.read(reading, shard.cursor, shard.hashes, limit=100).rows) == 100
 
     plan = executed_plan(reading, "pg_snapshot_xip", ["1:1:", 1, 1, *hashes(shard), 0, "1:1:", 100])
     assert all(node["Actual Rows"] <= 101 for node in nodes(plan))
@@ -112,7 +113,7 @@ def test_a_part_of_a_backlog_is_found_by_position_and_not_sorted(
     shard = the_shard(filled)
     limit, cursor = 100, shard.cursor
     for _ in range(3):
-        cursor = outbox.read(reading, cursor, shard.hashes, limit=limit).cursor
+        cursor = reader.read(reading, cursor, shard.hashes, limit=limit).cursor
     assert cursor.batch_snapshot is not None
 
     values = [cursor.position, cursor.snapshot, cursor.batch_snapshot, *hashes(shard), limit]
@@ -125,7 +126,7 @@ def test_a_part_of_a_backlog_is_found_by_position_and_not_sorted(
 
 def current(connection: Connection, shard: Shard) -> Cursor:
     """The cursor of a relay that has read all there is."""
-    return outbox.read(connection, shard.cursor, shard.hashes, limit=10**6).cursor
+    return reader.read(connection, shard.cursor, shard.hashes, limit=10**6).cursor
 
 
 def hashes(shard: Shard) -> list[int]:
@@ -145,7 +146,7 @@ def test_a_first_reading_of_a_huge_backlog_is_not_cut_short(engine: Engine) -> N
     impatient = {"options": "-c statement_timeout=10s -c lock_timeout=5s"}
     direct = create_engine(engine.url, isolation_level="AUTOCOMMIT", connect_args=impatient)
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
         assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "5s"
     direct.dispose()

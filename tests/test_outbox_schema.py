@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from ops.migrate import check
-from outbox import Message
+from outbox import Message, admin, reader
 from outbox.schema import LATEST, downgrades, upgrades
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 from outbox.testing import drain
@@ -146,7 +146,7 @@ def test_autogenerate_may_compare_the_outbox_but_for_its_partitions(
     command.upgrade(project, "head")
     with database.begin() as connection:
         (now,) = connection.execute(text("SELECT now()")).one()
-        assert outbox.ensure_partitions(connection, now.date(), days_ahead=1)
+        assert admin.ensure_partitions(connection, now.date(), days_ahead=1)
     _compare_all(project)
 
     with database.begin() as connection:
@@ -198,10 +198,10 @@ def test_no_two_shards_overlap_whoever_writes_them(engine: Engine, ends: tuple[i
 def test_saving_a_cursor_touches_no_index(engine: Engine) -> None:
     """It is done for every reading, for ever."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        shard = outbox.claim(connection, "me", lease_s=60)
+        shard = reader.claim(connection, "me", lease_s=60)
         assert shard is not None
         for _ in range(50):
-            shard = outbox.save(connection, shard, shard.cursor, lease_s=60)
+            shard = reader.save(connection, shard, shard.cursor, lease_s=60)
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
         updated, hot = connection.execute(
             text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'shard'")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 import outbox
 from domain.messages import ROOM_RESERVE
-from outbox import Message
+from outbox import Message, reader
 from outbox.testing import (
     Crashed,
     assert_appended,
@@ -95,7 +95,7 @@ def test_a_drained_message_is_whole_with_the_headers_it_would_be_sent_with(engin
 
 def test_a_drain_leaves_a_relays_shard_alone(engine: Engine) -> None:
     with engine.begin() as connection:
-        outbox.claim(connection, "relay", lease_s=60)
+        reader.claim(connection, "relay", lease_s=60)
     with pytest.raises(RuntimeError, match="a relay has shard 1"):
         drain(engine)
     assert the_shard(engine).owner == "relay"

@@ -16,15 +16,14 @@ from api.databases import SCHEMA as API_SCHEMA
 from consumers.process import RESULTS_SCHEMA, ROOMS_SCHEMA
 from consumers.rooms import RoomsHandler
 from domain.messages import TOPICS
+from innbox_process import brokers, health, probing
+from innbox_process.brokers import BrokersAway, KafkaProbe
+from innbox_process.health import Health
+from innbox_process.probing import CommitProbe, DatabaseProbe
 from ops.local import Servers
 from ops.migrate import migrate
 from ops.topics import create_topics, declare
-from runtime import brokers, health, probing
-from runtime.brokers import BrokersAway, KafkaProbe
-from runtime.database import Role
-from runtime.health import Health
-from runtime.probing import CommitProbe, DatabaseProbe
-from runtime.settings import Settings
+from runtime.settings import Role, Settings
 from tests.api_client import RESERVATIONS, a_stay, an_api, assert_problem
 from tests.conftest import a_configuration
 from tests.room_requests import requests
@@ -73,9 +72,9 @@ def test_an_old_schema_and_topics_that_are_not_declared_are_told_with_the_remedy
     )
     with closing(probe):
         with renamed(engine):
-            assert "rooms.allocation): run `innbox migrate`" in (probe.ask() or "")
+            assert "rooms.allocation): run `migrate`" in (probe.ask() or "")
         with undeclared(engine):
-            assert "run `innbox topics`" in (probe.ask() or "")
+            assert "run `topics`" in (probe.ask() or "")
         assert probe.ask() is None
 
 
@@ -86,12 +85,12 @@ def test_an_api_that_was_started_first_waits_for_schema_and_topics(
     monkeypatch.setattr(probing, "EVERY_S", 0.1)
     with an_api(empty_database_url) as api:
         me = api.member()
-        eventually(lambda: "run `innbox migrate`" in problems(me))
+        eventually(lambda: "run `migrate`" in problems(me))
         for answer in (me.post(RESERVATIONS, json=a_stay()), me.get(RESERVATIONS)):
             assert_problem(answer, 503, "unavailable")
 
         migrate(empty_database_url)
-        eventually(lambda: "run `innbox topics`" in problems(me))
+        eventually(lambda: "run `topics`" in problems(me))
         assert_problem(me.post(RESERVATIONS, json=a_stay()), 503, "unavailable")
 
         declare([empty_database_url])
@@ -109,7 +108,7 @@ def test_brokers_that_are_away_or_silent_or_lack_topics_are_told(
     settings = a_configuration(servers, database_url)
     topics = [settings.kafka_prefix + topic for topic in TOPICS]
     probe = KafkaProbe(settings.kafka, topics)
-    assert "run `innbox topics`" in (probe.ask() or "")
+    assert "run `topics`" in (probe.ask() or "")
     create_topics(settings)
     assert eventually(lambda: probe.ask() is None)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and says nothing

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-import outbox
-from outbox import Shard
-from outbox.published import IS_PUBLISHED, IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
+from outbox import reader
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS, Shard
+from outbox.reader.published import IS_PUBLISHED
 from tests.relays import a_message, append, claimed
 
 LOOKED_UP = text(f"SELECT key, {IS_PUBLISHED} FROM outbox.message ORDER BY position")
@@ -43,8 +43,8 @@ def test_of_a_blocked_key_its_own_cursor_tells_whatever_its_shard_has_passed(
     append(engine, a_message("held"), a_message("free"), a_message("held"))
     shard = claimed(engine)
     with engine.begin() as blocking:
-        reading = outbox.read(blocking, shard.cursor, shard.hashes, limit=1)
-        outbox.block_key(blocking, shard, reading.cursor, reading.rows[0][0], "too large")
+        reading = reader.read(blocking, shard.cursor, shard.hashes, limit=1)
+        reader.block_key(blocking, shard, reading.cursor, reading.rows[0][0], "too large")
     moved(engine, shard, limit=10)
     assert published(connection) == ["free"]
 
@@ -69,5 +69,5 @@ def published(connection: Connection) -> list[str]:
 def moved(engine: Engine, shard: Shard, *, limit: int) -> Shard:
     """Publish the next messages, as far as the cursor can tell."""
     with engine.begin() as connection:
-        cursor = outbox.read(connection, shard.cursor, shard.hashes, limit=limit).cursor
-        return outbox.save(connection, shard, cursor, lease_s=60)
+        cursor = reader.read(connection, shard.cursor, shard.hashes, limit=limit).cursor
+        return reader.save(connection, shard, cursor, lease_s=60)

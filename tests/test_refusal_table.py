@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from outbox.topics import name_problem
+from outbox.reader import name_problem
 from relay.errors import RecordsLost, Refused, judged
 from relay.refusals import ROWS, Fault, explained, fault_of
 

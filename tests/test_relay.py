@@ -11,12 +11,13 @@ from sqlalchemy import Engine, create_engine, text
 
 import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from ops.relay_config import relay_config
 from outbox import install_doorbell
 from relay import holding
 from relay.publisher import Publisher
 from relay.sharing import Relay
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.kafka_reader import header, ids, read_topics
 from tests.relays import (
@@ -97,7 +98,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
 
     monkeypatch.setattr(Publisher, "flush", stop_in_the_second_reading)
     relay_engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
-    Relay(relay_engine, settings, Health(), stop).run()
+    Relay(relay_engine, relay_config(settings), Health(), stop).run()
 
     left = the_shard(engine)
     assert left.owner is None

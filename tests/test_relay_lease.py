@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-import outbox
-from outbox import LeaseLost
+from outbox import reader
+from outbox.reader import LeaseLost
 from relay import holding, sharing
 from runtime.settings import Settings
 from tests.relays import (
@@ -42,14 +42,14 @@ def test_a_long_wait_for_the_bell_keeps_the_lease_and_ends_with_a_stop(
 
 def test_a_relay_that_reconnects_does_not_wait_for_its_own_lease(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        first = outbox.claim(connection, "one", lease_s=60)
-        assert outbox.claim(connection, "another", lease_s=60) is None
-        second = outbox.claim(connection, "one", lease_s=60)
+        first = reader.claim(connection, "one", lease_s=60)
+        assert reader.claim(connection, "another", lease_s=60) is None
+        second = reader.claim(connection, "one", lease_s=60)
         assert first is not None
         assert second is not None
         with pytest.raises(LeaseLost):
-            outbox.save(connection, first, first.cursor, lease_s=60)
-        outbox.save(connection, second, second.cursor, lease_s=60)
+            reader.save(connection, first, first.cursor, lease_s=60)
+        reader.save(connection, second, second.cursor, lease_s=60)
 
 
 def test_a_stop_signal_releases_the_shard_to_the_standby_at_once(
@@ -74,10 +74,10 @@ def test_a_reading_that_takes_longer_than_the_lease_does_not_lose_it(
 
     There is no second one here: it would be right to take over from one that is stalled for so long.
     """
-    message, read = a_message(), outbox.read
+    message, read = a_message(), reader.read
     append(engine, message)
 
-    def read_slowly(*arguments: Any, **options: Any) -> outbox.Reading:
+    def read_slowly(*arguments: Any, **options: Any) -> reader.Reading:
         seen: set[object] = set()
 
         def is_renewed_again() -> bool:
@@ -87,7 +87,7 @@ def test_a_reading_that_takes_longer_than_the_lease_does_not_lose_it(
         eventually(is_renewed_again)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(outbox, "read", read_slowly)
+    monkeypatch.setattr(reader, "read", read_slowly)
     short = settings.model_copy(update={"lease_s": 0.5})
     with a_relay(short):
         published(settings, [message])
@@ -99,17 +99,17 @@ def test_a_relay_that_hangs_loses_its_lease_in_the_end(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shard goes to another; should it wake up, it writes nothing."""
-    message, read, hangs = a_message(), outbox.read, Event()
+    message, read, hangs = a_message(), reader.read, Event()
     before = lost_leases()
     append(engine, message)
 
-    def hang(*arguments: Any, **options: Any) -> outbox.Reading:
+    def hang(*arguments: Any, **options: Any) -> reader.Reading:
         if not hangs.is_set():
             hangs.set()
             eventually(lambda: not hangs.is_set())
         return read(*arguments, **options)
 
-    monkeypatch.setattr(outbox, "read", hang)
+    monkeypatch.setattr(reader, "read", hang)
     short = settings.model_copy(update={"lease_s": 0.5})
     with a_relay(short):
         eventually(hangs.is_set)
@@ -117,7 +117,7 @@ def test_a_relay_that_hangs_loses_its_lease_in_the_end(
         monkeypatch.setattr(sharing, "_HANGING_S", 0.1)
         direct = engine.execution_options(isolation_level="AUTOCOMMIT")
         with direct.connect() as connection:
-            taken = eventually(lambda: outbox.claim(connection, "another", lease_s=60))
+            taken = eventually(lambda: reader.claim(connection, "another", lease_s=60))
         assert taken is not None
         assert taken.epoch == 2
         hangs.clear()

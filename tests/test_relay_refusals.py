@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from domain.messages import ROOM_RESERVE
+from innbox_process.health import Health
 from ops.topics import create_topics
 from relay import loop, sharing
 from relay import publisher as publisher_module
@@ -16,7 +17,6 @@ from relay.errors import Abandoned, Refused
 from relay.loop import TOUCHES_MAX
 from relay.publisher import Publisher
 from relay.sharing import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import FATAL_RETRY, FATAL_VALUE
 from tests.refusals import (

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-import outbox
-from outbox import HashRange, Shard
+from innbox_process.database import direct_engine
+from ops.relay_config import relay_config
+from outbox import admin, reader
+from outbox.reader import HashRange, Shard
 from relay.holding import Holding
 from relay.resharding import merge_shards, split_shard
-from runtime.database import direct_engine
 from runtime.settings import Settings
 from tests.load import a_load, assert_delivered, make_counters
 from tests.relays import (
@@ -59,18 +60,18 @@ def direct(settings: Settings) -> Iterator[Engine]:
 
 def shards(engine: Engine) -> list[Shard]:
     with engine.connect() as connection:
-        return outbox.shards(connection)
+        return reader.shards(connection)
 
 
 def split(direct: Engine, settings: Settings, shard: Shard, *, into: int) -> list[Shard]:
     settings = settings.model_copy(update={"lease_s": LEASE_S})
-    return split_shard(direct, settings, Event(), shard.id, into=into, wait_s=30)
+    return split_shard(direct, relay_config(settings), Event(), shard.id, into=into, wait_s=30)
 
 
 def merge(direct: Engine, settings: Settings, *pair: Shard) -> Shard:
     ids = [shard.id for shard in pair]
     settings = settings.model_copy(update={"lease_s": LEASE_S})
-    return merge_shards(direct, settings, Event(), ids, lambda *_: None, wait_s=30)
+    return merge_shards(direct, relay_config(settings), Event(), ids, lambda *_: None, wait_s=30)
 
 
 def pids(engine: Engine) -> dict[int, int]:
@@ -215,10 +216,10 @@ def test_a_reservation_whose_command_has_died_holds_nothing_up_for_long(
         epoch = eventually(lambda: shards(engine)[0].epoch)
         shard_id = shards(engine)[0].id
         with engine.begin() as connection:
-            outbox.reserve(connection, shard_id, "a dead command", for_s=60)
+            admin.request_handover(connection, shard_id, "a dead command", for_s=60)
         eventually(lambda: shards(engine)[0].owner is None)
         with engine.begin() as connection:  # and the time is over
-            outbox.reserve(connection, shard_id, "a dead command", for_s=0)
+            admin.request_handover(connection, shard_id, "a dead command", for_s=0)
         eventually(lambda: shards(engine)[0].epoch == epoch + 1)
         message = a_message()
         append(engine, message)

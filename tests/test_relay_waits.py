@@ -12,13 +12,13 @@ from structlog.testing import capture_logs
 
 import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.health import Health
 from ops.topics import create_topics
 from outbox import InvalidTopicName
 from relay import publisher as publisher_module
 from relay import sharing
 from relay.errors import Refused
 from relay.publisher import Publisher
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.kafka_reader import ids
 from tests.refusals import blocked, configure_topic, is_blocked, refuse_above, retry, skip

@@ -25,11 +25,18 @@ from ops.cli import cli
 from ops.cli.instants import Instant
 from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
-from outbox import Doorbell, Message, UnknownTopic, ValueTooLarge
-from outbox import replay as store
-from outbox.errors import NoSuchReplay, ReplayOver, ReplayTaken
-from outbox.replay import CANCELLED, DONE, INTERRUPTED, REFUSED, RUNNING, Replay
-from outbox.selection import Selection, Survey, survey
+from ops.relay_config import relay_config
+from outbox import Doorbell, Message, UnknownTopic, ValueTooLarge, admin
+from outbox.admin import (
+    NoSuchReplay,
+    Replay,
+    ReplayOver,
+    ReplayState,
+    ReplayTaken,
+    Selection,
+    Survey,
+    survey,
+)
 from outbox.testing import drain
 from relay.replay import REPLAY_HEADER, next_turn, run_replay
 from runtime.settings import Settings
@@ -66,7 +73,7 @@ def begun(
     connection: Connection, selection: Selection, to_topic: str | None = None, per_second: int = 0
 ) -> Replay:
     found = surveyed(connection, selection)
-    return store.create(
+    return admin.create_replay(
         connection, found, to_topic=to_topic, per_second=per_second, started_by="a test"
     )
 
@@ -79,7 +86,9 @@ def run(
     skip_refused: bool = False,
     seen: Callable[[Replay], object] = lambda _: None,
 ) -> Replay:
-    return run_replay(connection, replay, settings, Event(), seen, skip_refused=skip_refused)
+    return run_replay(
+        connection, replay, relay_config(settings), Event(), seen, skip_refused=skip_refused
+    )
 
 
 def replayed(settings: Settings, selection: Selection, to_topic: str | None = None) -> Replay:
@@ -110,7 +119,7 @@ def of_replay(found: Sequence[Record], replay: Replay) -> list[Record]:
 
 def now(engine: Engine) -> datetime:
     with engine.connect() as connection:
-        return store.now(connection)
+        return admin.database_now(connection)
 
 
 def place_of(engine: Engine, message: Message) -> int:
@@ -155,7 +164,11 @@ def test_exactly_what_is_selected_is_published_again_as_it_was(
     found = records(settings)
     for replay, messages in zip(replays, expected.values(), strict=True):
         ours = of_replay(found, replay)
-        assert (replay.state, replay.sent, replay.expected) == (DONE, len(messages), len(messages))
+        assert (replay.state, replay.sent, replay.expected) == (
+            ReplayState.DONE,
+            len(messages),
+            len(messages),
+        )
         assert sorted(ids(ours)) == sorted(ids_of(messages))
         for topic in (ROOM_RESERVE, ROOM_CANCEL):
             of_topic = [r for r in ours if r.topic() == settings.kafka_prefix + topic]
@@ -185,7 +198,7 @@ def test_a_dry_run_counts_and_publishes_nothing(
     assert counted["first_at"] <= counted["last_at"]
     assert in_kafka(settings) == 0
     with a_session(settings) as connection:
-        assert store.replays(connection) == []
+        assert admin.replays(connection) == []
 
 
 def test_it_goes_to_another_topic_if_that_is_declared_and_large_enough(
@@ -200,10 +213,10 @@ def test_it_goes_to_another_topic_if_that_is_declared_and_large_enough(
     with a_session(settings) as connection:
         found = surveyed(connection, Selection(topics=(ROOM_RESERVE,)))
         with pytest.raises(UnknownTopic):
-            store.refuse_target(connection, "nowhere")
+            admin.check_target(connection, "nowhere")
         with pytest.raises(ValueTooLarge):
-            store.refuse_target(connection, "narrow", found)
-        store.refuse_target(connection, RESERVATION_RESULT, found)
+            admin.check_target(connection, "narrow", found)
+        admin.check_target(connection, RESERVATION_RESULT, found)
     assert in_kafka(settings) == 0
 
     replayed(settings, Selection(topics=(ROOM_RESERVE,)), RESERVATION_RESULT)
@@ -272,7 +285,7 @@ def test_the_set_is_fixed_at_the_start(engine: Engine, settings: Settings) -> No
         late.commit()
         relayed(engine, *messages_of_keys(5))
         replay = run(connection, settings, replay)
-    assert (replay.state, replay.sent, replay.left_out) == (DONE, 10, 0)
+    assert (replay.state, replay.sent, replay.left_out) == (ReplayState.DONE, 10, 0)
     assert first_deliveries(records(settings)) == appended(messages)
 
 
@@ -286,12 +299,18 @@ def test_a_replay_that_is_killed_goes_on_and_repeats_the_part_in_hand_at_most(
     child.communicate(timeout=30)
     assert child.returncode == -signal.SIGKILL
     with a_session(settings) as connection:  # the server hears of the death a little later
-        eventually(lambda: [each.state for each in store.replays(connection)] == [INTERRUPTED])
+        eventually(
+            lambda: [each.state for each in admin.replays(connection)] == [ReplayState.INTERRUPTED]
+        )
 
     (left,) = json.loads(command(settings, tmp_path, "replays", "--json").stdout)["replays"]
-    assert (left["state"], left["sent"], left["expected"]) == (INTERRUPTED, RECORDED, 60)
+    assert (left["state"], left["sent"], left["expected"]) == (
+        ReplayState.INTERRUPTED,
+        RECORDED,
+        60,
+    )
     resumed = command(settings, tmp_path, "replay", "--resume", str(left["id"]), "--json")
-    assert json.loads(resumed.stdout)["replay"]["state"] == DONE
+    assert json.loads(resumed.stdout)["replay"]["state"] == ReplayState.DONE
     found = records(settings)
     assert first_deliveries(found) == appended(messages)
     assert len(found) == len(messages) + IN_HAND
@@ -312,7 +331,7 @@ def test_a_request_to_end_is_heard_after_the_part_in_hand(
 
     resumed = command(settings, tmp_path, "replay", "--resume=1", "--per-second=0", "--json")
     outcome = json.loads(resumed.stdout)["replay"]
-    assert (outcome["state"], outcome["sent"]) == (DONE, 200)
+    assert (outcome["state"], outcome["sent"]) == (ReplayState.DONE, 200)
     assert first_deliveries(records(settings)) == appended(messages)
 
 
@@ -323,14 +342,16 @@ def test_one_replay_is_run_by_one_process_at_a_time(engine: Engine, settings: Se
         with a_session(settings) as first:
             replay = begun(first, Selection(topics=(ROOM_RESERVE,)))
             with pytest.raises(ReplayTaken):
-                store.take(second, replay.id)
-            assert [each.state for each in store.replays(second)] == [RUNNING]
-        eventually(lambda: [each.state for each in store.replays(second)] == [INTERRUPTED])
+                admin.take_replay(second, replay.id)
+            assert [each.state for each in admin.replays(second)] == [ReplayState.RUNNING]
+        eventually(
+            lambda: [each.state for each in admin.replays(second)] == [ReplayState.INTERRUPTED]
+        )
         with pytest.raises(NoSuchReplay):
-            store.take(second, replay.id + 1)
-        assert run(second, settings, store.take(second, replay.id)).state == DONE
+            admin.take_replay(second, replay.id + 1)
+        assert run(second, settings, admin.take_replay(second, replay.id)).state == ReplayState.DONE
         with pytest.raises(ReplayOver):
-            store.take(second, replay.id)
+            admin.take_replay(second, replay.id)
 
 
 def test_a_replay_that_is_cancelled_stops_and_cannot_be_resumed(
@@ -345,9 +366,9 @@ def test_a_replay_that_is_cancelled_stops_and_cannot_be_resumed(
 
         with pytest.raises(ReplayOver):
             run(connection, settings, replay, seen=cancel)
-        assert [each.state for each in store.replays(connection)] == [CANCELLED]
+        assert [each.state for each in admin.replays(connection)] == [ReplayState.CANCELLED]
         with pytest.raises(ReplayOver):
-            store.take(connection, replay.id)
+            admin.take_replay(connection, replay.id)
     assert in_kafka(settings) == 3  # the first part, and the one that was in hand
 
 
@@ -374,11 +395,11 @@ def test_a_refused_message_is_named_and_the_rest_goes_out_once_it_is_mended(
     narrow = settings.model_copy(update={"kafka_properties": {"message.max.bytes": "2000"}})
     with a_session(settings) as connection:
         stopped = run(connection, narrow, begun(connection, Selection(topics=(ROOM_RESERVE,))))
-        assert (stopped.state, stopped.sent) == (REFUSED, len(before))
+        assert (stopped.state, stopped.sent) == (ReplayState.REFUSED, len(before))
         assert str(refused.message_id) in str(stopped.reason)
         assert set(ids(records(settings))) == set(ids_of(before))
-        mended = run(connection, settings, store.take(connection, stopped.id))
-    assert (mended.state, mended.sent, mended.reason) == (DONE, 19, None)
+        mended = run(connection, settings, admin.take_replay(connection, stopped.id))
+    assert (mended.state, mended.sent, mended.reason) == (ReplayState.DONE, 19, None)
     assert first_deliveries(records(settings)) == appended([*before, refused, *behind])
 
 
@@ -394,7 +415,7 @@ def test_what_can_never_be_sent_is_passed_over_if_one_wishes(
     with a_session(settings) as connection:
         replay = begun(connection, Selection(topics=(ROOM_RESERVE,)))
         replay = run(connection, settings, replay, skip_refused=True)
-    assert (replay.state, replay.sent, replay.refused) == (DONE, 8, 1)
+    assert (replay.state, replay.sent, replay.refused) == (ReplayState.DONE, 8, 1)
     assert first_deliveries(records(settings)) == appended(messages)
 
 
@@ -412,10 +433,13 @@ def test_brokers_that_have_no_such_topic_end_the_run_and_not_the_replay(
         replay = begun(connection, Selection(topics=(ROOM_RESERVE,)))
         with pytest.raises(KafkaException):
             run(connection, elsewhere, replay)
-        (left,) = store.replays(connection)
-        assert left.state == INTERRUPTED
+        (left,) = admin.replays(connection)
+        assert left.state == ReplayState.INTERRUPTED
         assert "topic" in str(left.reason)
-        assert run(connection, settings, store.take(connection, replay.id)).state == DONE
+        assert (
+            run(connection, settings, admin.take_replay(connection, replay.id)).state
+            == ReplayState.DONE
+        )
 
 
 def test_replaying_a_saga_changes_nothing(engine: Engine, settings: Settings) -> None:
@@ -455,7 +479,7 @@ def test_a_part_is_found_by_position_and_not_sorted(engine: Engine, settings: Se
     """In the partitions of the days in question alone, however much there is."""
     days = [now(engine) - timedelta(days=ago) for ago in range(3)]
     with engine.begin() as connection:
-        outbox.ensure_partitions(connection, days[-1].date(), days_ahead=2)
+        admin.ensure_partitions(connection, days[-1].date(), days_ahead=2)
     for day in reversed(days):
         execute(engine, str(FILL), created_at=day, rows=4_000)
     drain(engine)
@@ -464,7 +488,7 @@ def test_a_part_is_found_by_position_and_not_sorted(engine: Engine, settings: Se
         selection = Selection(since=days[1] - timedelta(minutes=1), until=days[0])
         replay = begun(connection, selection, to_topic=ROOM_CANCEL)
         assert replay.expected == 4_000
-        store.read(connection, replay, limit=100)
+        admin.read_replay(connection, replay, limit=100)
         values = [replay.extent.cursors, ROOM_CANCEL, replay.position, replay.extent.last_position]
         values += [replay.extent.first_at, replay.extent.last_at, selection.since, selection.until]
         plan = executed_plan(connection, "coalesce($2", [*values, 100])

@@ -14,16 +14,18 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-import outbox
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
 from ops.environment import as_environment
-from outbox import LeaseLost, NotNeighbours, Shard, ShardReserved
+from ops.relay_config import relay_config
+from outbox import admin, reader
+from outbox.admin import HandoverTaken, NotNeighbours
+from outbox.reader import LeaseLost, Shard
 from relay.cursors import Place
 from relay.errors import Abandoned
 from relay.owning import NotHandedOver
 from relay.publishers import publisher_for
 from relay.resharding import Report, merge_shards, split_shard
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.commands import innbox
@@ -57,16 +59,16 @@ def direct(brief: Settings) -> Iterator[Engine]:
 @pytest.fixture
 def connection(direct: Engine) -> Iterator[Connection]:
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         yield connection
 
 
 @pytest.fixture
 def two(connection: Connection) -> list[Shard]:
     """Two shards in place of the one."""
-    shard = outbox.claim(connection, "a test", lease_s=60)
+    shard = reader.claim(connection, "a test", lease_s=60)
     assert shard is not None
-    return outbox.split(connection, shard)
+    return admin.split(connection, shard)
 
 
 def merge(
@@ -79,12 +81,12 @@ def merge(
 ) -> Shard:
     """Merge the first two shards that there are."""
     with direct.connect() as connection:
-        ids = [shard.id for shard in outbox.shards(connection)[:2]]
-    return merge_shards(direct, settings, stop or Event(), ids, report, wait_s=wait_s)
+        ids = [shard.id for shard in reader.shards(connection)[:2]]
+    return merge_shards(direct, relay_config(settings), stop or Event(), ids, report, wait_s=wait_s)
 
 
 def as_they_are(connection: Connection) -> list[tuple[int, str | None, str | None]]:
-    return [(each.id, each.owner, each.reserved_for) for each in outbox.shards(connection)]
+    return [(each.id, each.owner, each.reserved_for) for each in reader.shards(connection)]
 
 
 def test_a_command_that_dies_anywhere_leaves_whole_shards_and_nothing_doubled(
@@ -103,7 +105,7 @@ def test_a_command_that_dies_anywhere_leaves_whole_shards_and_nothing_doubled(
             timeout=60,
         )
         assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-        assert [shard.id for shard in outbox.shards(connection)] == [shard.id for shard in two]
+        assert [shard.id for shard in reader.shards(connection)] == [shard.id for shard in two]
 
     merged = merge(direct, brief)
     records = published(brief, messages)
@@ -123,15 +125,15 @@ def test_a_former_owner_is_locked_out_and_what_it_has_published_is_known(
     messages = messages_of_keys(8)
     append(direct, *messages)
     relaying = brief.model_copy(update={"relay_mode": "exactly-once"})
-    shard = outbox.claim(connection, "a zombie", lease_s=1)
+    shard = reader.claim(connection, "a zombie", lease_s=1)
     assert shard is not None
-    with publisher_for(connection, shard, relaying, Health()) as zombie:
+    with publisher_for(connection, shard, relay_config(relaying), Health()) as zombie:
         shard = zombie.resume(connection, shard, lambda: True, lease_s=1)
-        reading = outbox.read(connection, shard.cursor, shard.hashes, limit=100)
+        reading = reader.read(connection, shard.cursor, shard.hashes, limit=100)
         zombie.enqueue(reading.rows, lambda: True)
         if has_committed:
             zombie.commit(Place(reading.cursor), lambda: True)
-        parts = split_shard(direct, brief, Event(), shard.id, into=2, wait_s=30)
+        parts = split_shard(direct, relay_config(brief), Event(), shard.id, into=2, wait_s=30)
         if not has_committed:
             with pytest.raises((KafkaException, LeaseLost)):
                 zombie.commit(Place(reading.cursor), lambda: True)
@@ -156,26 +158,26 @@ def test_a_merge_passes_over_what_a_blocked_key_holds_back(
     merged = merge(direct, brief)
     records = published(brief, others)
     assert not set(ids_of(held_back)) & set(ids_of_records(records))
-    assert [key.key for key in outbox.blocked_keys(connection, merged.hashes)] == ["blocked"]
+    assert [key.key for key in reader.blocked_keys(connection, merged.hashes)] == ["blocked"]
     assert home.id != merged.id
 
     with a_relay(brief):
         eventually(lambda: as_they_are(connection)[0][1])
-        outbox.retry_key(connection, "blocked")
+        admin.retry_key(connection, "blocked")
         records = published(brief, [*held_back, *others])
-        eventually(lambda: not outbox.blocked_keys(connection))
+        eventually(lambda: not reader.blocked_keys(connection))
     assert first_deliveries(records) == appended([*held_back, *others])
 
 
 def block_first(connection: Connection, shard: Shard, key: str) -> bool:
     """Block the key, if the shard's next message is of it, as after a refusal."""
-    reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1)
+    reading = reader.read(connection, shard.cursor, shard.hashes, limit=1)
     if not reading.rows or reading.rows[0][2] != key:
         return False
-    ours = outbox.claim(connection, "a relay", lease_s=60, shard_id=shard.id)
+    ours = reader.claim(connection, "a relay", lease_s=60, shard_id=shard.id)
     assert ours is not None
-    outbox.block_key(connection, ours, reading.cursor, reading.rows[0][0], "too large")
-    outbox.release(connection, ours)
+    reader.block_key(connection, ours, reading.cursor, reading.rows[0][0], "too large")
+    reader.release_shard(connection, ours)
     return True
 
 
@@ -198,7 +200,7 @@ def test_a_merge_that_is_stopped_gives_both_shards_back_as_far_as_they_are(
     with pytest.raises(Abandoned):
         merge(direct, brief, stop=stop, report=stop_soon)
     assert as_they_are(connection) == [(shard.id, None, None) for shard in two]
-    assert outbox.shards(connection)[0].cursor.position is not None
+    assert reader.shards(connection)[0].cursor.position is not None
     dones = [done for done, _ in seen]
     assert dones == sorted(dones)
     assert all(total and done <= total for done, total in seen)
@@ -225,35 +227,35 @@ def test_a_reading_that_takes_longer_than_the_lease_loses_neither_shard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     append(direct, *messages_of_keys(20, keys=10))
-    read_batch = outbox.read_batch
+    read_batch = reader.read_batch
     seen: set[object] = set()
 
-    def read_slowly(*arguments: Any, **options: Any) -> outbox.Reading:
+    def read_slowly(*arguments: Any, **options: Any) -> reader.Reading:
         def is_renewed_again() -> bool:
-            seen.add(tuple(shard.leased_until for shard in outbox.shards(connection)))
+            seen.add(tuple(shard.leased_until for shard in reader.shards(connection)))
             return len(seen) > 2 * 5  # a lease is four renewals long
 
         eventually(is_renewed_again)
         return read_batch(*arguments, **options)
 
-    monkeypatch.setattr(outbox, "read_batch", read_slowly)
+    monkeypatch.setattr(reader, "read_batch", read_slowly)
     merge(direct, brief.model_copy(update={"lease_s": 0.5}))
-    assert len(outbox.shards(connection)) < len(two)
+    assert len(reader.shards(connection)) < len(two)
 
 
 def test_a_change_of_shards_is_on_the_disk_before_anybody_relays_by_it(
     direct: Engine, brief: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unlike a cursor, which a crash may take back."""
-    change, sources = outbox.split, []
+    change, sources = admin.split, []
     source = text("SELECT source FROM pg_settings WHERE name = 'synchronous_commit'")
 
     def watched(connection: Connection, shard: Shard, into: int) -> list[Shard]:
         sources.append(connection.execute(source).scalar_one())
         return change(connection, shard, into)
 
-    monkeypatch.setattr(outbox, "split", watched)
-    split_shard(direct, brief, Event(), 1, into=2, wait_s=30)
+    monkeypatch.setattr(admin, "split", watched)
+    split_shard(direct, relay_config(brief), Event(), 1, into=2, wait_s=30)
     assert sources
     assert "session" not in sources
 
@@ -262,7 +264,7 @@ def test_an_owner_that_does_not_hand_over_is_named_and_nothing_stays_reserved(
     connection: Connection, direct: Engine, brief: Settings, two: list[Shard]
 ) -> None:
     """The other one was had already, and is given back."""
-    outbox.claim(connection, "a stuck relay", lease_s=60, shard_id=two[1].id)
+    reader.claim(connection, "a stuck relay", lease_s=60, shard_id=two[1].id)
     ids = [shard.id for shard in two]
     with pytest.raises(NotHandedOver, match="a stuck relay"):
         merge(direct, brief, wait_s=0.2)
@@ -272,8 +274,8 @@ def test_an_owner_that_does_not_hand_over_is_named_and_nothing_stays_reserved(
 def test_a_shard_that_another_command_is_about_to_change_is_left_to_it(
     connection: Connection, direct: Engine, brief: Settings, two: list[Shard]
 ) -> None:
-    outbox.reserve(connection, two[1].id, "another command", for_s=60)
-    with pytest.raises(ShardReserved, match="another command"):
+    admin.request_handover(connection, two[1].id, "another command", for_s=60)
+    with pytest.raises(HandoverTaken, match="another command"):
         merge(direct, brief, wait_s=0.2)
     assert [reserved for _, _, reserved in as_they_are(connection)] == [None, "another command"]
 
@@ -281,9 +283,11 @@ def test_a_shard_that_another_command_is_about_to_change_is_left_to_it(
 def test_only_neighbours_are_asked_for(
     connection: Connection, direct: Engine, brief: Settings, two: list[Shard]
 ) -> None:
-    (first, *_) = split_shard(direct, brief, Event(), two[0].id, into=2, wait_s=30)
+    (first, *_) = split_shard(direct, relay_config(brief), Event(), two[0].id, into=2, wait_s=30)
     with pytest.raises(NotNeighbours):
-        merge_shards(direct, brief, Event(), [first.id, two[1].id], lambda *_: None, wait_s=30)
+        merge_shards(
+            direct, relay_config(brief), Event(), [first.id, two[1].id], lambda *_: None, wait_s=30
+        )
     assert {owner for _, owner, _ in as_they_are(connection)} == {None}
 
 
@@ -305,7 +309,7 @@ def test_the_commands_split_show_and_merge(
     assert [str(shard["id"]) for shard in shown] == ids
     assert sum(shard["backlog"] for shard in shown) == 9
 
-    outbox.claim(connection, "a stuck relay", lease_s=60, shard_id=int(ids[0]))
+    reader.claim(connection, "a stuck relay", lease_s=60, shard_id=int(ids[0]))
     assert "a stuck relay" in run("merge", *ids[:2], "--wait", "0.1", fails=True)
     (merged,) = run("merge", ids[2], ids[1], "--json")["shards"]
-    assert [shard.id for shard in outbox.shards(connection)] == [int(ids[0]), merged["id"]]
+    assert [shard.id for shard in reader.shards(connection)] == [int(ids[0]), merged["id"]]

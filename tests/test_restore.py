@@ -17,23 +17,19 @@ from sqlalchemy.pool import NullPool
 
 import outbox
 from domain.messages import ROOM_RESERVE
+from innbox_process.database import direct_engine
 from ops import local
 from ops.environment import as_environment
 from ops.local import Servers
 from ops.local.account import BINARIES
 from ops.migrate import migrate
+from ops.relay_config import relay_config
 from ops.topics import declare
-from outbox import (
-    WHOLE,
-    CursorFromElsewhere,
-    Message,
-    PartitionChanges,
-    StillRelayed,
-    TransactionIdsRestarted,
-)
-from relay.housekeeping import keep_house_once
-from runtime.database import Role, direct_engine
-from runtime.settings import Settings
+from outbox import Message, admin, reader
+from outbox.admin import PartitionChanges, StillRelayed, TransactionIdsRestarted
+from outbox.reader import ALL_KEYS, ForeignCursor
+from relay.housekeeping import maintain_partitions_once
+from runtime.settings import Role, Settings
 from tests.commands import innbox
 from tests.conftest import _database
 from tests.kafka_reader import ids
@@ -113,7 +109,7 @@ def test_all_that_is_unpublished_is_read_after_a_rebase_and_nothing_else(
     with restored.begin() as connection:
         assert connection.execute(XIDS_SHOWN, {"ids": ids_of(native)}).scalar_one() == len(native)
 
-    with pytest.raises(CursorFromElsewhere, match="innbox outbox rebase"):
+    with pytest.raises(ForeignCursor, match="innbox outbox rebase"):
         check(restored)
     assert rebased(restored)
     check(restored)
@@ -149,7 +145,7 @@ def test_a_relay_refuses_until_the_rebase_and_goes_on_by_itself(
 def test_a_rebase_counts_what_it_finds_and_is_done_once(history: History, restored: Engine) -> None:
     append(restored, *(native := messages_of_keys(3)))
     with restored.begin() as connection:
-        outlook = outbox.foresee(connection)
+        outlook = admin.plan_rebase(connection)
     assert outlook.published == {ROOM_RESERVE: len(history.published)}
     assert outlook.unpublished == {ROOM_RESERVE: len(history.unpublished) + len(native)}
     assert not outlook.ids_go_on
@@ -165,15 +161,15 @@ def test_each_shard_says_what_of_its_own_keys_is_published(
     history: History, engine: Engine, young: Servers, tmp_path: Path
 ) -> None:
     with autocommit(engine) as relay:
-        outbox.prepare_session(relay)
-        shard = outbox.claim(relay, "a relay", lease_s=60)
+        reader.prepare_session(relay)
+        shard = reader.claim(relay, "a relay", lease_s=60)
         assert shard is not None
-        _, right = outbox.split(relay, shard)
-        further = outbox.claim(relay, "a relay", lease_s=60, shard_id=right.id)
+        _, right = admin.split(relay, shard)
+        further = reader.claim(relay, "a relay", lease_s=60, shard_id=right.id)
         assert further is not None
-        reading = outbox.read(relay, further.cursor, further.hashes, limit=1_000)
-        outbox.release(relay, outbox.save(relay, further, reading.cursor, lease_s=60))
-    relayed = {outbox.decode_headers(row[4])["ce_id"] for row in reading.rows}
+        reading = reader.read(relay, further.cursor, further.hashes, limit=1_000)
+        reader.release_shard(relay, reader.save(relay, further, reading.cursor, lease_s=60))
+    relayed = {reader.decode_headers(row[4])["ce_id"] for row in reading.rows}
     left_over = [each for each in history.unpublished if str(each.message_id) not in relayed]
     assert 0 < len(left_over) < len(history.unpublished)
     with restored_in(young, engine, tmp_path) as restored:
@@ -191,7 +187,7 @@ def test_where_transaction_ids_go_on_the_cursors_stay(
         history = a_history(source)
         with restored_in(servers, source, tmp_path) as target:
             append(target, *native)
-            with pytest.raises(CursorFromElsewhere):
+            with pytest.raises(ForeignCursor):
                 check(target)
             before = the_shard(target).cursor
             assert rebased(target, same_transaction_ids=True) == 0
@@ -217,7 +213,7 @@ def test_a_cursor_from_the_future_is_from_elsewhere_whatever_it_says_of_itself(
     """As in a copy of a cluster, which has its identifier, after transactions of its own."""
     with restored.begin() as connection:
         connection.execute(CLAIM_TO_BE_NATIVE)
-    with pytest.raises(CursorFromElsewhere, match="has seen transactions"):
+    with pytest.raises(ForeignCursor, match="has seen transactions"):
         check(restored)
     assert rebased(restored)
     assert read_all(restored) == appended(history.unpublished)
@@ -227,7 +223,7 @@ def test_whoever_may_read_the_shards_may_ask_where_they_come_from(engine: Engine
     append(engine, *messages_of_keys(5))
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL ROLE pg_read_all_data"))
-        outbox.check_origin(connection)
+        reader.check_cluster_identity(connection)
 
 
 def test_a_cursor_that_was_saved_here_is_native_whoever_else_writes(engine: Engine) -> None:
@@ -237,16 +233,16 @@ def test_a_cursor_that_was_saved_here_is_native_whoever_else_writes(engine: Engi
         a_history(engine)
         check(engine)
         with engine.begin() as connection:
-            shard = outbox.claim(connection, "a relay", lease_s=60)
+            shard = reader.claim(connection, "a relay", lease_s=60)
             assert shard is not None
-            outbox.split(connection, shard)
-            outbox.check_origin(connection)
+            admin.split(connection, shard)
+            reader.check_cluster_identity(connection)
         check(engine)
 
 
 def test_a_rebase_is_refused_while_a_lease_is_live(restored: Engine) -> None:
     with restored.begin() as connection:
-        assert outbox.claim(connection, "a relay of old", lease_s=60)
+        assert reader.claim(connection, "a relay of old", lease_s=60)
     with pytest.raises(StillRelayed, match="a relay of old"):
         rebased(restored)
 
@@ -274,11 +270,11 @@ def test_housekeeping_touches_nothing_until_the_rebase(
     house = direct_engine(settings, url, "relay", "innbox_relay")
     native = messages_of_keys(3)
     append(restored, *native)
-    assert keep_house_once(house, settings) == PartitionChanges([], [])
+    assert maintain_partitions_once(house, relay_config(settings)) == PartitionChanges([], [])
     assert partitions(restored) == 0
 
     assert rebased(restored)
-    keep_house_once(house, settings)
+    maintain_partitions_once(house, relay_config(settings))
     assert partitions(restored) > 0
     assert read_all(restored) == appended([*history.unpublished, *native])
 
@@ -299,7 +295,7 @@ def test_the_command_says_what_it_finds_does_it_and_has_nothing_more_to_do(
     assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
     refused = run_rebase("--yes", "--same-transaction-ids")
     assert (refused.returncode, "pg_upgrade" in refused.stderr) == (2, True)
-    with pytest.raises(CursorFromElsewhere):
+    with pytest.raises(ForeignCursor):
         check(restored)
 
     done = run_rebase("--yes")
@@ -318,28 +314,28 @@ def a_history(engine: Engine) -> History:
     with engine.connect() as one, engine.connect() as two, autocommit(engine) as relay:
         outbox.append(one, [early])
         outbox.append(two, [late])
-        outbox.prepare_session(relay)
-        shard = outbox.claim(relay, "a relay", lease_s=60)
+        reader.prepare_session(relay)
+        shard = reader.claim(relay, "a relay", lease_s=60)
         assert shard is not None
 
         append(engine, *first)
-        shard = outbox.save(
-            relay, shard, outbox.read(relay, shard.cursor, WHOLE, limit=100).cursor, lease_s=60
+        shard = reader.save(
+            relay, shard, reader.read(relay, shard.cursor, ALL_KEYS, limit=100).cursor, lease_s=60
         )
         append(engine, refused, behind)
-        reading = outbox.read(relay, shard.cursor, WHOLE, limit=1)
-        outbox.block_key(relay, shard, reading.cursor, reading.rows[0][0], "too large")
-        shard = outbox.save(
-            relay, shard, outbox.read(relay, shard.cursor, WHOLE, limit=100).cursor, lease_s=60
+        reading = reader.read(relay, shard.cursor, ALL_KEYS, limit=1)
+        reader.block_key(relay, shard, reading.cursor, reading.rows[0][0], "too large")
+        shard = reader.save(
+            relay, shard, reader.read(relay, shard.cursor, ALL_KEYS, limit=100).cursor, lease_s=60
         )
         one.commit()
         append(engine, *backlog)
-        shard = outbox.save(
-            relay, shard, outbox.read(relay, shard.cursor, WHOLE, limit=8).cursor, lease_s=60
+        shard = reader.save(
+            relay, shard, reader.read(relay, shard.cursor, ALL_KEYS, limit=8).cursor, lease_s=60
         )
         two.commit()
         append(engine, *rest)
-        outbox.release(relay, shard)
+        reader.release_shard(relay, shard)
     past.published = [*first, early, *backlog[:7]]
     past.unpublished = [late, refused, behind, *backlog[7:], *rest]
     return past
@@ -391,19 +387,19 @@ def age(engine: Engine) -> None:
 
 def check(engine: Engine) -> None:
     with engine.begin() as connection:
-        outbox.check_origin(connection)
+        reader.check_cluster_identity(connection)
 
 
 def rebased(engine: Engine, *, same_transaction_ids: bool = False) -> int | None:
     with engine.begin() as connection:
-        return outbox.rebase(connection, same_transaction_ids=same_transaction_ids)
+        return admin.rebase(connection, same_transaction_ids=same_transaction_ids)
 
 
 def blocked(engine: Engine) -> list[str]:
     with engine.connect() as connection:
-        return [found.key for found in outbox.blocked_keys(connection)]
+        return [found.key for found in reader.blocked_keys(connection)]
 
 
 def partitions(engine: Engine) -> int:
     with engine.connect() as connection:
-        return len(outbox.partitions(connection))
+        return len(admin.partitions(connection))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from threading import Event
 
 import pytest
@@ -14,13 +15,20 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 import outbox
-from outbox import JobLease, PartitionChanges, Reading, retention
-from relay.housekeeping import keep_house_once
-from runtime.database import direct_engine
-from runtime.schedule import scheduled
+import outbox.reader
+from innbox_process.database import direct_engine
+from innbox_process.schedule import scheduled
+from ops.relay_config import relay_config
+from outbox import JobLease, admin
+from outbox.admin import PartitionChanges
+from outbox.reader import Reading
+from relay.housekeeping import maintain_partitions_once
 from runtime.settings import Settings
 from tests.relays import a_relay, append, ids_of, is_wholly_relayed, messages_of_keys, the_shard
 from tests.waiting import DEADLINE_S, eventually
+
+# The module, which the function of this name hides.
+RETENTION = import_module("outbox.admin.partitions")
 
 # Of the test that runs; read by `_clock`.
 NOW: datetime
@@ -52,7 +60,7 @@ def direct(engine: Engine) -> Engine:
 def reading(direct: Engine) -> Iterator[Connection]:
     """A connection as a relay has it."""
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        outbox.reader.prepare_session(connection)
         yield connection
 
 
@@ -62,7 +70,7 @@ def test_partitions_are_made_ahead_once(engine: Engine) -> None:
     assert ensure(engine, TODAY) == []
     assert len(ensure(engine, TODAY + timedelta(days=1))) == 1
     with engine.connect() as connection:
-        assert sorted(outbox.partitions(connection))[:4] == wanted
+        assert sorted(admin.partitions(connection))[:4] == wanted
 
 
 def test_strays_of_a_day_that_is_over_get_their_partition_and_go_with_it(
@@ -72,9 +80,9 @@ def test_strays_of_a_day_that_is_over_get_their_partition_and_go_with_it(
     day = (NOW - timedelta(days=3)).date()
     with engine.begin() as connection:
         connection.execute(APPEND_LONG_AGO, {"created_at": NOW - timedelta(days=3)})
-    keep_house_once(direct, settings)
+    maintain_partitions_once(direct, relay_config(settings))
     with engine.connect() as connection:
-        assert day in outbox.partitions(connection)
+        assert day in admin.partitions(connection)
         strays = connection.execute(text("SELECT count(*) FROM outbox.message_default"))
         assert strays.scalar_one() == 0
         kept = connection.execute(text(f"SELECT count(*) FROM outbox.message_{day:%Y%m%d}"))
@@ -107,12 +115,12 @@ def test_strays_that_are_moved_during_a_reading_are_not_missed(
     engine: Engine, reading: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader has begun, and is planned while the move is under way and not committed."""
-    monkeypatch.setattr(retention, "_IDLE_TIMEOUT_S", 60)
+    monkeypatch.setattr(RETENTION, "_IDLE_TIMEOUT_S", 60)
     messages = messages_of_keys(5)
     append(engine, *messages)
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as moving:
-            outbox.ensure_partitions(moving, TODAY, days_ahead=0)
+            admin.ensure_partitions(moving, TODAY, days_ahead=0)
             reader = pool.submit(read, engine, reading)
             eventually(lambda: reader.done() or waits(engine))
         found = reader.result(DEADLINE_S)
@@ -123,10 +131,10 @@ def test_a_writer_that_comes_while_its_partition_is_made_is_not_refused(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has begun, and is planned while the new partition is not yet committed."""
-    monkeypatch.setattr(retention, "_IDLE_TIMEOUT_S", 60)
+    monkeypatch.setattr(RETENTION, "_IDLE_TIMEOUT_S", 60)
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as making:
-            outbox.ensure_partitions(making, TODAY, days_ahead=0)
+            admin.ensure_partitions(making, TODAY, days_ahead=0)
             writer = pool.submit(append, engine, *messages_of_keys(1))
             eventually(lambda: writer.done() or waits(engine))
         writer.result(DEADLINE_S)
@@ -171,15 +179,15 @@ def test_within_a_backlog_what_is_published_counts_as_not_yet_relayed(
         for _ in range(2):
             connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
-        shard = outbox.claim(connection, "a relay", lease_s=60)
+        outbox.reader.prepare_session(connection)
+        shard = outbox.reader.claim(connection, "a relay", lease_s=60)
         assert shard is not None
-        part = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
-        shard = outbox.save(connection, shard, part.cursor, lease_s=60)
+        part = outbox.reader.read(connection, shard.cursor, shard.hashes, limit=2)
+        shard = outbox.reader.save(connection, shard, part.cursor, lease_s=60)
         assert retire(engine).kept_unrelayed
 
-        rest = outbox.read(connection, shard.cursor, shard.hashes, limit=2)
-        outbox.save(connection, shard, rest.cursor, lease_s=60)
+        rest = outbox.reader.read(connection, shard.cursor, shard.hashes, limit=2)
+        outbox.reader.save(connection, shard, rest.cursor, lease_s=60)
         assert retire(engine).dropped
 
 
@@ -190,12 +198,12 @@ def test_what_a_blocked_key_holds_back_counts_as_not_yet_relayed(
     ensure(engine, LONG_AGO.date(), days_ahead=0)
     with engine.begin() as connection:
         connection.execute(APPEND_LONG_AGO, {"created_at": LONG_AGO})
-    shard = outbox.claim(reading, "a relay", lease_s=60)
+    shard = outbox.reader.claim(reading, "a relay", lease_s=60)
     assert shard is not None
-    refused = outbox.read(reading, shard.cursor, shard.hashes, limit=1)
-    outbox.block_key(reading, shard, refused.cursor, refused.rows[0][0], "too large")
-    rest = outbox.read(reading, refused.cursor, shard.hashes, limit=1)
-    outbox.save(reading, shard, rest.cursor, lease_s=60)
+    refused = outbox.reader.read(reading, shard.cursor, shard.hashes, limit=1)
+    outbox.reader.block_key(reading, shard, refused.cursor, refused.rows[0][0], "too large")
+    rest = outbox.reader.read(reading, refused.cursor, shard.hashes, limit=1)
+    outbox.reader.save(reading, shard, rest.cursor, lease_s=60)
     assert is_wholly_relayed(engine)
     assert retire(engine).kept_unrelayed
 
@@ -230,7 +238,7 @@ def test_what_a_late_writer_commits_into_an_old_partition_is_kept(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It commits while the housekeeper, to whom the partition looked empty, waits for its lock."""
-    monkeypatch.setattr(retention, "LOCK_TIMEOUT_MS", 30_000)
+    monkeypatch.setattr(RETENTION, "LOCK_TIMEOUT_MS", 30_000)
     ensure(engine, LONG_AGO.date(), days_ahead=0)
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as writer:
@@ -247,7 +255,7 @@ def test_writers_and_readers_go_on_while_partitions_come_and_go(
 
     A worker that waited for a lock for ten seconds would fail, and with it the test.
     """
-    monkeypatch.setattr(retention, "_STATEMENT_TIMEOUT_S", 30)  # should it ever wait for longer
+    monkeypatch.setattr(RETENTION, "_STATEMENT_TIMEOUT_S", 30)  # should it ever wait for longer
     impatient = create_engine(engine.url, connect_args={"options": "-c lock_timeout=10s"})
     done, over = Counter[str](), Event()
 
@@ -293,10 +301,10 @@ def test_a_lock_that_was_not_had_is_asked_for_at_the_next_run(
     ensure(engine, TODAY, days_ahead=1)
     ensure(engine, LONG_AGO.date(), days_ahead=0)
     house = direct_engine(settings, settings.database_url, "relay")
-    keep_house = partial(keep_house_once, house, settings)
+    maintain = partial(maintain_partitions_once, house, relay_config(settings))
     with engine.connect() as writer:
         outbox.append(writer, messages_of_keys(1))
-        with scheduled(JobLease(house, name), 0.1, keep_house):
+        with scheduled(JobLease(house, name), 0.1, maintain):
             eventually(lambda: (REGISTRY.get_sample_value(FAILURES, {"job": name}) or 0) > 1)
             assert LONG_AGO.date() in days(engine)
             assert TODAY + timedelta(days=2) in days(engine)
@@ -306,34 +314,34 @@ def test_a_lock_that_was_not_had_is_asked_for_at_the_next_run(
 
 def test_the_backlog_is_counted_up_to_a_limit(engine: Engine, reading: Connection) -> None:
     append(engine, *messages_of_keys(20))
-    shard = outbox.claim(reading, "a relay", lease_s=60)
+    shard = outbox.reader.claim(reading, "a relay", lease_s=60)
     assert shard is not None
-    assert outbox.count_backlog(reading) == 20
-    assert outbox.count_backlog(reading, newest=15) == 15
+    assert admin.count_backlog(reading) == 20
+    assert admin.count_backlog(reading, newest=15) == 15
 
-    part = outbox.read(reading, shard.cursor, shard.hashes, limit=8)
-    shard = outbox.save(reading, shard, part.cursor, lease_s=60)
+    part = outbox.reader.read(reading, shard.cursor, shard.hashes, limit=8)
+    shard = outbox.reader.save(reading, shard, part.cursor, lease_s=60)
     append(engine, *messages_of_keys(5))
-    assert outbox.count_backlog(reading) == 17
+    assert admin.count_backlog(reading) == 17
 
-    rest = outbox.read(reading, shard.cursor, shard.hashes, limit=1_000)
-    shard = outbox.save(reading, shard, rest.cursor, lease_s=60)
-    end = outbox.read(reading, shard.cursor, shard.hashes, limit=1_000)
-    outbox.save(reading, shard, end.cursor, lease_s=60)
-    assert outbox.count_backlog(reading) == 0
+    rest = outbox.reader.read(reading, shard.cursor, shard.hashes, limit=1_000)
+    shard = outbox.reader.save(reading, shard, rest.cursor, lease_s=60)
+    end = outbox.reader.read(reading, shard.cursor, shard.hashes, limit=1_000)
+    outbox.reader.save(reading, shard, end.cursor, lease_s=60)
+    assert admin.count_backlog(reading) == 0
 
 
 def test_housekeeping_makes_and_drops(engine: Engine, settings: Settings) -> None:
     ensure(engine, LONG_AGO.date(), days_ahead=2)
     house = direct_engine(settings, settings.database_url, "relay")
-    changes = keep_house_once(house, settings)
+    changes = maintain_partitions_once(house, relay_config(settings))
     assert len(changes.dropped) == 3
     assert days(engine) == [TODAY + timedelta(days=ahead) for ahead in range(8)]
 
 
 def ensure(engine: Engine, today: date, *, days_ahead: int = 3) -> list[str]:
     with engine.begin() as connection:
-        return outbox.ensure_partitions(connection, today, days_ahead=days_ahead)
+        return admin.ensure_partitions(connection, today, days_ahead=days_ahead)
 
 
 def attempt(engine: Engine, day: date | None = None) -> bool:
@@ -364,22 +372,22 @@ def stay_and_read(connection: Connection) -> None:
 
 def days(engine: Engine) -> list[date]:
     with engine.connect() as connection:
-        return sorted(outbox.partitions(connection))
+        return sorted(admin.partitions(connection))
 
 
 def retire(engine: Engine) -> PartitionChanges:
     with engine.begin() as connection:
-        return outbox.retire_partitions(connection, NOW, retention_days=7)
+        return admin.retire_partitions(connection, NOW, retention_days=7)
 
 
 def read(engine: Engine, connection: Connection, after: Reading | None = None) -> Reading:
     shard = the_shard(engine)
     cursor = after.cursor if after else shard.cursor
-    return outbox.read(connection, cursor, shard.hashes, limit=1_000)
+    return outbox.reader.read(connection, cursor, shard.hashes, limit=1_000)
 
 
 def read_ids(reading: Reading) -> list[str]:
-    return [outbox.decode_headers(row[4])["ce_id"] for row in reading.rows]
+    return [outbox.reader.decode_headers(row[4])["ce_id"] for row in reading.rows]
 
 
 def rows_in(engine: Engine, partition: str) -> int:

@@ -13,11 +13,11 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from consumers.sight import must_see_all
+from innbox_process.bounds import BoundedConnection
+from innbox_process.database import direct_engine, pooled_engine, url_in_role
 from ops.local import Servers
 from ops.migrate import check, downgrade, migrate, migration_sql
-from runtime.bounds import BoundedConnection
-from runtime.database import Role, direct_engine, pooled_engine, url_in_role
-from runtime.settings import Settings
+from runtime.settings import Role, Settings
 from tests.conftest import a_configuration
 from tests.role_matrix import API, MAY, RELAY, ROLES, granted
 from tests.waiting import eventually

@@ -13,10 +13,12 @@ import outbox
 from consumers import dead_letters
 from consumers.timeouts import forget_keys_once, redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
+from innbox_process.database import direct_engine, pooled_engine
 from ops.local import Servers
-from relay.housekeeping import keep_house_once
-from runtime.database import Role, direct_engine, pooled_engine
-from runtime.settings import Settings
+from ops.relay_config import relay_config
+from outbox import admin
+from relay.housekeeping import maintain_partitions_once
+from runtime.settings import Role, Settings
 from tests.conftest import a_configuration
 from tests.relays import messages_of_keys
 from tests.role_matrix import API, MAY, RELAY, RESULTS, ROLES, ROOMS, granted
@@ -118,8 +120,8 @@ def test_the_relay_makes_and_drops_partitions_that_everybody_appends_to(
     long_ago = datetime.now(UTC) - timedelta(days=30)
     house = direct_engine(brief, brief.database_url, "relay", RELAY)
     with as_(RELAY).begin() as connection:
-        outbox.ensure_partitions(connection, long_ago.date(), days_ahead=0)
-    changes = keep_house_once(house, brief)
+        admin.ensure_partitions(connection, long_ago.date(), days_ahead=0)
+    changes = maintain_partitions_once(house, relay_config(brief))
     assert changes.dropped == [f"message_{long_ago:%Y%m%d}"]
 
     for role in (API, ROOMS, RESULTS):

@@ -10,7 +10,7 @@ import uvloop
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from runtime.database import pooled_engine
+from innbox_process.database import pooled_engine
 from runtime.pipeline import Rows, Statement, roundtrip
 from runtime.settings import Settings
 

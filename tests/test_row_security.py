@@ -20,8 +20,8 @@ from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from domain.reservations import store
 from domain.reservations.model import Cause, NewReservation, Reservation, by_member, cancel
 from domain.reservations.reading import Filter, page, versions
+from innbox_process.database import pooled_engine
 from ops.local import Servers
-from runtime.database import pooled_engine
 from runtime.pipeline import Statement, in_one_round_trip
 from tests.conftest import a_configuration
 from tests.saga import ALPINE, CHRISTMAS

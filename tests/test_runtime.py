@@ -17,9 +17,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from runtime import health
-from runtime.errors import first_line
-from runtime.health import Health, HealthServer
+from innbox_process import health
+from innbox_process.errors import first_line
+from innbox_process.health import Health, HealthServer
 from runtime.settings import SettingsError
 from tests.waiting import DEADLINE_S, eventually
 
@@ -83,7 +83,7 @@ def test_a_probe_that_hangs_up_is_no_error_and_what_fails_is_logged(
 
 SAYS_MUCH = """
 import logging, sys, threading, warnings
-from runtime.logs import configure_logs
+from innbox_process.logs import configure_logs
 from runtime.settings import Settings
 class Careless:
     def __del__(self): raise ValueError("ignored")
@@ -128,7 +128,7 @@ def test_an_error_without_words_is_told_by_its_name() -> None:
 STUBBORN = """
 import sys
 from threading import Event
-from runtime.shutdown import stop_on_signals
+from innbox_process.shutdown import stop_on_signals
 with stop_on_signals(0.1) as stop:
     if sys.argv[1] == "by itself":
         stop.set()

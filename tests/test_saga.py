@@ -13,7 +13,6 @@ from sqlalchemy import Engine, text
 
 from consumers.dead_letters import open_letters
 from consumers.handling import Handler, handle
-from consumers.records import Record
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from consumers.timeouts import redrive_once
@@ -21,6 +20,7 @@ from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations.model import Status
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change
+from innbox_process.records import Record
 from runtime.settings import Settings
 from tests.saga import (
     ALPINE,

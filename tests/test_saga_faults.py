@@ -12,9 +12,9 @@ from sqlalchemy import Engine, text
 
 from consumers.dead_letters import open_letters
 from consumers.handling import handle
-from consumers.records import Record
 from consumers.rooms import RoomsHandler
 from domain.stay import Stay
+from innbox_process.records import Record
 from tests.saga import (
     CHRISTMAS,
     EVE,

@@ -13,9 +13,9 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from innbox_process import schedule
+from innbox_process.schedule import scheduled
 from outbox import JobLease, JobRecord
-from runtime import schedule
-from runtime.schedule import scheduled
 from runtime.settings import Settings
 from tests.clock_child import a_clock_child
 from tests.saga import a_reservation

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
-import outbox
 from consumers import dead_letters
+from innbox_process.database import advice
 from ops.environment import as_environment
 from ops.local import Servers
-from outbox import SequenceBehind
-from runtime.database import advice
+from outbox import admin, reader
+from outbox.reader import SequenceBehind
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.conftest import a_configuration
@@ -84,9 +84,9 @@ def write_everywhere(engine: Engine) -> None:
     execute(engine, SKIP)
     execute(engine, REPLAY)
     with engine.begin() as connection:
-        shard = outbox.claim(connection, "a test", lease_s=60)
+        shard = reader.claim(connection, "a test", lease_s=60)
         assert shard is not None
-        for made in outbox.split(connection, shard):
+        for made in admin.split(connection, shard):
             assert made.id > shard.id
 
 
@@ -101,7 +101,7 @@ def test_a_rebase_advances_every_sequence_that_is_behind_and_no_other(
         every = set(connection.scalars(EVERY_SEQUENCE))
     with pytest.raises(IntegrityError, match="pk_reservation") as collided:
         a_reservation(engine)
-    assert "innbox outbox rebase" in str(advice(collided.value))
+    assert "outbox rebase" in str(advice(collided.value))
 
     environment = as_environment(brief)
     done = innbox("outbox", "rebase", "--yes", "--json", data=tmp_path, environment=environment)
@@ -110,7 +110,7 @@ def test_a_rebase_advances_every_sequence_that_is_behind_and_no_other(
     assert {one["sequence"] for one in database["sequences"]} == every
     write_everywhere(engine)
     with engine.begin() as connection:
-        assert outbox.sequences_behind(connection) == []
+        assert admin.sequences_behind(connection) == []
 
 
 def test_a_sequence_is_never_set_back(engine: Engine) -> None:
@@ -118,12 +118,12 @@ def test_a_sequence_is_never_set_back(engine: Engine) -> None:
     a_reservation(engine)
     execute(engine, "SELECT setval('reservations.reservation_id_seq', 1, false)")
     with engine.begin() as connection:
-        assert outbox.sequences_behind(connection, "outbox") == []
-        (behind,) = outbox.sequences_behind(connection)
+        assert admin.sequences_behind(connection, "outbox") == []
+        (behind,) = admin.sequences_behind(connection)
         assert (behind.next_value, behind.highest) == (1, 1)
     execute(engine, "SELECT setval('reservations.reservation_id_seq', 100)")
     with engine.begin() as connection:
-        assert outbox.advance(connection, behind) is None
+        assert admin.advance_sequence(connection, behind) is None
     assert a_reservation(engine).id == 101
 
 
@@ -134,20 +134,20 @@ def test_what_was_appended_at_positions_that_were_taken_is_read_once_and_in_orde
     early, old = messages_of_keys(20), messages_of_keys(20)
     append(engine, *early)
     with autocommit(engine) as relay:
-        outbox.prepare_session(relay)
-        shard = outbox.claim(relay, "a relay", lease_s=60)
+        reader.prepare_session(relay)
+        shard = reader.claim(relay, "a relay", lease_s=60)
         assert shard is not None
-        reading = outbox.read(relay, shard.cursor, shard.hashes, limit=100)
-        outbox.release(relay, outbox.save(relay, shard, reading.cursor, lease_s=60))
+        reading = reader.read(relay, shard.cursor, shard.hashes, limit=100)
+        reader.release_shard(relay, reader.save(relay, shard, reading.cursor, lease_s=60))
     append(engine, *old)
     execute(engine, SET_BACK_POSITIONS.format(next_value=11))
     append(engine, *(new := messages_of_keys(25)))
 
     with engine.begin() as connection:
         with pytest.raises(SequenceBehind, match="innbox outbox rebase"):
-            outbox.check_positions(connection)
-        assert outbox.rebase(connection) is None
-        outbox.check_positions(connection)
+            reader.check_positions(connection)
+        assert admin.rebase(connection) is None
+        reader.check_positions(connection)
     append(engine, *(later := messages_of_keys(5)))
     assert read_all(engine) == appended([*old, *new, *later])
 
@@ -157,19 +157,19 @@ def test_where_clocks_disagree_nothing_is_lost_all_the_same(engine: Engine) -> N
     append(engine, *(old := messages_of_keys(20)))
     execute(engine, "UPDATE outbox.message SET created_at = created_at + interval '1 hour'")
     with autocommit(engine) as relay:
-        outbox.prepare_session(relay)
-        shard = outbox.claim(relay, "a relay", lease_s=60)
+        reader.prepare_session(relay)
+        shard = reader.claim(relay, "a relay", lease_s=60)
         assert shard is not None
-        reading = outbox.read(relay, shard.cursor, shard.hashes, limit=100)
+        reading = reader.read(relay, shard.cursor, shard.hashes, limit=100)
         assert len(reading.rows) == len(old)
         # The floor of a log that has been relayed for long.
         cursor = replace(reading.cursor, floor=20)
-        outbox.release(relay, outbox.save(relay, shard, cursor, lease_s=60))
+        reader.release_shard(relay, reader.save(relay, shard, cursor, lease_s=60))
     execute(engine, SET_BACK_POSITIONS.format(next_value=11))
     append(engine, *(new := messages_of_keys(5)))
 
     with engine.begin() as connection:
-        outbox.rebase(connection)
+        admin.rebase(connection)
     assert read_all(engine) == appended(new)
 
 
@@ -187,7 +187,7 @@ def test_a_relay_waits_for_the_sequence_and_loses_nothing(
         eventually(lambda: "innbox outbox rebase" in relay.health.problems.get("database", ""))
         assert relay.health.is_live
         with engine.begin() as connection:
-            outbox.rebase(connection)
+            admin.rebase(connection)
         records = published(relaying, [*first, *low])
         eventually(lambda: is_wholly_relayed(engine) and not relay.health.problems)
     assert first_deliveries(records) == appended([*first, *low])

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-import outbox
-from outbox import WHOLE, LeaseLost, NoSuchShard, NotNeighbours, Shard, ShardReserved
-from outbox.shares import share_of
+from outbox import admin, reader
+from outbox.admin import HandoverTaken, NotNeighbours
+from outbox.reader import ALL_KEYS, LeaseLost, NoSuchShard, Shard
+from outbox.reader.membership import share_of
 from tests.relays import append, messages_of_keys
 from tests.waiting import eventually
 
@@ -34,30 +35,30 @@ def connection(engine: Engine) -> Iterator[Connection]:
     """A relay's: in autocommit, and prepared."""
     direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with direct.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         yield connection
 
 
 def claimed(connection: Connection, owner: str = "a relay", shard_id: int | None = None) -> Shard:
-    shard = outbox.claim(connection, owner, lease_s=60, shard_id=shard_id)
+    shard = reader.claim(connection, owner, lease_s=60, shard_id=shard_id)
     assert shard is not None
     return shard
 
 
 def split(connection: Connection, into: int) -> list[Shard]:
     """Split the only shard there is."""
-    return outbox.split(connection, claimed(connection), into)
+    return admin.split(connection, claimed(connection), into)
 
 
 def claimed_all(connection: Connection, owner: str = "a relay") -> list[Shard]:
     """Every shard, in the order of their hashes."""
-    return [claimed(connection, owner, shard.id) for shard in outbox.shards(connection)]
+    return [claimed(connection, owner, shard.id) for shard in reader.shards(connection)]
 
 
 def a_place(connection: Connection, shard: Shard, *, limit: int) -> Shard:
     """The shard as it is once a reading is published."""
-    reading = outbox.read(connection, shard.cursor, shard.hashes, limit=limit)
-    return outbox.save(connection, shard, reading.cursor, lease_s=60)
+    reading = reader.read(connection, shard.cursor, shard.hashes, limit=limit)
+    return reader.save(connection, shard, reading.cursor, lease_s=60)
 
 
 # Sharing.
@@ -82,8 +83,8 @@ class Crew:
     def beat(self, name: str) -> bool:
         """One beat of one relay; returns whether it took or gave anything."""
         held = self.held[name]
-        standing = outbox.beat(self.connection, name, held, lease_s=60)
-        ours = {each.id: each for each in outbox.shards(self.connection) if each.owner == name}
+        standing = reader.heartbeat(self.connection, name, held, lease_s=60)
+        ours = {each.id: each for each in reader.shards(self.connection) if each.owner == name}
         gone = held.keys() - standing.kept
         for id_ in gone:
             del held[id_]
@@ -92,11 +93,11 @@ class Crew:
             + [id_ for id_ in held if id_ not in standing.wanted][standing.share :]
         )
         for id_ in surplus:
-            outbox.release(self.connection, ours[id_])
+            reader.release_shard(self.connection, ours[id_])
             del held[id_]
         taken = 0
         while len(held) < standing.share and (
-            shard := outbox.claim(self.connection, name, lease_s=60, holding=held)
+            shard := reader.claim(self.connection, name, lease_s=60, holding=held)
         ):
             held[shard.id], taken = shard.epoch, taken + 1
         return bool(gone or surplus or taken)
@@ -110,7 +111,7 @@ class Crew:
         assert not any(map(any, moves[-4:])), "the shards go on moving"
 
     def assert_fair(self) -> None:
-        shards = outbox.shards(self.connection)
+        shards = reader.shards(self.connection)
         has = Counter(shard.owner for shard in shards)
         counts = [has[name] for name in self.held]
         assert sum(counts) == len(shards), "each shard has a relay that is alive"
@@ -130,15 +131,15 @@ def test_shares_are_fair_and_still_whoever_comes_goes_dies_or_changes_the_shards
         if happening == "join":
             crew.held[f"relay-{number}"] = {}
         elif happening == "split":
-            shard = random.choice(outbox.shards(connection))
-            outbox.split(connection, shard, random.choice([2, 3]))
+            shard = random.choice(reader.shards(connection))
+            admin.split(connection, shard, random.choice([2, 3]))
         elif len(crew.held) > 1:
             held = crew.held.pop(name)
             if happening == "leave":
-                for shard in outbox.shards(connection):
+                for shard in reader.shards(connection):
                     if shard.id in held:
-                        outbox.release(connection, shard)
-                outbox.leave(connection, name)
+                        reader.release_shard(connection, shard)
+                reader.leave(connection, name)
             else:
                 connection.execute(RUN_OUT, {"name": name})
         crew.settle(random)
@@ -150,9 +151,9 @@ def test_who_has_what_does_not_divide_keeps_it(connection: Connection, name: str
     """Whatever the relays' names are; where nobody has more than another, these decide."""
     split(connection, into=3)
     held = {shard.id: shard.epoch for shard in claimed_all(connection, name)[:2]}
-    outbox.beat(connection, "m", {}, lease_s=60)
-    assert outbox.beat(connection, name, held, lease_s=60).share == 2
-    assert outbox.beat(connection, "m", {}, lease_s=60).share == 1
+    reader.heartbeat(connection, "m", {}, lease_s=60)
+    assert reader.heartbeat(connection, name, held, lease_s=60).share == 2
+    assert reader.heartbeat(connection, "m", {}, lease_s=60).share == 1
 
 
 def test_a_relay_that_is_not_able_to_claim_keeps_what_it_has_and_others_take_the_rest(
@@ -160,29 +161,29 @@ def test_a_relay_that_is_not_able_to_claim_keeps_what_it_has_and_others_take_the
 ) -> None:
     split(connection, into=3)
     first = claimed(connection, "hanging")
-    assert outbox.beat(connection, "other", {}, lease_s=60).share == 3
+    assert reader.heartbeat(connection, "other", {}, lease_s=60).share == 3
 
-    def beat_of_hanging(*, is_able: bool) -> outbox.Standing:
+    def beat_of_hanging(*, is_able: bool) -> reader.Assignment:
         epochs = {first.id: first.epoch}
-        return outbox.beat(connection, "hanging", epochs, lease_s=60, is_able=is_able)
+        return reader.heartbeat(connection, "hanging", epochs, lease_s=60, is_able=is_able)
 
     assert beat_of_hanging(is_able=True).kept == {first.id}
-    shared = outbox.beat(connection, "other", {}, lease_s=60).share
+    shared = reader.heartbeat(connection, "other", {}, lease_s=60).share
     assert beat_of_hanging(is_able=False).kept == {first.id}
-    assert shared < outbox.beat(connection, "other", {}, lease_s=60).share == 3
+    assert shared < reader.heartbeat(connection, "other", {}, lease_s=60).share == 3
 
 
 def test_a_beat_keeps_only_what_is_still_the_relays(connection: Connection) -> None:
     """One shard was taken over, one was replaced; the lease of neither is prolonged."""
     split(connection, into=3)
     lost, replaced, kept = claimed_all(connection, "one")
-    outbox.split(connection, replaced)
+    admin.split(connection, replaced)
     connection.execute(RUN_OUT, {"name": "one"})
     claimed(connection, "another", lost.id)
 
     epochs = {shard.id: shard.epoch for shard in (lost, replaced, kept)}
-    assert outbox.beat(connection, "one", epochs, lease_s=60).kept == {kept.id}
-    owners = {shard.id: shard.owner for shard in outbox.shards(connection)}
+    assert reader.heartbeat(connection, "one", epochs, lease_s=60).kept == {kept.id}
+    owners = {shard.id: shard.owner for shard in reader.shards(connection)}
     assert owners[lost.id] == "another"
 
 
@@ -194,12 +195,12 @@ def test_relays_that_come_back_all_at_once_do_not_wait_for_each_other(
     Who still waits for its own row must not have locked another's.
     """
     for name in ("one", "another"):
-        outbox.beat(connection, name, {}, lease_s=60)
+        reader.heartbeat(connection, name, {}, lease_s=60)
     connection.execute(RUN_OUT, {"name": "another"})
     direct = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with direct.connect() as beating, ThreadPoolExecutor() as pool, engine.connect() as locking:
         locking.execute(LOCK_RELAY, {"name": "one"})
-        standing = pool.submit(outbox.beat, beating, "one", {}, lease_s=60)
+        standing = pool.submit(reader.heartbeat, beating, "one", {}, lease_s=60)
         eventually(lambda: connection.execute(WAITING).scalar_one())
         assert connection.execute(LOCK_RELAY, {"name": "another"}).scalar_one() == "another"
         locking.rollback()
@@ -211,14 +212,14 @@ def test_relays_that_come_back_all_at_once_do_not_wait_for_each_other(
 
 def test_a_reserved_shard_is_for_one_alone_and_its_owner_is_told(connection: Connection) -> None:
     shard = claimed(connection, "owner")
-    outbox.reserve(connection, shard.id, "heir", for_s=60)
-    assert outbox.beat(connection, "owner", {shard.id: shard.epoch}, lease_s=60).wanted == {
+    admin.request_handover(connection, shard.id, "heir", for_s=60)
+    assert reader.heartbeat(connection, "owner", {shard.id: shard.epoch}, lease_s=60).wanted == {
         shard.id
     }
-    assert outbox.claim(connection, "heir", lease_s=60) is None, "not before it is handed over"
-    outbox.release(connection, shard)
-    assert outbox.claim(connection, "owner", lease_s=60) is None
-    assert outbox.beat(connection, "owner", {}, lease_s=60).free == 0
+    assert reader.claim(connection, "heir", lease_s=60) is None, "not before it is handed over"
+    reader.release_shard(connection, shard)
+    assert reader.claim(connection, "owner", lease_s=60) is None
+    assert reader.heartbeat(connection, "owner", {}, lease_s=60).free == 0
     assert claimed(connection, "heir").epoch == shard.epoch + 1
 
 
@@ -226,32 +227,32 @@ def test_a_reservation_can_be_prolonged_by_whom_it_is_for_and_runs_out_by_itself
     connection: Connection,
 ) -> None:
     """As where the command that made it has died."""
-    (shard,) = outbox.shards(connection)
-    outbox.reserve(connection, shard.id, "one", for_s=60)
-    with pytest.raises(ShardReserved, match="one"):
-        outbox.reserve(connection, shard.id, "another", for_s=60)
-    assert outbox.claim(connection, "another", lease_s=60) is None
+    (shard,) = reader.shards(connection)
+    admin.request_handover(connection, shard.id, "one", for_s=60)
+    with pytest.raises(HandoverTaken, match="one"):
+        admin.request_handover(connection, shard.id, "another", for_s=60)
+    assert reader.claim(connection, "another", lease_s=60) is None
 
-    outbox.reserve(connection, shard.id, "one", for_s=0)
-    (shard,) = outbox.shards(connection)
+    admin.request_handover(connection, shard.id, "one", for_s=0)
+    (shard,) = reader.shards(connection)
     assert shard.reserved_for is None
-    assert outbox.claim(connection, "another", lease_s=60)
+    assert reader.claim(connection, "another", lease_s=60)
 
 
 def test_a_reservation_that_is_withdrawn_is_gone_unless_it_is_anothers(
     connection: Connection,
 ) -> None:
-    (shard,) = outbox.shards(connection)
-    outbox.reserve(connection, shard.id, "one", for_s=60)
-    outbox.withdraw(connection, shard.id, "another")
-    assert outbox.shards(connection)[0].reserved_for == "one"
-    outbox.withdraw(connection, shard.id, "one")
-    assert outbox.claim(connection, "another", lease_s=60)
+    (shard,) = reader.shards(connection)
+    admin.request_handover(connection, shard.id, "one", for_s=60)
+    admin.cancel_handover(connection, shard.id, "another")
+    assert reader.shards(connection)[0].reserved_for == "one"
+    admin.cancel_handover(connection, shard.id, "one")
+    assert reader.claim(connection, "another", lease_s=60)
 
 
 def test_what_does_not_exist_cannot_be_reserved(connection: Connection) -> None:
     with pytest.raises(NoSuchShard):
-        outbox.reserve(connection, 99, "one", for_s=60)
+        admin.request_handover(connection, 99, "one", for_s=60)
 
 
 # Splitting and merging.
@@ -266,10 +267,10 @@ def test_the_parts_of_a_split_cover_the_whole_and_stand_where_it_stood(
     shard = a_place(connection, claimed(connection), limit=7)
     assert shard.cursor.batch_snapshot
 
-    parts = outbox.split(connection, shard, into)
-    assert parts == outbox.shards(connection)
+    parts = admin.split(connection, shard, into)
+    assert parts == reader.shards(connection)
     ends = [part.hashes.hash_from for part in parts] + [parts[-1].hashes.hash_to]
-    assert (ends[0], ends[-1]) == (WHOLE.hash_from, WHOLE.hash_to)
+    assert (ends[0], ends[-1]) == (ALL_KEYS.hash_from, ALL_KEYS.hash_to)
     assert [part.hashes.hash_to for part in parts] == ends[1:]
     widths = {part.hashes.hash_to - part.hashes.hash_from for part in parts}
     assert max(widths) - min(widths) <= 1
@@ -283,10 +284,10 @@ def test_the_parts_of_a_split_have_what_the_whole_had_left(
 ) -> None:
     append(engine, *messages_of_keys(50, keys=20))
     shard = a_place(connection, claimed(connection), limit=7)
-    rest = outbox.read(connection, shard.cursor, shard.hashes, limit=100)
+    rest = reader.read(connection, shard.cursor, shard.hashes, limit=100)
     parts = [
-        outbox.read(connection, part.cursor, part.hashes, limit=100)
-        for part in outbox.split(connection, shard, 4)
+        reader.read(connection, part.cursor, part.hashes, limit=100)
+        for part in admin.split(connection, shard, 4)
     ]
     assert all(part.rows for part in parts)
     assert sorted(row for part in parts for row in part.rows) == sorted(rest.rows)
@@ -295,7 +296,7 @@ def test_the_parts_of_a_split_have_what_the_whole_had_left(
 def test_a_shard_of_too_few_hashes_is_not_split(connection: Connection) -> None:
     shard = claimed(connection)
     with pytest.raises(ValueError, match="cannot be split"):
-        outbox.split(connection, shard, into=2**32 + 1)
+        admin.split(connection, shard, into=2**32 + 1)
 
 
 def test_neighbours_at_one_place_become_one_and_have_nothing_left_behind(
@@ -304,11 +305,11 @@ def test_neighbours_at_one_place_become_one_and_have_nothing_left_behind(
     append(engine, *messages_of_keys(5))
     split(connection, into=2)
     left, right = claimed_all(connection)
-    cursor = outbox.read(connection, left.cursor, WHOLE, limit=100).cursor
-    left, right = (outbox.save(connection, shard, cursor, lease_s=60) for shard in (left, right))
-    merged = outbox.merge(connection, left, right)
-    assert [merged] == outbox.shards(connection)
-    assert merged.hashes == WHOLE
+    cursor = reader.read(connection, left.cursor, ALL_KEYS, limit=100).cursor
+    left, right = (reader.save(connection, shard, cursor, lease_s=60) for shard in (left, right))
+    merged = admin.merge(connection, left, right)
+    assert [merged] == reader.shards(connection)
+    assert merged.hashes == ALL_KEYS
     assert merged.cursor == cursor
     assert merged.owner is None
     assert merged.id not in {left.id, right.id}
@@ -320,18 +321,18 @@ def test_shards_that_do_not_touch_or_stand_apart_are_not_merged(
     split(connection, into=3)
     left, middle, right = claimed_all(connection)
     with pytest.raises(NotNeighbours):
-        outbox.merge(connection, left, right)
+        admin.merge(connection, left, right)
     with pytest.raises(NotNeighbours):
-        outbox.merge(connection, middle, left)
+        admin.merge(connection, middle, left)
 
     append(engine, *messages_of_keys(20))
     in_parts = a_place(connection, left, limit=1)
     with pytest.raises(NotNeighbours):
-        outbox.merge(connection, in_parts, middle)
+        admin.merge(connection, in_parts, middle)
     further = a_place(connection, middle, limit=100)
     with pytest.raises(NotNeighbours):
-        outbox.merge(connection, further, right)
-    assert len(outbox.shards(connection)) == 3
+        admin.merge(connection, further, right)
+    assert len(reader.shards(connection)) == 3
 
 
 def test_who_has_lost_its_lease_changes_nothing(connection: Connection, engine: Engine) -> None:
@@ -341,10 +342,10 @@ def test_who_has_lost_its_lease_changes_nothing(connection: Connection, engine: 
     taken = claimed(connection, "another")
     assert_powerless(engine, lost)
 
-    outbox.split(connection, taken)
+    admin.split(connection, taken)
     assert_powerless(engine, taken)
     left, right = claimed_all(connection)
-    outbox.merge(connection, left, right)
+    admin.merge(connection, left, right)
     assert_powerless(engine, left)
     assert_powerless(engine, right)
 
@@ -357,21 +358,21 @@ def test_a_merge_without_one_of_the_leases_leaves_both(
     connection.execute(RUN_OUT, {"name": "one"})
     claimed(connection, "another", right.id)
     with pytest.raises(LeaseLost), engine.begin() as transaction:
-        outbox.merge(transaction, left, right)
-    assert {shard.id for shard in outbox.shards(connection)} == {left.id, right.id}
+        admin.merge(transaction, left, right)
+    assert {shard.id for shard in reader.shards(connection)} == {left.id, right.id}
 
 
 def assert_powerless(engine: Engine, lost: Shard) -> None:
     with engine.connect() as connection:
-        before = outbox.shards(connection)
+        before = reader.shards(connection)
         for write in (
-            lambda: outbox.save(connection, lost, lost.cursor, lease_s=60),
-            lambda: outbox.renew(connection, lost, lease_s=60),
-            lambda: outbox.release(connection, lost),
-            lambda: outbox.split(connection, lost),
-            lambda: outbox.touch(connection, lost, 1),
+            lambda: reader.save(connection, lost, lost.cursor, lease_s=60),
+            lambda: reader.renew(connection, lost, lease_s=60),
+            lambda: reader.release_shard(connection, lost),
+            lambda: admin.split(connection, lost),
+            lambda: reader.mark_in_flight(connection, lost, 1),
         ):
             with pytest.raises(LeaseLost):
                 write()
         connection.rollback()
-        assert outbox.shards(connection) == before
+        assert reader.shards(connection) == before

@@ -46,7 +46,7 @@ with Supervisor(children, stop_s=2) as supervisor:
 # What answers for a process of ours; it dies of a port that is taken.
 ANSWERS = f"""
 import sys
-from runtime.health import Health, HealthServer
+from innbox_process.health import Health, HealthServer
 from runtime.settings import SettingsError
 try:
     server = HealthServer(Health(), "127.0.0.1", {{port}})

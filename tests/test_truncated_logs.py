@@ -12,11 +12,11 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from consumers.member import Member
-from consumers.records import Record, record_of
 from domain.messages import ROOM_RESERVE
+from innbox_process.health import Health
+from innbox_process.records import Record, record_of
 from ops import local
 from ops.topics import create_topics
-from runtime.health import Health
 from runtime.settings import Settings
 from tests.conftest import a_configuration
 from tests.room_requests import requests

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from sqlalchemy import Connection, Engine, create_engine, text
 
 import outbox
-from consumers.records import Record
+import outbox.admin
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain import messages
@@ -28,18 +28,20 @@ from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERV
 from domain.reservations import model, store
 from domain.reservations.model import Cause, NewReservation, Reservation, Status
 from domain.stay import Stay
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
+from innbox_process.records import Record
 from ops.cli import cli
 from ops.environment import as_environment
+from ops.relay_config import relay_config
 from ops.topics import create_topics
 from ops.verify import Finding, Verdict, silent, verify
 from ops.verify.consumption import GROUPS
 from ops.verify.unconsumed import find_unconsumed
-from outbox import Doorbell
+from outbox import Doorbell, reader
 from relay.loop import relay_once
 from relay.publisher import Publisher
 from relay.replay import MEND_HEADER
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Context, Settings
 from tests.audited import System, lose
 from tests.relays import a_message
@@ -116,21 +118,21 @@ class World:
         for url in {self.settings.database_of(context) for context in contexts}:
             engine = direct_engine(self.settings, url, "relay", "innbox_relay")
             with engine.connect() as connection:
-                outbox.prepare_session(connection)
-                shard = outbox.claim(connection, "test", lease_s=60)
+                reader.prepare_session(connection)
+                shard = reader.claim(connection, "test", lease_s=60)
                 assert shard
                 if publish:
-                    reading = outbox.read(connection, shard.cursor, shard.hashes, limit=1_000)
+                    reading = reader.read(connection, shard.cursor, shard.hashes, limit=1_000)
                     publish(reading.rows)
-                    outbox.save(connection, shard, reading.cursor, lease_s=60)
+                    reader.save(connection, shard, reading.cursor, lease_s=60)
                 else:
                     self._relay(connection, shard)
-                outbox.release(connection, shard)
+                reader.release_shard(connection, shard)
 
-    def _relay(self, connection: Connection, shard: outbox.Shard) -> None:
+    def _relay(self, connection: Connection, shard: reader.Shard) -> None:
         prefix = self.settings.kafka_prefix
         with Publisher(self.settings.kafka, Health(), topic_prefix=prefix) as publisher:
-            relay_once(connection, shard, publisher, self.settings, lambda: True)
+            relay_once(connection, shard, publisher, relay_config(self.settings), lambda: True)
 
     def produce(self, topic: str, key: str, value: bytes, **headers: str | bytes | None) -> None:
         producer = Producer(self.settings.kafka)
@@ -352,8 +354,8 @@ def test_what_retention_dropped_from_the_outbox_is_exempt(unpublished: World) ->
     world.sql("UPDATE reservations.transition SET created_at = :then", then=then)
     world.relay()
     with world.rooms.begin() as connection:
-        outbox.ensure_partitions(connection, then.date(), days_ahead=10)
-        outbox.retire_partitions(connection, datetime.now(UTC), retention_days=7)
+        outbox.admin.ensure_partitions(connection, then.date(), days_ahead=10)
+        outbox.admin.retire_partitions(connection, datetime.now(UTC), retention_days=7)
     world.cancel(ANNA)
     world.deliver()
     world.relay()
@@ -500,7 +502,7 @@ def test_i2_sees_a_record_that_was_altered(world: World) -> None:
 def test_i8_sees_messages_of_a_reservation_that_changed_places(world: World) -> None:
     def backwards(rows: Sequence[Any]) -> None:
         for _, topic, key, value, headers, *_ in reversed(rows):
-            world.produce(topic, key, value, **outbox.decode_headers(headers))
+            world.produce(topic, key, value, **reader.decode_headers(headers))
 
     eva = world.reserve()
     world.change(eva, model.redrive, messages.room_reserve)
@@ -520,7 +522,7 @@ def test_i8_does_not_hold_against_the_relay_what_a_mend_published_late(world: Wo
             (second, {}),
             (first, {MEND_HEADER: "1"}),
         ):
-            world.produce(topic, key, value, **outbox.decode_headers(headers) | mark)
+            world.produce(topic, key, value, **reader.decode_headers(headers) | mark)
 
     eva = world.reserve()
     world.change(eva, model.redrive, messages.room_reserve)

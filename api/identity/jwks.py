@@ -22,8 +22,8 @@ import structlog
 from prometheus_client import Gauge
 
 from api.identity.tokens import Key, KeysAway, not_believed
-from runtime.errors import first_line
-from runtime.health import Health
+from innbox_process.errors import first_line
+from innbox_process.health import Health
 from runtime.settings import Settings, SettingsError
 
 KEYS = "keys"

@@ -20,7 +20,7 @@ from api.problems import NamedNight
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import BelowTaken, Change, Changed, NightsSet, WithoutCapacity
 from domain.rooms.nights import NIGHTS_NAMED_MAX
-from runtime.database import is_cancelled, is_conflict, is_outage
+from innbox_process.database import is_cancelled, is_conflict, is_outage
 
 # Many enough that a part costs little beside its nights, few enough that who waits for one of them
 # (the rooms' consumer, say) does not wait long, nor a process that is to stop. Lines that cannot be

@@ -41,10 +41,10 @@ from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable, Refusal
 from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity
 from domain.stay import InvalidStay
+from innbox_process.bounds import OutcomeUnknown
+from innbox_process.database import advice, is_not_migrated, is_outage
+from innbox_process.errors import first_line
 from outbox import UnknownTopic
-from runtime.bounds import OutcomeUnknown
-from runtime.database import advice, is_not_migrated, is_outage
-from runtime.errors import first_line
 from runtime.traces import trace_id
 
 _log = structlog.get_logger(__name__)

@@ -10,10 +10,10 @@ import asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbox import CHANNEL, Doorbell
+from outbox import DOORBELL_CHANNEL, Doorbell
 from runtime.pipeline import PipelinePool
 
-_NOTIFY = text(f"NOTIFY {CHANNEL}")
+_NOTIFY = text(f"NOTIFY {DOORBELL_CHANNEL}")
 _PAUSE_AFTER_FAILURE_S = 1.0
 
 

@@ -24,7 +24,7 @@ from api.problems import DATABASE_AWAY
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation
 from domain.reservations.store import SETTLED_CHANNEL
-from runtime.errors import first_line
+from innbox_process.errors import first_line
 
 POLL_S = 1.0
 

@@ -16,9 +16,9 @@ import uvicorn
 from api.app import create_app
 from api.serving.connections import Connections
 from api.serving.protocol import BoundedProtocol
+from innbox_process.shutdown import stop_on_signals
 from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
-from runtime.shutdown import stop_on_signals
 
 # Of the files that a process may open, these are kept for all but connections of clients and of the
 # database: its log, its listener, the issuer's keys, and connections that are accepted just before others

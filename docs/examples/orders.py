@@ -7,6 +7,7 @@ from sqlalchemy import Engine, create_engine, text
 
 import outbox
 import outbox.schema
+from outbox import reader
 
 
 def prepare(engine: Engine) -> None:
@@ -27,14 +28,14 @@ def place(engine: Engine, item: str) -> None:
 
 def relay(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        outbox.prepare_session(connection)
-        if (shard := outbox.claim(connection, "printer", lease_s=30)) is None:
+        reader.prepare_session(connection)
+        if (shard := reader.claim(connection, "printer", lease_s=30)) is None:
             return
-        while (reading := outbox.read(connection, shard.cursor, shard.hashes, limit=100)).rows:
+        while (reading := reader.read(connection, shard.cursor, shard.hashes, limit=100)).rows:
             for _, topic, key, value, headers, _ in reading.rows:
-                print(topic, key, outbox.decode_headers(headers)["ce_type"], value.decode())
-            shard = outbox.save(connection, shard, reading.cursor, lease_s=30)
-        outbox.release(connection, shard)
+                print(topic, key, reader.decode_headers(headers)["ce_type"], value.decode())
+            shard = reader.save(connection, shard, reading.cursor, lease_s=30)
+        reader.release_shard(connection, shard)
 
 
 if __name__ == "__main__":

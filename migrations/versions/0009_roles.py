@@ -1,7 +1,7 @@
 """A role for each process, and members' rows behind row-level security.
 
 Each process may do what its statements need, and no more; a process takes its role when it connects
-(`runtime.database`). Roles belong to the cluster: other databases may use them, and make them at the same
+(`innbox_process.database`). Roles belong to the cluster: other databases may use them, and make them at the same
 time. Operators' logins, above all the one that migrates, own the tables and go on seeing everything.
 
 Row-level security is not forced upon the owner: `verify`, `ledger` and backups look at all rows, and

@@ -15,7 +15,7 @@ by the relay, and where it is the first of its message, it is held only against 
 
 from collections.abc import Collection
 
-from consumers.records import Record
+from innbox_process.records import Record
 from ops.audit.databases import Home, declared_topics, look_up, read_late, read_window
 from ops.audit.order import find_inversions
 from ops.audit.outcome import Audit, Finding, TopicAudit, conclude

@@ -20,7 +20,8 @@ from ops.ledger.databases import (
     stream,
 )
 from ops.progress import Report
-from outbox.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
+from outbox import reader
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from runtime.settings import Settings
 
 IDS_PER_LOOK = 10_000
@@ -104,8 +105,8 @@ def _enter(
     report: Report,
 ) -> None:
     try:
-        outbox.check_origin(connection)
-    except outbox.CursorFromElsewhere as error:
+        reader.check_cluster_identity(connection)
+    except reader.ForeignCursor as error:
         raise CommandError(f"{home.name}: {error}") from error
     has_commit_times = connection.execute(HAS_COMMIT_TIMES).scalar_one()
     ledger.insert("home", [(home.id, home.name, complete_from(connection), has_commit_times)])

@@ -10,13 +10,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-import outbox
+from innbox_process.database import direct_engine
+from innbox_process.health import Health
 from ops.bench.measure import rate
-from outbox import Cursor
+from ops.relay_config import relay_config
+from outbox import reader
+from outbox.reader import Cursor
 from relay.loop import relay_once
 from relay.publishers import publisher_for
-from runtime.database import direct_engine
-from runtime.health import Health
 from runtime.settings import Settings
 
 KEYS = 5_000
@@ -65,28 +66,28 @@ def fill(
 
 def behind_all(connection: Connection) -> Cursor:
     """Return the cursor of a relay that has published all that is committed now."""
-    outbox.prepare_session(connection)
+    reader.prepare_session(connection)
     snapshot = connection.execute(text("SELECT CAST(pg_current_snapshot() AS text)")).scalar_one()
-    return outbox.read(connection, Cursor(snapshot), outbox.WHOLE, limit=1).cursor
+    return reader.read(connection, Cursor(snapshot), reader.ALL_KEYS, limit=1).cursor
 
 
 def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
     """Relay all that comes after a cursor, in this process, and return the messages per second."""
-    engine = direct_engine(settings, settings.database_url, "bench")
+    engine, config = direct_engine(settings, settings.database_url, "bench"), relay_config(settings)
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
-        shard = outbox.claim(connection, "bench", lease_s=settings.lease_s)
+        reader.prepare_session(connection)
+        shard = reader.claim(connection, "bench", lease_s=settings.lease_s)
         assert shard is not None, "a shard of our own database is free"
         # The number of a cursor only grows, wherever the cursor is.
         cursor = replace(since, number=shard.cursor.number + 1)
-        saved = outbox.save(connection, shard, cursor, lease_s=settings.lease_s)
-        with publisher_for(connection, saved, settings, Health()) as publisher:
+        saved = reader.save(connection, shard, cursor, lease_s=settings.lease_s)
+        with publisher_for(connection, saved, config, Health()) as publisher:
             own = publisher.resume(connection, saved, lambda: True, lease_s=settings.lease_s)
 
             def drain() -> None:
-                relayed = relay_once(connection, own, publisher, settings, lambda: True)
+                relayed = relay_once(connection, own, publisher, config, lambda: True)
                 assert relayed.messages == backlog, f"relayed {relayed.messages} of {backlog}"
 
             found = rate(backlog, drain)
-        outbox.release(connection, shard)
+        reader.release_shard(connection, shard)
     return found

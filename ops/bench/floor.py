@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from unittest.mock import patch
 
 from api.serving.process import listening, serve
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from ops.signals import end_with_supervisor
-from runtime.logs import configure_logs
 from runtime.pipeline import PipelinePool, Rows, Statement
 from runtime.settings import load_settings
-from runtime.shutdown import stop_on_signals
 
 
 async def execute(_: PipelinePool, statements: Sequence[Statement], **__: object) -> list[Rows]:

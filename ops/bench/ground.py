@@ -10,12 +10,13 @@ from multiprocessing import get_context
 from os import getpid
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
+import outbox.admin
 from domain.stay import Stay
+from innbox_process.kafka import quiet_admin
 from ops.errors import CommandError, quoted
 from ops.migrate import migrate
 from ops.supervisor import Child, Supervisor, children_of
@@ -50,7 +51,7 @@ def make_partitions(url: str, since: date) -> None:
     """Make those from a day until a week from now, as housekeeping would."""
     days_ahead = (datetime.now(UTC).date() - since).days + 7
     with create_engine(url, poolclass=NullPool).begin() as connection:
-        outbox.ensure_partitions(connection, since, days_ahead=days_ahead)
+        outbox.admin.ensure_partitions(connection, since, days_ahead=days_ahead)
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def a_stay() -> Stay:
 
 
 def _delete_topics(settings: Settings, prefix: str) -> None:
-    admin = AdminClient(settings.kafka | {"log_level": 0})
+    admin = quiet_admin(settings.kafka)
     names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
     for deletion in admin.delete_topics(names).values() if names else ():
         deletion.result(10)

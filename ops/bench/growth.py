@@ -9,14 +9,14 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-import outbox
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.ground import a_relay, crew, make_partitions, scratch, session
 from ops.bench.latency import latency
 from ops.bench.measure import Comparison, Measured
 from ops.progress import Report
 from ops.topics import create_topics
-from outbox import Cursor
+from outbox import admin
+from outbox.reader import Cursor
 from runtime.settings import Settings
 
 # Filled at some 50,000 messages a second, the log would otherwise be checkpointed all the time.
@@ -81,7 +81,7 @@ def _grow(log: Settings, history: int, days: int, report: Report) -> None:
                 appended_at=noon - timedelta(days=days - day),
                 report=lambda done, start=start: report("making history", start + done, history),  # type: ignore[misc]
             )
-        names = outbox.partitions(connection).values()
+        names = admin.partitions(connection).values()
         for number, name in enumerate(names):
             report("vacuuming it", number, len(names))
             connection.execute(text(f"VACUUM (ANALYZE, FREEZE) outbox.{name}"))

@@ -11,14 +11,14 @@ from typing import Any
 from confluent_kafka import Producer
 from sqlalchemy import Connection, text
 
-import outbox
 from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.ground import scratch, session
 from ops.bench.measure import Comparison, Measured, rate
 from ops.progress import Report
 from ops.topics import create_topics
-from outbox import Cursor
+from outbox import reader
+from outbox.reader import Cursor
 from relay.publisher import producer_properties
 from runtime.settings import RelayMode, Settings
 
@@ -48,8 +48,8 @@ def bench_relay(
 
 
 def _in_memory(connection: Connection, since: Cursor, backlog: int) -> list[tuple[Any, ...]]:
-    rows = outbox.read(connection, since, outbox.WHOLE, limit=backlog + 1).rows
-    return [(*row[2:4], outbox.decode_headers(row[4])) for row in rows]
+    rows = reader.read(connection, since, reader.ALL_KEYS, limit=backlog + 1).rows
+    return [(*row[2:4], reader.decode_headers(row[4])) for row in rows]
 
 
 def _produce_bare(settings: Settings, rows: Sequence[tuple[Any, ...]]) -> None:

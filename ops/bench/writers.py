@@ -17,12 +17,13 @@ from sqlalchemy import text
 
 import outbox
 from domain import messages
+from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.ground import a_stay, crew, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.progress import Report
 from ops.topics import declare
-from runtime.database import pooled_engine
+from outbox import reader
 from runtime.settings import Settings
 
 _HEAD_START_S = 0.1
@@ -30,7 +31,7 @@ _TURNS = "writing: nobody woken, the doorbell, NOTIFY by a trigger"
 
 _FUNCTION = text(f"""
     CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql
-    AS 'BEGIN NOTIFY {outbox.CHANNEL}; RETURN NULL; END'
+    AS 'BEGIN NOTIFY {outbox.DOORBELL_CHANNEL}; RETURN NULL; END'
 """)
 _TRIGGER = text("""
     CREATE TRIGGER bench_notify AFTER INSERT ON outbox.message
@@ -124,9 +125,9 @@ def _listening(settings: Settings) -> Iterator[None]:
 
     def hear() -> None:
         with session(settings) as connection:
-            outbox.listen(connection)
+            reader.listen(connection)
             while not stop.is_set():
-                outbox.hear(connection, 0.2)
+                reader.wait_for_notify(connection, 0.2)
 
     listener = Thread(target=hear, name="bench-listener")
     listener.start()

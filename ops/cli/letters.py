@@ -9,12 +9,12 @@ import click
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from innbox_process.logs import configure_logs
 from ops.cli.deploy import DATABASE
 from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.errors import CommandError
-from runtime.logs import configure_logs
 from runtime.settings import Context, Settings
 
 _context = click.option(

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from innbox_process.logs import configure_logs
 from ops.cli.output import print_json, print_table, progress, say
 from ops.cli.temporary import temporary
 from ops.environment import settings_for
 from ops.progress import Report
-from runtime.logs import configure_logs
 from runtime.settings import Settings
 
 if TYPE_CHECKING:

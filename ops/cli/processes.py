@@ -8,11 +8,11 @@ from typing import get_args
 import click
 import structlog
 
+from innbox_process.logs import configure_logs
 from ops.cli.root import cli
 from ops.cli.run import FAILED, expected, in_words
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor
-from runtime.logs import configure_logs
 from runtime.settings import Context, RelayMode, Settings
 
 _log = structlog.get_logger(__name__)
@@ -49,14 +49,16 @@ def relay(data: Path, context: str | None, mode: str | None) -> None:
     innbox relay
     innbox relay --context rooms --mode exactly-once
     """
-    from ops.topics import topics_of
+    from ops.relay_config import relay_config
     from relay.process import run
 
-    def relay_all(settings: Settings) -> None:
-        run(settings, topics_of(settings, settings.relay_context))
-
     given = {"relay_context": context, "relay_mode": mode}
-    _run(data, "relay", relay_all, **{name: value for name, value in given.items() if value})
+    _run(
+        data,
+        "relay",
+        lambda settings: run(relay_config(settings)),
+        **{name: value for name, value in given.items() if value},
+    )
 
 
 @cli.command()

@@ -7,8 +7,8 @@ import sys
 
 import click
 
+from innbox_process.hangups import mute_unread
 from ops.errors import CommandError
-from runtime.hangups import mute_unread
 
 REFUSED = 1
 FAILED = 2
@@ -85,8 +85,8 @@ def in_words(error: Exception) -> str:
     from sqlalchemy.exc import DBAPIError
 
     from client import Problem, Unavailable
+    from innbox_process.database import advice
     from ops.cli.asking import explained
-    from runtime.database import advice
 
     match error:
         case Problem() | Unavailable():

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-import outbox
+from innbox_process.database import direct_engine
 from ops.ledger.scratch import ROWS_PER_INSERT
 from ops.progress import Report
-from runtime.database import direct_engine
+from outbox import admin
 from runtime.settings import Settings
 
 # Committed after the snapshot, found as the relay finds it.
@@ -47,7 +47,7 @@ def complete_from(connection: Connection) -> float:
 
     Retention may keep a day, for what is not yet relayed, and drop later ones.
     """
-    days = sorted(outbox.partitions(connection), reverse=True)
+    days = sorted(admin.partitions(connection), reverse=True)
     if not days:
         return 0.0
 

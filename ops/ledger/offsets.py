@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 
+from innbox_process.kafka import quiet_admin
 from ops.ledger.scratch import Ledger
 from ops.ledger.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from runtime.settings import Settings
@@ -19,7 +20,7 @@ SCHEMA = "CREATE TABLE passed (topic, partition INTEGER, offset INTEGER);"
 
 def read_offsets(ledger: Ledger, settings: Settings, groups: Mapping[str, Iterable[str]]) -> None:
     """Enter the committed offsets of these groups, each in the topics that it reads."""
-    admin = AdminClient(settings.kafka | {"log_level": 0})  # failures are raised, and said once
+    admin = quiet_admin(settings.kafka)
     admin.list_topics(timeout=CONTACT_S_MAX)  # brokers that are away are not waited for as long
     for group, topics in groups.items():
         names = {settings.kafka_prefix + topic for topic in topics}

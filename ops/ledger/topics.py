@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec is public all the same
-    AdminClient,
-    OffsetSpec,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from consumers.records import Record, record_of
+from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
+from innbox_process.records import Record, record_of
 from ops.ledger.scratch import Ledger
 from ops.progress import Report
 from runtime.settings import Settings
@@ -27,16 +25,11 @@ SILENCE_S_MAX = 30.0
 # How long brokers may take to be found at all.
 CONTACT_S_MAX = 10.0
 
-# A partition of a topic, by its full name.
-Place = tuple[str, int]
 # A row of the table `record`, from a record and when it was published.
 RowOf = Callable[[Record, float], Sequence[object]]
 
 # `begun` is where reading began, `low` where the partition began when it ended.
 SCHEMA = "CREATE TABLE partition (topic, partition INTEGER, begun, low, high, first_at);"
-
-_BEGIN: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_END: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 @dataclass(slots=True)
@@ -67,10 +60,10 @@ def read_topics(
     With `since`, from the first that was published then; earlier ones may be left out. Fills the tables
     `record`, whose rows `row_of` makes, and `partition`.
     """
-    admin = AdminClient(settings.kafka | {"log_level": 0})  # failures are raised, and said once
+    admin = quiet_admin(settings.kafka)
     prefix = settings.kafka_prefix
     places = _places(admin, {prefix + topic for topic in topics})
-    ends = _offsets(admin, places, _END)
+    ends = _offsets(admin, places, END)
     reading = _Reading(_starts(admin, places, ends, since), ends)
     consumer = Consumer(_properties(settings))
     try:
@@ -78,7 +71,7 @@ def read_topics(
     finally:
         consumer.close()
     # Asked again: what was trimmed during the reading is trimmed.
-    lows = _offsets(admin, places, _BEGIN)
+    lows = _offsets(admin, places, BEGINNING)
     ledger.insert("partition", _partitions(reading, lows, prefix))
 
 
@@ -109,23 +102,16 @@ def _places(admin: AdminClient, names: set[str]) -> list[Place]:
 
 
 def _offsets(admin: AdminClient, places: Iterable[Place], which: OffsetSpec) -> dict[Place, int]:
-    """One question for all partitions: the consumer's own takes a quarter of a second for each."""
-    asked = admin.list_offsets(
-        {TopicPartition(*place): which for place in places},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=SILENCE_S_MAX,
-    )
-    return {(one.topic, one.partition): answer.result().offset for one, answer in asked.items()}
+    return offsets(admin, places, which, timeout_s=SILENCE_S_MAX)
 
 
 def _starts(
     admin: AdminClient, places: Iterable[Place], ends: dict[Place, int], since: float | None
 ) -> dict[Place, int]:
     if since is None:
-        return _offsets(admin, places, _BEGIN)
+        return _offsets(admin, places, BEGINNING)
 
-    at: OffsetSpec = OffsetSpec.for_timestamp(max(0, int(since * 1000)))
-    found = _offsets(admin, places, at)
+    found = _offsets(admin, places, at_instant(since))
     return {place: offset if offset >= 0 else ends[place] for place, offset in found.items()}
 
 

@@ -26,7 +26,7 @@ from ops.ledger.databases import (
 )
 from ops.progress import Report
 from ops.verify.ledger import fields
-from outbox.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from runtime.settings import Context, Settings
 
 SOURCES: dict[Context, str] = {"reservations": RESERVATIONS_SOURCE, "rooms": ROOMS_SOURCE}

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import msgspec
 
-from consumers.records import Record
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
+from innbox_process.records import Record
 from ops.ledger import CLOCKS_DIFFER_S, Ledger, offsets, seconds, topics
 from relay.replay import MEND_HEADER, REPLAY_HEADER
 

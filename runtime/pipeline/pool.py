@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, Engine, exc
 
-from runtime.bounds import Traffic
+from innbox_process.bounds import Traffic
 from runtime.pipeline.roundtrip import Rows, Statement, in_one_round_trip
 
 

@@ -23,8 +23,8 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
 from sqlalchemy import Connection, TextClause, exc
 
-from runtime.bounds import OutcomeUnknown
-from runtime.database import READ_ONLY
+from innbox_process.bounds import OutcomeUnknown
+from innbox_process.database import READ_ONLY
 
 Statement = tuple[TextClause, Mapping[str, object]]
 Rows = Sequence[tuple[Any, ...]]

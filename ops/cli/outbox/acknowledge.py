@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from innbox_process.database import direct_engine
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
 from ops.cli.outbox.audit import window_of
@@ -16,8 +17,7 @@ from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
-from outbox import acknowledged
-from runtime.database import direct_engine
+from outbox import admin
 from runtime.settings import Context, Settings
 
 if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
@@ -113,15 +113,13 @@ def _acknowledged(settings: Settings, findings: "Collection[Finding]", reason: s
     for url, contexts in settings.databases.items():
         database = " and ".join(contexts)
         ours = [
-            acknowledged.Finding(finding.kind, finding.topic, UUID(finding.message_id))
+            admin.Finding(finding.kind, finding.topic, UUID(finding.message_id))
             for finding in findings
             if finding.database == database
         ]
         if ours:
             with direct_engine(settings, url, "acknowledge").begin() as connection:
-                done += acknowledged.acknowledge(
-                    connection, ours, acknowledged_by=person(), reason=reason
-                )
+                done += admin.acknowledge(connection, ours, acknowledged_by=person(), reason=reason)
     return done
 
 

@@ -10,16 +10,14 @@ import click
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-import outbox
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, print_table, say
 from ops.cli.person import person
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import KeyNotBlocked
-from outbox.blocked import count_waiting
-from outbox.skipped import skipped_messages
+from outbox import admin, reader
+from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
 from runtime.settings import Context
 
 NOT_BLOCKED = 1
@@ -96,14 +94,14 @@ def retry(
     if is_all == bool(keys):
         raise click.UsageError("name the keys, or pass --all")
     if not is_all:
-        return _decide(data, context, keys, outbox.retry_key, _RETRIED, as_json=as_json)
+        return _decide(data, context, keys, admin.retry_key, _RETRIED, as_json=as_json)
     with _database(data, context) as engine:
         with engine.connect() as connection:
-            blocked = [key.key for key in outbox.blocked_keys(connection) if key.state == "BLOCKED"]
+            blocked = [key.key for key in reader.blocked_keys(connection) if key.state == "BLOCKED"]
         if blocked:
             _ask(f"Blocked keys: {len(blocked):,}. Publish what was refused again?", yes=yes)
         with engine.begin() as connection:
-            retried = outbox.retry_all_keys(connection)
+            retried = admin.retry_all_keys(connection)
     _tell(dict.fromkeys(retried, _RETRIED), as_json=as_json)
     return 0
 
@@ -131,7 +129,7 @@ def skip(
     _ask(f"Never publish the refused message of {', '.join(keys)}?", yes=yes)
 
     def skip_one(connection: Connection, key: str) -> None:
-        outbox.skip_message(connection, key, skipped_by=person(), note=note)
+        admin.skip_message(connection, key, skipped_by=person(), note=note)
 
     return _decide(data, context, keys, skip_one, "message skipped", as_json=as_json)
 
@@ -162,7 +160,7 @@ def skipped(data: Path, context: Context | None, as_json: bool) -> None:
 
 def _blocked(connection: Connection) -> Iterator[dict[str, Any]]:
     waiting = count_waiting(connection)
-    for found in outbox.blocked_keys(connection):
+    for found in reader.blocked_keys(connection):
         shown = asdict(found)
         del shown["cursor"]
         # A key that was blocked between the two looks has nothing counted yet.

@@ -8,12 +8,12 @@ import click
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-import outbox
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, print_json, print_table
 from ops.environment import settings_for
-from outbox import Shard
+from outbox import admin, reader
+from outbox.reader import Shard
 
 
 @outbox_group.command()
@@ -24,14 +24,14 @@ def shards(data: Path, as_json: bool) -> None:
     found = []
     for url, contexts in settings_for(data, DATABASE).databases.items():
         with create_engine(url, poolclass=NullPool).connect() as connection:
-            waiting = outbox.backlogs(connection)
+            waiting = admin.backlogs(connection)
             found += [
                 {
                     "database": " and ".join(contexts),
                     **shown(shard),
                     "backlog": waiting.get(shard.id, 0),
                 }
-                for shard in outbox.shards(connection)
+                for shard in reader.shards(connection)
             ]
     if as_json:
         print_json({"shards": found})
@@ -74,7 +74,7 @@ def partitions(data: Path, as_json: bool) -> None:
     found = {}
     for url, contexts in settings_for(data, DATABASE).databases.items():
         with create_engine(url, poolclass=NullPool).connect() as connection:
-            days = outbox.partitions(connection)
+            days = admin.partitions(connection)
             found[" and ".join(contexts)] = {day.isoformat(): name for day, name in days.items()}
     if as_json:
         print_json({"partitions": found})

@@ -12,10 +12,8 @@ from ops.cli.outbox.replay import PER_SECOND, Place, run_shown, session
 from ops.cli.outbox.replay_output import shown, tell
 from ops.cli.output import confirm, print_table
 from ops.cli.person import person
-from outbox import mending
-from outbox.acknowledged import MISSING
-from outbox.mending import Lost
-from outbox.replay import Replay, lock_mends
+from outbox import admin
+from outbox.admin import MISSING, LostMessage, Replay, lock_mends
 from runtime.settings import Context, Settings
 
 # By the name that an audit gives a database.
@@ -102,7 +100,7 @@ def _publish(places: Places, found: Audit, runs: list[Replay]) -> int:
     """
     for database, place in places.items():
         if lost := [_lost(finding) for finding in _missing(found) if finding.database == database]:
-            begun = mending.begin(
+            begun = admin.begin_mend(
                 place.connection, lost, per_second=PER_SECOND, started_by=person()
             )
             runs.append(run_shown(place, begun, skip_refused=False))
@@ -126,8 +124,10 @@ def _created_at(finding: Finding) -> datetime:
     return datetime.fromtimestamp(finding.created_at, UTC)
 
 
-def _lost(finding: Finding) -> Lost:
-    return Lost(finding.position, UUID(finding.message_id), finding.topic, _created_at(finding))
+def _lost(finding: Finding) -> LostMessage:
+    return LostMessage(
+        finding.position, UUID(finding.message_id), finding.topic, _created_at(finding)
+    )
 
 
 def _end(finding: Finding) -> dict[str, Any]:

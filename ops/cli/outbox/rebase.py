@@ -11,20 +11,15 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-import outbox
+from innbox_process.database import is_conflict
 from ops.cli.deploy import DATABASE
 from ops.cli.outbox.group import outbox_group
 from ops.cli.output import as_json, confirm, print_json, print_table, progress, say
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import (
-    CursorFromElsewhere,
-    Sequence,
-    SequenceBehind,
-    StillRelayed,
-    TransactionIdsRestarted,
-)
-from runtime.database import is_conflict
+from outbox import admin, reader
+from outbox.admin import Sequence, StillRelayed, TransactionIdsRestarted
+from outbox.reader import ForeignCursor, SequenceBehind
 from runtime.settings import Context
 
 
@@ -82,19 +77,19 @@ def rebase(
 
 def _foreseen(engine: Engine) -> dict[str, Any]:
     with engine.begin() as connection:
-        sequences = outbox.sequences_behind(connection)
+        sequences = admin.sequences_behind(connection)
         told = {"sequences": sequences, "is_position_behind": _is_position_behind(connection)}
         try:
-            outbox.check_origin(connection)
-        except CursorFromElsewhere as error:
-            outlook = asdict(outbox.foresee(connection))
-            return {"is_foreign": True, "reason": str(error), **told, **outlook}
+            reader.check_cluster_identity(connection)
+        except ForeignCursor as error:
+            plan = asdict(admin.plan_rebase(connection))
+            return {"is_foreign": True, "reason": str(error), **told, **plan}
     return {"is_foreign": False, **told}
 
 
 def _is_position_behind(connection: Connection) -> bool:
     try:
-        outbox.check_positions(connection)
+        reader.check_positions(connection)
     except SequenceBehind:
         return True
     return False
@@ -111,7 +106,7 @@ def _ask(*, yes: bool) -> None:
 def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
     try:
         with progress() as report, engine.begin() as connection:
-            rewritten = outbox.rebase(
+            rewritten = admin.rebase(
                 connection, same_transaction_ids=same_transaction_ids, report=report
             )
     except (StillRelayed, TransactionIdsRestarted) as error:
@@ -136,7 +131,7 @@ def _advance(engine: Engine, sequences: list[Sequence]) -> None:
     try:
         for sequence in sequences:
             with engine.begin() as connection:
-                outbox.advance(connection, sequence)
+                admin.advance_sequence(connection, sequence)
             say(f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}.")
     except DBAPIError as error:
         if not is_conflict(error):

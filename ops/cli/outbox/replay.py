@@ -12,6 +12,10 @@ import click
 from sqlalchemy import Connection
 
 import outbox
+from innbox_process.config import FOR_A_PERSON
+from innbox_process.database import direct_engine
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from ops.cli.deploy import DATABASE
 from ops.cli.ids import ids_from
 from ops.cli.instants import Instant
@@ -28,13 +32,11 @@ from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.person import person
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import replay as store
-from outbox.replay import CANCELLED, Replay
-from outbox.selection import Selection, Survey, survey
-from runtime.database import direct_engine
-from runtime.logs import configure_logs
+from ops.relay_config import relay_config
+from outbox import admin, reader
+from outbox.admin import Replay, ReplayState, Selection, Survey, survey
+from relay.config import RelayConfig
 from runtime.settings import Context, Settings
-from runtime.shutdown import stop_on_signals
 
 PER_SECOND = 1_000
 
@@ -44,7 +46,7 @@ class Place:
     """A database's outbox, as a replay needs it."""
 
     connection: Connection
-    settings: Settings
+    config: RelayConfig
     resume: str  # what a person types to go on, but for the id
 
 
@@ -115,9 +117,13 @@ def replay(  # noqa: PLR0913 - one for each option
         raise click.UsageError("--dry-run and --to-topic are for a new replay")
     with _place(data, context, asks_kafka=not dry_run and cancel is None) as place:
         if cancel is not None:
-            return tell(store.stop(place.connection, cancel, CANCELLED), "", as_json=as_json)
+            return tell(
+                admin.stop_replay(place.connection, cancel, ReplayState.CANCELLED),
+                "",
+                as_json=as_json,
+            )
         if resume is not None:
-            ours = store.take(place.connection, resume, per_second=per_second)
+            ours = admin.take_replay(place.connection, resume, per_second=per_second)
         else:
             found = _survey(place, conditions, to_topic)
             if dry_run:
@@ -137,7 +143,7 @@ def replays(data: Path, as_json: bool) -> None:
     for url, contexts in settings.databases.items():
         with direct_engine(settings, url, "replays").connect() as connection:
             database = " and ".join(contexts)
-            found += [(database, replay) for replay in store.replays(connection)]
+            found += [(database, replay) for replay in admin.replays(connection)]
     if as_json:
         print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
         return
@@ -180,15 +186,13 @@ def _place(data: Path, context: Context | None, *, asks_kafka: bool) -> Iterator
 @contextmanager
 def session(settings: Settings, context: Context | None) -> Iterator[Place]:
     """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
-    # A person reads along, and is to hear that Kafka is waited for.
-    told = settings.model_copy(update={"log_level": "WARNING", "log_format": "console"})
-    configure_logs(told, "replay")
+    configure_logs(FOR_A_PERSON, "replay")
     resume = f"innbox outbox replay{f' --context {context}' if context else ''} --resume"
     engine = direct_engine(settings, settings.database_of(context or "reservations"), "replay")
     with engine.connect() as connection:
-        outbox.prepare_session(connection)
+        reader.prepare_session(connection)
         try:
-            yield Place(connection, settings, resume)
+            yield Place(connection, relay_config(settings, context), resume)
         except outbox.OutboxError as error:
             raise CommandError(str(error)) from error
 
@@ -196,8 +200,8 @@ def session(settings: Settings, context: Context | None) -> Iterator[Place]:
 def _survey(place: Place, conditions: dict[str, Any], to_topic: str | None) -> Survey:
     """Count; before that see whether there is such a target, and after it whether all fits in."""
     if to_topic is not None:
-        store.refuse_target(place.connection, to_topic)
-    now = store.now(place.connection)
+        admin.check_target(place.connection, to_topic)
+    now = admin.database_now(place.connection)
     for name in ("since", "until"):
         if isinstance(ago := conditions[name], timedelta):
             conditions[name] = now - ago
@@ -208,14 +212,14 @@ def _survey(place: Place, conditions: dict[str, Any], to_topic: str | None) -> S
             lambda done, total: report("counting", done, total),
         )
     if to_topic is not None:
-        store.refuse_target(place.connection, to_topic, found)
+        admin.check_target(place.connection, to_topic, found)
     return found
 
 
 def _create(place: Place, found: Survey, to_topic: str | None, per_second: int | None) -> Replay:
     if not found.extent:
         raise CommandError(f"no published message is like this{left_out(found.left_out)}")
-    return store.create(
+    return admin.create_replay(
         place.connection,
         found,
         to_topic=to_topic,
@@ -228,7 +232,7 @@ def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
     """Publish what is left of a replay, and show how far it is."""
     from relay.replay import run_replay
 
-    with progress() as report, stop_on_signals(place.settings.shutdown_s) as stop:
+    with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
         say(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")
         say(f"Should it end early, go on with: {place.resume} {replay.id}")
@@ -238,5 +242,5 @@ def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
 
         show(replay)
         return run_replay(
-            place.connection, replay, place.settings, stop, show, skip_refused=skip_refused
+            place.connection, replay, place.config, stop, show, skip_refused=skip_refused
         )

@@ -6,8 +6,7 @@ from typing import Any
 from ops.cli.output import print_json, print_table, say
 from ops.cli.run import INTERRUPTED as EXIT_INTERRUPTED
 from ops.errors import CommandError
-from outbox.replay import DONE, INTERRUPTED, REFUSED, Replay
-from outbox.selection import Selection, Survey
+from outbox.admin import Replay, ReplayState, Selection, Survey
 
 NOT_ALL_MENDED = 1
 IDS_NAMED_MAX = 10
@@ -20,7 +19,7 @@ def tell(replay: Replay, resume: str, *, as_json: bool) -> int:
     """
     if as_json:
         print_json({"replay": shown(replay)})
-    if replay.state == REFUSED:
+    if replay.state == ReplayState.REFUSED:
         raise CommandError(
             f"{replay.reason}\nSent {replay.sent:,} of {replay.expected:,}. Mend the topic and go on "
             f"with `{resume} {replay.id}`, or pass over such messages with --skip-refused."
@@ -29,7 +28,7 @@ def tell(replay: Replay, resume: str, *, as_json: bool) -> int:
     say(f"{named(replay)} is {replay.state}: {counts}{left_out(replay.left_out)}.")
     for message_id in replay.gone:
         say(f"No longer in the outbox, so it cannot be published again: message {message_id}")
-    if replay.state == INTERRUPTED:
+    if replay.state == ReplayState.INTERRUPTED:
         say(f"Go on with: {resume} {replay.id}")
         return EXIT_INTERRUPTED
     return NOT_ALL_MENDED if replay.is_mend and replay.sent < replay.expected else 0
@@ -101,6 +100,6 @@ def left_out(messages: int) -> str:
 def _lost(replay: Replay) -> str:
     refused = f", {replay.refused:,} refused" if replay.refused else ""
     gone = replay.expected - replay.done
-    if replay.state != DONE or not gone:
+    if replay.state != ReplayState.DONE or not gone:
         return refused
     return f"{refused}, {gone:,} gone with the retention"

@@ -10,17 +10,21 @@ from typing import Any, get_args
 import click
 from sqlalchemy import Engine
 
+from innbox_process.config import FOR_A_PERSON
+from innbox_process.database import direct_engine
+from innbox_process.logs import configure_logs
+from innbox_process.shutdown import stop_on_signals
 from ops.cli.outbox.group import outbox_group
 from ops.cli.outbox.look import shown
 from ops.cli.output import as_json, print_json, progress, say
 from ops.cli.run import INTERRUPTED
 from ops.environment import settings_for
 from ops.errors import CommandError
-from outbox import OutboxError, Shard
-from runtime.database import direct_engine
-from runtime.logs import configure_logs
-from runtime.settings import Context, Settings
-from runtime.shutdown import stop_on_signals
+from ops.relay_config import relay_config
+from outbox import OutboxError
+from outbox.reader import Shard
+from relay.config import RelayConfig
+from runtime.settings import Context
 
 WAIT_S = 60.0
 # Each shard costs its relay a thread, a producer and a connection.
@@ -32,7 +36,7 @@ class Place:
     """A database's outbox, as a change of its shards needs it."""
 
     engine: Engine
-    settings: Settings
+    config: RelayConfig
     stop: Event
 
 
@@ -78,9 +82,7 @@ def split(
     from relay.resharding import split_shard
 
     def change(place: Place) -> list[Shard]:
-        return split_shard(
-            place.engine, place.settings, place.stop, shard, into=into, wait_s=wait_s
-        )
+        return split_shard(place.engine, place.config, place.stop, shard, into=into, wait_s=wait_s)
 
     return _changed(data, context, change, as_json=as_json)
 
@@ -108,7 +110,7 @@ def merge(
         ids = [shard, neighbour]
         with progress() as report:
             return [
-                merge_shards(place.engine, place.settings, place.stop, ids, report, wait_s=wait_s)
+                merge_shards(place.engine, place.config, place.stop, ids, report, wait_s=wait_s)
             ]
 
     return _changed(data, context, change, as_json=as_json)
@@ -152,10 +154,8 @@ def _place(data: Path, context: Context | None) -> Iterator[Place]:
     settings = settings_for(data)
     if context is None and len(settings.databases) > 1:
         raise CommandError("the contexts have a database each: say --context rooms or reservations")
-    # A person reads along, and is to hear that Kafka is waited for.
-    told = settings.model_copy(update={"log_level": "WARNING", "log_format": "console"})
-    configure_logs(told, "reshard")
+    configure_logs(FOR_A_PERSON, "reshard")
     engine = direct_engine(settings, settings.database_of(context or "reservations"), "reshard")
     with stop_on_signals(settings.shutdown_s) as stop:
-        yield Place(engine, settings, stop)
+        yield Place(engine, relay_config(settings, context), stop)
     engine.dispose()

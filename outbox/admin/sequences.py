@@ -70,7 +70,7 @@ def sequences_behind(connection: Connection, schema: str | None = None) -> list[
     return [sequence for sequence in every if sequence.is_behind]
 
 
-def advance(connection: Connection, sequence: Sequence) -> Sequence | None:
+def advance_sequence(connection: Connection, sequence: Sequence) -> Sequence | None:
     """Set a sequence to what its column has; returns how it was, or None if it was not behind any more.
 
     Its table is locked against writers until the transaction ends, so that the sequence is never set

@@ -1,4 +1,4 @@
-"""Skipped messages: given up by a person, and kept whole with who it was, when and why.
+"""SkippedMessage messages: given up by a person, and kept whole with who it was, when and why.
 
 The message that is in the way of its key becomes a dead letter, and the key goes on behind it, in one
 statement: it is never both skipped and tried again. A dead letter is a record, and nothing deletes it.
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from outbox.blocked import decide
+from outbox.admin.decisions import decide
 from outbox.tables import dead_letter
 
 LIST_MAX = 1_000
@@ -36,7 +36,7 @@ SKIP = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedMessage:
     """A message that was given up, and who did it."""
 
     id: int
@@ -63,7 +63,7 @@ def skip_message(connection: Connection, key: str, *, skipped_by: str, note: str
     decide(connection, SKIP, {"key": key, "skipped_by": skipped_by, "note": note})
 
 
-def skipped_messages(connection: Connection, *, limit: int = LIST_MAX) -> list[Skipped]:
+def skipped_messages(connection: Connection, *, limit: int = LIST_MAX) -> list[SkippedMessage]:
     """Return the last ones that were skipped, the newest first."""
     newest = select(dead_letter).order_by(dead_letter.c.id.desc()).limit(limit)
-    return [Skipped(**row) for row in connection.execute(newest).mappings()]
+    return [SkippedMessage(**row) for row in connection.execute(newest).mappings()]

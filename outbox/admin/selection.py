@@ -19,9 +19,9 @@ from uuid import UUID
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
-from outbox.driver import fetch
-from outbox.origin import check_origin
-from outbox.published import covers
+from outbox.reader.cluster_identity import check_cluster_identity
+from outbox.reader.driver import fetch
+from outbox.reader.published import covers
 
 # Positions to a statement: some 50 ms where all of them are there and none is selected.
 STRETCH = 100_000
@@ -168,10 +168,10 @@ def survey(
 ) -> Survey:
     """Count what is selected, on a connection prepared as for `read`; nothing is locked or written.
 
-    `report` hears how many positions have been looked at, and of how many. Raises `CursorFromElsewhere`
+    `report` hears how many positions have been looked at, and of how many. Raises `ForeignCursor`
     where nobody can tell what is published.
     """
-    check_origin(connection)
+    check_cluster_identity(connection)
     cursors: str = connection.execute(CURSORS).scalar_one()
     groups: list[TupleRow] = []
     for position, to, share in _stretches(connection, selection):

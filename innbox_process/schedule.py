@@ -23,7 +23,7 @@ from apscheduler.triggers.base import BaseTrigger
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
-from runtime.errors import first_line
+from innbox_process.errors import first_line
 
 _log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """Resharding: one shard made several, or two neighbours one; nothing is read again or left out.
 
-Who changes a shard owns it at that moment: it has it reserved, so that its owner hands it over and
-nobody else claims it, and then claims it.
+Whoever changes a shard owns it at that moment: it requests the handover, so that the owner releases the
+shard and nobody else claims it, and then claims it.
 
 A shard never changes its range. What has another range has another id, and the sequence gives an id out
 once: so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is not taken for
@@ -13,13 +13,13 @@ from itertools import pairwise
 
 from sqlalchemy import Connection, text
 
-from outbox.diff import Cursor, HashRange
-from outbox.errors import NotNeighbours, ShardReserved
-from outbox.shards import (
+from outbox.errors import HandoverTaken, NotNeighbours
+from outbox.reader.difference import Cursor, HashRange
+from outbox.reader.shards import (
     NOT_RESERVED,
     OURS,
-    RELEASES,
     SHARD,
+    SHARD_CHANNEL,
     Shard,
     conditional,
     cursor_values,
@@ -27,21 +27,21 @@ from outbox.shards import (
     shard_of,
 )
 
-RESERVE = text(f"""
+REQUEST_HANDOVER = text(f"""
     WITH reserved AS (
         UPDATE outbox.shard
         SET reserved_for = :owner, reserved_until = clock_timestamp() + make_interval(secs => :for_s)
         WHERE id = :id AND {NOT_RESERVED}
         RETURNING id
     )
-    SELECT pg_notify('{RELEASES}', id::text) FROM reserved
+    SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM reserved
 """)
-WITHDRAW = text(f"""
+CANCEL_HANDOVER = text(f"""
     WITH free AS (
         UPDATE outbox.shard SET reserved_for = NULL, reserved_until = NULL
         WHERE id = :id AND reserved_for = :owner RETURNING id
     )
-    SELECT pg_notify('{RELEASES}', id::text) FROM free
+    SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM free
 """)
 
 DROP = text(f"DELETE FROM outbox.shard WHERE {OURS}")
@@ -55,23 +55,23 @@ MAKE = text(f"""
     ORDER BY range_from
     RETURNING {SHARD}
 """)
-TELL = text(f"SELECT pg_notify('{RELEASES}', '')")
+TELL = text(f"SELECT pg_notify('{SHARD_CHANNEL}', '')")
 
 
-def reserve(connection: Connection, shard_id: int, owner: str, *, for_s: float) -> None:
+def request_handover(connection: Connection, shard_id: int, owner: str, *, for_s: float) -> None:
     """Have a shard handed over: its owner releases it, and only `owner` may claim it for so long.
 
-    Can be repeated to prolong it. Raises `NoSuchShard`, or `ShardReserved` if somebody else was first.
+    Can be repeated to prolong it. Raises `NoSuchShard`, or `HandoverTaken` if somebody else was first.
     """
     values = {"id": shard_id, "owner": owner, "for_s": for_s}
-    if connection.execute(RESERVE, values).rowcount == 0:
+    if connection.execute(REQUEST_HANDOVER, values).rowcount == 0:
         other = find_shard(connection, shard_id).reserved_for
-        raise ShardReserved(shard_id, other or "somebody else")
+        raise HandoverTaken(shard_id, other or "somebody else")
 
 
-def withdraw(connection: Connection, shard_id: int, owner: str) -> None:
-    """Take a reservation back; whoever listens to `RELEASES` may claim the shard again."""
-    connection.execute(WITHDRAW, {"id": shard_id, "owner": owner})
+def cancel_handover(connection: Connection, shard_id: int, owner: str) -> None:
+    """Cancel the request; whoever listens to `SHARD_CHANNEL` may claim the shard again."""
+    connection.execute(CANCEL_HANDOVER, {"id": shard_id, "owner": owner})
 
 
 def split(connection: Connection, shard: Shard, into: int = 2) -> list[Shard]:

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
-from outbox.diff import Cursor
 from outbox.errors import LeaseLost
-from outbox.shards import CURSOR, OURS, UNTIL, Shard, cursor_of, owned
+from outbox.reader.difference import Cursor
+from outbox.reader.shards import CURSOR, OURS, UNTIL, Shard, cursor_of, owned
 
 # Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
-ANNOUNCE = text(f"""
+RECORD_INTENT = text(f"""
     UPDATE outbox.shard
     SET number = coalesce(CAST(:number AS bigint), number),
         leased_until = {UNTIL}
@@ -26,23 +26,23 @@ ANNOUNCE = text(f"""
 """)
 
 
-def announce(connection: Connection, shard: Shard, number: int, *, lease_s: float) -> Cursor:
+def record_intent(connection: Connection, shard: Shard, number: int, *, lease_s: float) -> Cursor:
     """Record that the shard's cursor of this number is about to be made final, and renew the lease.
 
     Returns where the database has the shard, under that number. Raises `LeaseLost`. Durable at once
     where the connection is in autocommit.
     """
-    return _announced(connection, shard, number, lease_s)
+    return _recorded(connection, shard, number, lease_s)
 
 
-def reread(connection: Connection, shard: Shard, *, lease_s: float) -> Shard:
+def reload_shard(connection: Connection, shard: Shard, *, lease_s: float) -> Shard:
     """Return the shard where the database has it, and renew the lease; raises `LeaseLost`."""
-    return replace(shard, cursor=_announced(connection, shard, None, lease_s))
+    return replace(shard, cursor=_recorded(connection, shard, None, lease_s))
 
 
-def _announced(connection: Connection, shard: Shard, number: int | None, lease_s: float) -> Cursor:
+def _recorded(connection: Connection, shard: Shard, number: int | None, lease_s: float) -> Cursor:
     values = owned(shard) | {"number": number, "lease_s": lease_s}
-    row = connection.execute(ANNOUNCE, values).one_or_none()
+    row = connection.execute(RECORD_INTENT, values).one_or_none()
     if row is None:
         raise LeaseLost(shard.id, shard.epoch)
     return cursor_of(row)

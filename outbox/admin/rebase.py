@@ -19,18 +19,18 @@ nothing else:
   message lies below the native ones, since the sequence was restored, too; so each key is in order.
 
 What a blocked key held back is unpublished like all else, so there is nothing left to hold back: it is
-tried again, in its place. `floor` (see `outbox.diff`) is below every position that is not shown, now or
-later.
+tried again, in its place. `floor` (see `outbox.reader.difference`) is below every position that is not
+shown, now or later.
 
 If all that the cursors have seen, and every restored `xid`, is below `born`, then transaction ids go on
 where the old cluster's ended (as after pg_upgrade) or further on. Then the old cursors hide nothing
 that is native and are right as they are, and the identifier of the cluster is all that changes.
 
-The sequence of positions may have been left behind (see `outbox.sequences`), and writers may have come
-before the rebase. What they appended lies too low: among restored messages, perhaps at the position of
-one. It is given new positions, behind them all and in its order. It is known by its time, which is later
-than that of any message above the sequence. Should clocks disagree, the order may, too; but nothing is
-lost, since the floors are taken back to the log's beginning.
+The sequence of positions may have been left behind (see `outbox.admin.sequences`), and writers may have
+come before the rebase. What they appended lies too low: among restored messages, perhaps at the
+position of one. It is given new positions, behind them all and in its order. It is known by its time,
+which is later than that of any message above the sequence. Should clocks disagree, the order may, too;
+but nothing is lost, since the floors are taken back to the log's beginning.
 
 What may be published again: the messages of one old transaction that happens to have had the id of the
 transaction which restored them; they look native. And whatever the relay published after the dump was
@@ -43,11 +43,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from outbox.errors import CursorFromElsewhere, StillRelayed, TransactionIdsRestarted
-from outbox.origin import check_origin
-from outbox.published import IS_PUBLISHED
-from outbox.retention import PARTITIONS
-from outbox.sequences import advance, sequences_behind
+from outbox.admin.partitions import PARTITIONS
+from outbox.admin.sequences import advance_sequence, sequences_behind
+from outbox.errors import ForeignCursor, StillRelayed, TransactionIdsRestarted
+from outbox.reader.cluster_identity import check_cluster_identity
+from outbox.reader.published import IS_PUBLISHED
 from outbox.tables import SCHEMA, position
 
 LOCK_TIMEOUT_MS = 2_000
@@ -85,7 +85,7 @@ IDS_GO_ON = text("""
 _IS_NATIVE = "message.xid >= CAST(:born AS xid8) AND message.xmin = message.xid::xid"
 _IS_PUBLISHED = f"NOT ({_IS_NATIVE}) AND {IS_PUBLISHED}"
 
-OUTLOOK = text(f"""
+PLAN = text(f"""
     SELECT topic, count(*) FILTER (WHERE is_published) AS published,
            count(*) FILTER (WHERE NOT is_published) AS unpublished,
            min(position) FILTER (WHERE NOT is_published) AS lowest
@@ -138,7 +138,7 @@ FORGET_FLOORS_OF_KEYS = text("UPDATE outbox.blocked_key SET floor = 0")
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class RebasePlan:
     """How many messages are published and unpublished, by topic, and whether cursors may stay.
 
     `lowest` is the position of the first unpublished one.
@@ -154,9 +154,9 @@ def _silent(*_: object) -> None:
     """Report to nobody."""
 
 
-def foresee(connection: Connection) -> Outlook:
+def plan_rebase(connection: Connection) -> RebasePlan:
     """Tell what a rebase would find now. Looks at every message and locks nothing."""
-    return _outlook(connection, {"born": str(_ids(connection)["born"])})
+    return _plan(connection, {"born": str(_ids(connection)["born"])})
 
 
 def rebase(
@@ -185,7 +185,9 @@ def rebase(
 
 def _advance_sequences(connection: Connection) -> int | None:
     """Advance those that are behind; returns which position was next, if that one was behind."""
-    advanced = [advance(connection, found) for found in sequences_behind(connection, SCHEMA)]
+    advanced = [
+        advance_sequence(connection, found) for found in sequences_behind(connection, SCHEMA)
+    ]
     behind = {each.name: each.next_value for each in advanced if each}
     return behind.get(position.name)
 
@@ -197,8 +199,8 @@ def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) 
     ids = _ids(connection)
     values = {name: str(xid) for name, xid in ids.items()}
     report("looking at every message", 0, None)
-    outlook = _outlook(connection, values)
-    if outlook.ids_go_on:
+    plan = _plan(connection, values)
+    if plan.ids_go_on:
         connection.execute(KEEP_CURSORS)
         return 0
     if keep_cursors:
@@ -207,7 +209,7 @@ def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) 
     least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["ours"]
     values |= {"least": str(least), "snapshot": f"{least}:{least}:"}
     rewritten = _rewrite(connection, values, report)
-    connection.execute(RENEW_CURSORS, values | {"floor": _floor(connection, outlook)})
+    connection.execute(RENEW_CURSORS, values | {"floor": _floor(connection, plan)})
     connection.execute(FREE_KEYS)
     return rewritten
 
@@ -220,8 +222,8 @@ def _lock_shards(connection: Connection) -> None:
 
 def _is_foreign(connection: Connection) -> bool:
     try:
-        check_origin(connection)
-    except CursorFromElsewhere:
+        check_cluster_identity(connection)
+    except ForeignCursor:
         return True
     return False
 
@@ -230,9 +232,9 @@ def _ids(connection: Connection) -> dict[str, int]:
     return dict(connection.execute(IDS).mappings().one())
 
 
-def _outlook(connection: Connection, values: dict[str, str]) -> Outlook:
-    rows = connection.execute(OUTLOOK, values).all()
-    return Outlook(
+def _plan(connection: Connection, values: dict[str, str]) -> RebasePlan:
+    rows = connection.execute(PLAN, values).all()
+    return RebasePlan(
         published={row.topic: row.published for row in rows},
         unpublished={row.topic: row.unpublished for row in rows},
         lowest=min((row.lowest for row in rows if row.lowest is not None), default=None),
@@ -250,6 +252,6 @@ def _rewrite(connection: Connection, values: dict[str, Any], report: Report) -> 
     return rewritten
 
 
-def _floor(connection: Connection, outlook: Outlook) -> int:
+def _floor(connection: Connection, plan: RebasePlan) -> int:
     last: int = connection.execute(LAST_POSITION).scalar_one()
-    return last if outlook.lowest is None else min(last, outlook.lowest - 1)
+    return last if plan.lowest is None else min(last, plan.lowest - 1)

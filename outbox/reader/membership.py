@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from outbox.shards import NOT_RESERVED, RELEASES, UNTIL
+from outbox.reader.shards import NOT_RESERVED, SHARD_CHANNEL, UNTIL
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Assignment:
     """What a beat has found: the shards that are still the relay's, and how many it should have.
 
     `wanted` are those of its shards that are reserved for another. `free` may be claimed by it.
@@ -31,7 +31,7 @@ class Standing:
 # One statement, as it is what an idle relay costs. Two who beat at once never wait for each other: each
 # has its own row before it looks at others', and of those it passes over what is locked. Its shards are
 # locked in the order of their ids, as by all who lock several.
-BEAT = text(f"""
+HEARTBEAT = text(f"""
     WITH alive AS (
         INSERT INTO outbox.relay (name, seen_until)
         VALUES (:owner, clock_timestamp() + make_interval(secs => :seen_s))
@@ -68,19 +68,19 @@ BEAT = text(f"""
 
 LEAVE = text(f"""
     WITH gone AS (DELETE FROM outbox.relay WHERE name = :owner RETURNING name)
-    SELECT pg_notify('{RELEASES}', name) FROM gone
+    SELECT pg_notify('{SHARD_CHANNEL}', name) FROM gone
 """)
-ARRIVE = text(f"SELECT pg_notify('{RELEASES}', :owner)")
+JOIN = text(f"SELECT pg_notify('{SHARD_CHANNEL}', :owner)")
 
 
-def beat(
+def heartbeat(
     connection: Connection,
     owner: str,
     holding: Mapping[int, int],
     *,
     lease_s: float,
     is_able: bool = True,
-) -> Standing:
+) -> Assignment:
     """Say that a relay is alive and renew its shards, given as epochs by id.
 
     A relay that does not beat for `lease_s` counts for dead, and its shards for free. One that is not
@@ -94,9 +94,9 @@ def beat(
         "owned": len(holding),
         "lease_s": lease_s,
     }
-    row = connection.execute(BEAT, values).one()
+    row = connection.execute(HEARTBEAT, values).one()
     share = share_of(row.shards, row.others + 1, row.before)
-    return Standing(frozenset(row.kept), frozenset(row.wanted), share, row.free)
+    return Assignment(frozenset(row.kept), frozenset(row.wanted), share, row.free)
 
 
 def share_of(shards: int, relays: int, before: int) -> int:
@@ -108,9 +108,9 @@ def share_of(shards: int, relays: int, before: int) -> int:
     return each + (before < left_over)
 
 
-def arrive(connection: Connection, owner: str) -> None:
+def join(connection: Connection, owner: str) -> None:
     """Tell the others that there is one more to share with; to be called after the first beat."""
-    connection.execute(ARRIVE, {"owner": owner})
+    connection.execute(JOIN, {"owner": owner})
 
 
 def leave(connection: Connection, owner: str) -> None:

@@ -13,17 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, Row, text
 
-from outbox.diff import WHOLE, Cursor, HashRange
-from outbox.errors import KeyNotBlocked, LeaseLost
-from outbox.published import covers
-from outbox.shards import CURSOR, OURS, SAVE, Shard, cursor_of, cursor_values, owned
+from outbox.errors import LeaseLost
+from outbox.reader.difference import ALL_KEYS, Cursor, HashRange
+from outbox.reader.shards import CURSOR, OURS, SAVE, Shard, cursor_of, cursor_values, owned
 
 REASON_LENGTH_MAX = 1_000
-LOOKED_AT_MAX = 100_000
-# Where retries and skips are told; it is the doorbell's, since the same relays listen.
-CHANGED = text("SELECT pg_notify('outbox', '')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +85,8 @@ FREE_KEY = text(f"""
     SELECT id FROM saved
 """)
 
-# What waits for a person is told apart from what is being tried by the state alone.
-RETRY = text("""
-    UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
-    WHERE key = :key AND state = 'BLOCKED'
-""")
-RETRY_ALL = text("""
-    UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
-    WHERE state = 'BLOCKED' RETURNING key
-""")
 
-# No index knows the keys of messages, so a bounded piece of the log is looked at for each.
-WAITING = text(f"""
-    SELECT blocked_key.key, behind.waiting, behind.looked_at >= :look_at AS has_more
-    FROM outbox.blocked_key CROSS JOIN LATERAL (
-        SELECT count(*) AS looked_at,
-               count(*) FILTER (
-                   WHERE later.key = blocked_key.key AND NOT {covers("blocked_key", "later")}
-               ) AS waiting
-        FROM (SELECT position, key, xid FROM outbox.message
-              WHERE message.position > message_position
-              ORDER BY message.position LIMIT :look_at) AS later
-    ) AS behind
-""")
-
-
-def blocked_keys(connection: Connection, hashes: HashRange = WHOLE) -> list[BlockedKey]:
+def blocked_keys(connection: Connection, hashes: HashRange = ALL_KEYS) -> list[BlockedKey]:
     """Return the blocked keys of a range, or of all, the longest blocked first."""
     values = {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
     return [_blocked_key(row) for row in connection.execute(BLOCKED_KEYS, values)]
@@ -150,36 +122,6 @@ def save_key(
     if connection.execute(FREE_KEY if is_free else MOVE_KEY, values).one_or_none() is None:
         raise LeaseLost(shard.id, shard.epoch)
     return replace(shard, cursor=cursor, saved=cursor)
-
-
-def retry_key(connection: Connection, key: str) -> None:
-    """Have a blocked key's messages published again, from the refused one on; raises `KeyNotBlocked`."""
-    decide(connection, RETRY, {"key": key})
-
-
-def retry_all_keys(connection: Connection) -> list[str]:
-    """Do as `retry_key` does for every blocked key; returns the keys, in their order."""
-    keys = sorted(connection.execute(RETRY_ALL).scalars())
-    connection.execute(CHANGED)
-    return keys
-
-
-def count_waiting(
-    connection: Connection, *, look_at: int = LOOKED_AT_MAX
-) -> dict[str, tuple[int, bool]]:
-    """Count, for each blocked key, the messages behind the one in the way, and tell if there may be more.
-
-    So many messages of the log are looked at for a key, from the one in the way on.
-    """
-    rows = connection.execute(WAITING, {"look_at": look_at})
-    return {row.key: (row.waiting, row.has_more) for row in rows}
-
-
-def decide(connection: Connection, statement: TextClause, values: dict[str, str]) -> None:
-    """Carry out what a person has decided about a key, and tell the relays; raises `KeyNotBlocked`."""
-    if connection.execute(statement, values).rowcount == 0:
-        raise KeyNotBlocked(values["key"])
-    connection.execute(CHANGED)
 
 
 def _blocked_key(row: Row[tuple[object, ...]]) -> BlockedKey:

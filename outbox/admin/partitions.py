@@ -83,7 +83,7 @@ def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -
     return _make_missing(connection, _days(today, days_ahead))
 
 
-def settle_strays(connection: Connection, today: date) -> list[str]:
+def move_from_default_partition(connection: Connection, today: date) -> list[str]:
     """Make the partitions of past days that strays are found of; returns their names.
 
     Or retention would never drop them: by itself, nobody makes a partition for a day that is over.

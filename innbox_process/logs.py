@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from runtime.hangups import mute
-from runtime.settings import Settings
+from innbox_process.config import LogSettings
+from innbox_process.hangups import mute
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
-def configure_logs(settings: Settings, process: str) -> None:
+def configure_logs(settings: LogSettings, process: str) -> None:
     """Set logging up for this process; every line carries the process's name."""
 
     def name_process(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -2,7 +2,7 @@
 
 A probe is a small function that answers with a problem, or None if all is well. Each has a thread and a
 connection of its own, so none waits for another, and one that hangs is seen by its silence
-(`runtime.health`). So whatever a dependency does, it shows within `SILENT_S_MAX`.
+(`innbox_process.health`). So whatever a dependency does, it shows within `SILENT_S_MAX`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine, MetaData, event, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from runtime.bounds import NoAnswer, traffic_of
-from runtime.database import Role, probing_engine
-from runtime.errors import first_line
-from runtime.health import SILENT_S_MAX, Health
-from runtime.settings import Settings
+from innbox_process.bounds import NoAnswer, traffic_of
+from innbox_process.config import DatabaseSettings
+from innbox_process.database import probing_engine
+from innbox_process.errors import first_line
+from innbox_process.health import SILENT_S_MAX, Health
 
 EVERY_S = 2.0
 ANSWER_S = SILENT_S_MAX - EVERY_S
@@ -109,9 +109,9 @@ class DatabaseProbe:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DatabaseSettings,
         url: str,
-        role: Role,
+        role: str,
         *,
         schema: Sequence[MetaData],
         topics: Sequence[str] = (),
@@ -165,12 +165,12 @@ class DatabaseProbe:
         relations, columns = zip(*self._columns, strict=True)
         needed = {"relations": list(relations), "columns": list(columns)}
         if missing := connection.scalars(_MISSING, needed).all():
-            return f"no schema, or an old one ({_some(missing)}): run `innbox migrate`"
+            return f"no schema, or an old one ({_some(missing)}): run `migrate`"
         if not self._topics:
             return None
         undeclared = self._topics - set(connection.scalars(_DECLARED))
         if undeclared:
-            return f"topics are not declared ({_some(sorted(undeclared))}): run `innbox topics`"
+            return f"topics are not declared ({_some(sorted(undeclared))}): run `topics`"
         return None
 
 
@@ -186,7 +186,7 @@ class CommitProbe:
         "synchronous_standby_names asks for?"
     )
 
-    def __init__(self, settings: Settings, url: str, role: Role, health: Health) -> None:
+    def __init__(self, settings: DatabaseSettings, url: str, role: str, health: Health) -> None:
         self.part = COMMITS
         self._ended = Event()
         self._engine = probing_engine(settings, url, role, answer_s=float("inf"), ended=self._ended)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 
-from runtime.settings import Settings
+from innbox_process.config import DatabaseSettings
 
 # So long an answer may take beyond the server's own limit. With the wait for a connection of the pool
 # before it, a request ends within five seconds of that limit.
@@ -36,7 +36,7 @@ class OutcomeUnknown(psycopg.OperationalError):
     """A commit was sent, and the connection ended before its answer: it may have been done or not."""
 
 
-def answer_s_max(settings: Settings) -> float:
+def answer_s_max(settings: DatabaseSettings) -> float:
     """Return how long a process waits for the answer to one statement."""
     return settings.statement_timeout_s + BEYOND_S
 

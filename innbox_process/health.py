@@ -4,7 +4,7 @@ Live means that the main loop has turned lately. It waits for nothing without a 
 not turn hangs by itself: a database or a broker that hangs never makes a process look dead.
 
 Ready means that every named part last said it is well, and that each dependency which is probed
-(`runtime.probing`) has answered well, and lately: a probe that hangs says nothing.
+(`innbox_process.probing`) has answered well, and lately: a probe that hangs says nothing.
 """
 
 import json
@@ -20,8 +20,8 @@ from threading import Lock, Thread
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
-from runtime.bounds import answer_s_max
-from runtime.settings import Settings, SettingsError
+from innbox_process.bounds import answer_s_max
+from innbox_process.config import DatabaseSettings, SettingsError
 
 # What starts a process and asks whether it is ready gives it this variable. The answer repeats it:
 # an answer without it is another program's, which holds the port.
@@ -43,7 +43,7 @@ _JSON = "application/json"
 _log = structlog.get_logger(__name__)
 
 
-def hung_s(settings: Settings) -> float:
+def hung_s(settings: DatabaseSettings) -> float:
     """Return how long a loop that waits for Postgres may take for one turn and be alive."""
     return max(HUNG_S_MIN, STATEMENTS_PER_TURN * answer_s_max(settings))
 

@@ -30,7 +30,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import Connection, text
 
-from outbox.driver import driver, fetch
+from outbox.reader.driver import driver, fetch
 
 # Typed, it is twice as fast as a driver's loader that Python must call for each row.
 decode_headers = msgspec.json.Decoder(dict[str, str]).decode
@@ -84,7 +84,7 @@ UNSEEN_SINCE = f"""
 # The same, for a difference of moments: few transactions lie between the oldest in flight and the next,
 # so one scan of each partition finds them all, in half of the time. `position + 0`: with the bare column
 # and a LIMIT the planner may walk the whole log in position order in search of the few rows that pass.
-UNSEEN_LATELY = f"""
+UNSEEN_RECENT = f"""
     {_END}
     UNION ALL
     (SELECT {_COLUMNS}, NULL FROM outbox.message
@@ -163,7 +163,7 @@ class HashRange:
     hash_to: int
 
 
-WHOLE = HashRange(-(2**31), 2**31)
+ALL_KEYS = HashRange(-(2**31), 2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
 
     beginning = _beginning(cursor)
     values = _range(hashes) | beginning | {"limit": limit}
-    statement = UNSEEN_LATELY if _is_of_moments(cursor, beginning) else UNSEEN_SINCE
+    statement = UNSEEN_RECENT if _is_of_moments(cursor, beginning) else UNSEEN_SINCE
     # Within a transaction the next id may have been looked up long before the floor.
     is_fresh = driver(connection).info.transaction_status == TransactionStatus.IDLE
     read_at = time.monotonic()
@@ -223,7 +223,7 @@ def read_key(
     return _read_rest(connection, REST_OF_KEY, cursor, _range(hashes) | {"key": key}, limit)
 
 
-def batch_until(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
+def bounded_by(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
     """Return a cursor whose batch goes from one that has no batch to the snapshot of a later one."""
     assert cursor.batch_snapshot is None, "a batch in progress ends where it ends"
     ((lowest,),) = fetch(connection, LOWEST_UNSEEN, _beginning(cursor))

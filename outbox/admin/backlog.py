@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from outbox.published import covers
+from outbox.reader.published import covers
 
 BACKLOG_COUNTED_MAX = 100_000
 

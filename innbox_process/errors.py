@@ -7,7 +7,7 @@ def first_line(error: BaseException) -> str:
     """Say what went wrong and no more.
 
     SQLAlchemy's own text shows the statement and its parameters, and Postgres' further lines may quote
-    a row: both are members' affairs.
+    a row: both are people's data.
     """
     cause = (error.orig if isinstance(error, StatementError) else None) or error
     return str(cause).strip().partition("\n")[0] or type(cause).__name__

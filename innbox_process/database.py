@@ -2,15 +2,15 @@
 
 READ COMMITTED, explicit bounds on every wait, UTC. The pool never waits for long: an exhausted pool is
 an overload that the caller should hear of. The bounds are the server's and, in the processes, the
-client's as well (`runtime.bounds`), since a server that hangs keeps none.
+client's as well (`innbox_process.bounds`), since a server that hangs keeps none.
 
-Each of the four processes does all it does in a role of its own, which may do what its statements need.
-It takes the role as it connects; a connection that is not in the role is not used.
+A process may name a role, which may do what its statements need. It takes the role as it connects, and a
+connection that is not in the role is not used.
 """
 
 import re
 from threading import Event
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -18,10 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
-from runtime.bounds import BoundedConnection, answer_s_max, traffic_of
-from runtime.settings import Settings
+from innbox_process.bounds import BoundedConnection, answer_s_max, traffic_of
+from innbox_process.config import DatabaseSettings
 
 LOCK_TIMEOUT_S = 5
+# The role of a process that takes none: its waits are bounded, its rights are the login's own.
+NO_ROLE = ""
 
 # Classes of SQLSTATE that say that the server cannot work: connection, resources, operator, system.
 OUTAGES = frozenset({"08", "53", "57", "58"})
@@ -34,21 +36,21 @@ NOT_MIGRATED = frozenset({"3F000", "42P01", "42703", "42883"})
 # One after a backslash is a part of a value.
 _BLANKS = re.compile(r"(?<!\\)\s+")
 
-Role = Literal["innbox_api", "innbox_relay", "innbox_rooms", "innbox_results"]
-
 
 class RoleNotTaken(psycopg.OperationalError):
     """The login may not take the process' role; an operator can put that right while it waits."""
 
     def __init__(self, role: str, login: str | None, cause: str) -> None:
         super().__init__(
-            f"not in the role {role} ({cause}): run `innbox migrate`, then "
+            f"not in the role {role} ({cause}): run `migrate` if there is no such role, then "
             f"GRANT {role} TO {login or 'the login'}; "
             f"through pgbouncer also ALTER ROLE {login or 'the login'} SET role = '{role}'"
         )
 
 
-def pooled_engine(settings: Settings, url: str, name: str, role: Role | None = None) -> Engine:
+def pooled_engine(
+    settings: DatabaseSettings, url: str, name: str, role: str | None = None
+) -> Engine:
     """Return an engine for short transactions; `name` shows in pg_stat_activity.
 
     Without a role it has the login's own rights: that is for operators.
@@ -66,7 +68,9 @@ def pooled_engine(settings: Settings, url: str, name: str, role: Role | None = N
     return _of_process(engine, settings, url, role)
 
 
-def direct_engine(settings: Settings, url: str, name: str, role: Role | None = None) -> Engine:
+def direct_engine(
+    settings: DatabaseSettings, url: str, name: str, role: str | None = None
+) -> Engine:
     """Return an engine in autocommit whose connections are the caller's to keep (LISTEN, leases).
 
     Without a role it has the login's own rights: that is for operators.
@@ -83,7 +87,7 @@ def direct_engine(settings: Settings, url: str, name: str, role: Role | None = N
 
 
 def probing_engine(
-    settings: Settings, url: str, role: Role, *, answer_s: float, ended: Event
+    settings: DatabaseSettings, url: str, role: str, *, answer_s: float, ended: Event
 ) -> Engine:
     """Return an engine in autocommit to ask after the database with; the event ends its waits."""
     engine = create_engine(
@@ -106,13 +110,13 @@ def be_patient(connection: Connection) -> None:
         driver.is_patient = True
 
 
-def url_in_role(settings: Settings, url: str, role: Role) -> str:
+def url_in_role(settings: DatabaseSettings, url: str, role: str) -> str:
     """Return the URL for who connects without an engine, with the role in it.
 
     Options that it has already stay. There is no blank among them, which libpq and SQLAlchemy write
     differently: Postgres takes a tab for one.
     """
-    if not settings.database_roles:
+    if not (role and settings.database_roles):
         return url
     given = make_url(url)
     options = [*given.normalized_query.get("options", ()), f"--role={role}"]
@@ -122,9 +126,9 @@ def url_in_role(settings: Settings, url: str, role: Role) -> str:
 
 def _of_process(
     engine: Engine,
-    settings: Settings,
+    settings: DatabaseSettings,
     url: str,
-    role: Role | None,
+    role: str | None,
     *,
     answer_s: float | None = None,
     ended: Event | None = None,
@@ -142,7 +146,7 @@ def _of_process(
         connection.answer_s = answer_s or answer_s_max(settings)
         connection.ended = ended
         try:
-            if settings.database_roles:
+            if role and settings.database_roles:
                 _check_role(connection, role, options.get("user"))
         except BaseException:
             connection.close()  # nobody else knows of it yet
@@ -152,18 +156,18 @@ def _of_process(
     return engine
 
 
-def _connected(role: Role, arguments: list[Any], options: dict[str, Any]) -> BoundedConnection:
+def _connected(role: str, arguments: list[Any], options: dict[str, Any]) -> BoundedConnection:
     login = options.get("user")
     try:
         return BoundedConnection.connect(*arguments, **options)
     except psycopg.OperationalError as error:
         # The server has no code for it here. It quotes the role's name in whatever language.
-        if f'"{role}"' in str(error) and login != role:
+        if role and f'"{role}"' in str(error) and login != role:
             raise RoleNotTaken(role, login, str(error).strip().rpartition("\n")[2]) from error
         raise
 
 
-def _check_role(connection: psycopg.Connection[Any], role: Role, login: str | None) -> None:
+def _check_role(connection: psycopg.Connection[Any], role: str, login: str | None) -> None:
     """A pooler in between may pass the option over, and the login's rights would be in force."""
     connection.autocommit = True
     [(current,)] = connection.execute("SELECT current_user").fetchall()
@@ -172,7 +176,7 @@ def _check_role(connection: psycopg.Connection[Any], role: Role, login: str | No
         raise RoleNotTaken(role, login, f"but in {current}")
 
 
-def _connect_args(settings: Settings, name: str, role: Role | None) -> dict[str, Any]:
+def _connect_args(settings: DatabaseSettings, name: str, role: str | None) -> dict[str, Any]:
     statement_timeout_ms = int(settings.statement_timeout_s * 1000)
     options = {
         "TimeZone": "UTC",
@@ -183,7 +187,7 @@ def _connect_args(settings: Settings, name: str, role: Role | None) -> dict[str,
     if role is None:
         # Where row-level security would hide rows from an operator, Postgres says so.
         options["row_security"] = "off"
-    elif settings.database_roles:
+    elif role and settings.database_roles:
         options["role"] = role
     return {
         "application_name": f"innbox-{name}",
@@ -211,7 +215,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_not_migrated(error: BaseException) -> bool:
-    """Tell a schema that is not there yet, or an old one, which `innbox migrate` puts right."""
+    """Tell a schema that is not there yet, or an old one, which `migrate` puts right."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return getattr(cause, "sqlstate", None) in NOT_MIGRATED
 
@@ -229,7 +233,7 @@ def advice(error: BaseException) -> str | None:
         return None
     if not (cause.diag.constraint_name or "").startswith("pk_"):
         return None
-    return "if a restore has left sequences behind, `innbox outbox rebase` advances them"
+    return "if a restore has left sequences behind, `outbox rebase` advances them"
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -5,10 +5,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 
-from runtime.health import SILENT_S_MAX
-from runtime.probing import ANSWER_S
+from innbox_process.health import SILENT_S_MAX
+from innbox_process.kafka import quiet_admin
+from innbox_process.probing import ANSWER_S
 
 KAFKA = "kafka"
 
@@ -21,15 +21,14 @@ class KafkaProbe:
 
     def __init__(self, kafka: dict[str, Any], topics: Sequence[str]) -> None:
         self._topics = list(topics)
-        # An outage is told once, by whoever asks; the client would tell of each failed connection.
-        self._admin = AdminClient(kafka | {"log_level": 0})
+        self._admin = quiet_admin(kafka)
 
     def ask(self) -> str | None:
         topics = TopicCollection(self._topics)
         answers = self._admin.describe_topics(topics, request_timeout=ANSWER_S)
         missing = [name for name, answer in answers.items() if not _exists(answer)]
         if missing:
-            return f"no such topics ({', '.join(sorted(missing))}): run `innbox topics`"
+            return f"no such topics ({', '.join(sorted(missing))}): run `topics`"
         return None
 
     def end(self) -> None:

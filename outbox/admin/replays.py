@@ -10,31 +10,39 @@ who holds its advisory lock, and saved on the very session that holds it. The lo
 who was killed holds up nobody, and who has lost the lock has lost the means to save. A lease would make
 a person wait for it to run out. Needs a direct connection, in autocommit (`outbox.prepare_session`).
 
-A replay by positions is a mend (`outbox.mending`), and of those one runs at a time in an outbox.
+A replay by positions is a mend (`outbox.admin.mending`), and of those one runs at a time in an outbox.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NoReturn
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from outbox.admin.selection import Extent, Part, Selection, Survey, read_part
 from outbox.errors import (
+    ForeignReplay,
     MendTaken,
     NoSuchReplay,
-    ReplayFromElsewhere,
     ReplayOver,
     ReplayTaken,
     UnknownTopic,
     ValueTooLarge,
 )
-from outbox.selection import Extent, Part, Selection, Survey, read_part
 from outbox.topics import known_topics
 
-RUNNING, INTERRUPTED, REFUSED = "RUNNING", "INTERRUPTED", "REFUSED"
-DONE, CANCELLED = "DONE", "CANCELLED"
+
+class ReplayState(StrEnum):
+    """Where a replay stands; the module's docstring draws the ways between them."""
+
+    RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"
+    REFUSED = "REFUSED"
+    DONE = "DONE"
+    CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Replay:
     """
 
     id: int
-    state: str
+    state: ReplayState
     reason: str | None
     extent: Extent
     to_topic: str | None
@@ -137,13 +145,13 @@ FIND = text(f"SELECT {_REPLAY} FROM outbox.replay WHERE id = :id")
 NEWEST = text(f"SELECT {_REPLAY} FROM outbox.replay ORDER BY id DESC LIMIT :limit")
 
 
-def now(connection: Connection) -> datetime:
+def database_now(connection: Connection) -> datetime:
     """Return the time of the clock that messages are stamped by."""
     instant: datetime = connection.execute(NOW).scalar_one()
     return instant
 
 
-def refuse_target(connection: Connection, to_topic: str, survey: Survey | None = None) -> None:
+def check_target(connection: Connection, to_topic: str, survey: Survey | None = None) -> None:
     """Raise `UnknownTopic`, or `ValueTooLarge` if not all that was found fits into the topic."""
     known = known_topics(connection)
     if to_topic not in known:
@@ -152,7 +160,7 @@ def refuse_target(connection: Connection, to_topic: str, survey: Survey | None =
         raise ValueTooLarge(to_topic, survey.value_bytes_max, known[to_topic])
 
 
-def create(
+def create_replay(
     connection: Connection,
     survey: Survey,
     *,
@@ -162,7 +170,7 @@ def create(
 ) -> Replay:
     """Record a replay of what a survey has found, which must be something, and take it."""
     values = inserted(survey, to_topic=to_topic, per_second=per_second, started_by=started_by)
-    return take(connection, connection.execute(CREATE, values).scalar_one())
+    return take_replay(connection, connection.execute(CREATE, values).scalar_one())
 
 
 def inserted(
@@ -183,10 +191,10 @@ def lock_mends(connection: Connection) -> None:
         raise MendTaken
 
 
-def take(connection: Connection, replay_id: int, *, per_second: int | None = None) -> Replay:
+def take_replay(connection: Connection, replay_id: int, *, per_second: int | None = None) -> Replay:
     """Become the one who runs it, for as long as the session lasts; maybe at another rate.
 
-    Raises `NoSuchReplay`, `ReplayTaken`, `MendTaken`, `ReplayOver` or `ReplayFromElsewhere`.
+    Raises `NoSuchReplay`, `ReplayTaken`, `MendTaken`, `ReplayOver` or `ForeignReplay`.
     """
     if connection.execute(IS_MEND, {"id": replay_id}).scalar_one_or_none():
         lock_mends(connection)
@@ -197,14 +205,14 @@ def take(connection: Connection, replay_id: int, *, per_second: int | None = Non
     return _replay(row) if row else _refuse(connection, replay_id)
 
 
-def read(connection: Connection, replay: Replay, *, limit: int) -> Part:
+def read_replay(connection: Connection, replay: Replay, *, limit: int) -> Part:
     """Read the next messages; an empty part says nothing of what is behind its position."""
     return read_part(
         connection, replay.extent, replay.position, to_topic=replay.to_topic, limit=limit
     )
 
 
-def save(
+def save_replay(
     connection: Connection,
     replay: Replay,
     position: int,
@@ -218,10 +226,14 @@ def save(
     row = connection.execute(SAVE, values | {"gone": list(gone)}).mappings().one_or_none()
     if row is None:
         _refuse(connection, replay.id)
-    return replace(replay, **{**row, "gone": tuple(row["gone"])})
+    return replace(
+        replay, **{**row, "state": ReplayState(row["state"]), "gone": tuple(row["gone"])}
+    )
 
 
-def stop(connection: Connection, replay_id: int, state: str, reason: str | None = None) -> Replay:
+def stop_replay(
+    connection: Connection, replay_id: int, state: ReplayState, reason: str | None = None
+) -> Replay:
     """Leave a replay, INTERRUPTED or REFUSED, or end it, CANCELLED, whoever runs it.
 
     Who runs a cancelled one learns of it when it saves. Raises `NoSuchReplay` or `ReplayOver`.
@@ -240,9 +252,9 @@ def _refuse(connection: Connection, replay_id: int) -> NoReturn:
     row = connection.execute(FIND, {"id": replay_id}).one_or_none()
     if row is None:
         raise NoSuchReplay(replay_id)
-    if row.state in {DONE, CANCELLED}:
+    if row.state in {ReplayState.DONE, ReplayState.CANCELLED}:
         raise ReplayOver(replay_id, row.state)
-    raise ReplayFromElsewhere(replay_id)
+    raise ForeignReplay(replay_id)
 
 
 def _replay(row: Row[tuple[object, ...]]) -> Replay:
@@ -259,7 +271,7 @@ def _replay(row: Row[tuple[object, ...]]) -> Replay:
     )
     return Replay(
         id=row.id,
-        state=row.state,
+        state=ReplayState(row.state),
         reason=row.reason,
         extent=extent,
         to_topic=row.to_topic,

@@ -9,21 +9,21 @@ is found again is that of a relay which died with this message in hand.
 from sqlalchemy import Connection, text
 
 from outbox.errors import LeaseLost
-from outbox.shards import OURS, Shard, owned
+from outbox.reader.shards import OURS, Shard, owned
 
-TOUCH = text(f"""
+MARK = text(f"""
     UPDATE outbox.shard
     SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
     WHERE {OURS}
     RETURNING touches
 """)
-TOUCH_KEY = text(f"""
+MARK_KEY = text(f"""
     UPDATE outbox.blocked_key SET touches = touches + 1
     WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {OURS})
     RETURNING touches
 """)
 
-UNTOUCH = text(f"""
+CLEAR = text(f"""
     WITH shard AS (
         UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {OURS} RETURNING hash_from, hash_to
     )
@@ -32,19 +32,21 @@ UNTOUCH = text(f"""
 """)
 
 
-def touch(connection: Connection, shard: Shard, position: int, *, key: str | None = None) -> int:
+def mark_in_flight(
+    connection: Connection, shard: Shard, position: int, *, key: str | None = None
+) -> int:
     """Mark the shard's next message, or that of a key that is retried; returns how often in a row.
 
     Raises `LeaseLost`.
     """
     values = {"position": position} if key is None else {"key": key}
-    marked = connection.execute(TOUCH if key is None else TOUCH_KEY, values | owned(shard))
+    marked = connection.execute(MARK if key is None else MARK_KEY, values | owned(shard))
     touches = marked.scalar_one_or_none()
     if touches is None:
         raise LeaseLost(shard.id, shard.epoch)
     return int(touches)
 
 
-def untouch(connection: Connection, shard: Shard) -> None:
+def clear_in_flight(connection: Connection, shard: Shard) -> None:
     """Take the marks away: whatever happens from now on, it was not the message."""
-    connection.execute(UNTOUCH, owned(shard))
+    connection.execute(CLEAR, owned(shard))

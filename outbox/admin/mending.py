@@ -1,9 +1,9 @@
 """Mends: what the brokers have lost is published again, exactly that, each message once.
 
-A broker that loses its disk, or the tail of a log, loses messages that the cursors have passed: no relay
-will publish them again. An audit finds them; whoever calls `begin` must have called `lock_mends` before
-that audit, on the same session. So no second mend runs between the look and the publishing, and what a
-mend was told is missing is still missing when it begins.
+A broker that loses its disk, or the tail of a log, loses messages that the cursors have passed: no
+relay will publish them again. An audit finds them; whoever calls `begin_mend` must have called
+`lock_mends` before that audit, on the same session. So no second mend runs between the look and the
+publishing, and what a mend was told is missing is still missing when it begins.
 
 A mend is a replay by positions: its progress is saved part by part, so a crash repeats one part at most.
 Beginning anew instead is as safe, since an audit finds only what is missing still; the mend that did not
@@ -18,11 +18,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from outbox import replay as store
-from outbox.acknowledged import MISSING
-from outbox.origin import check_origin
-from outbox.replay import Replay
-from outbox.selection import CURSORS, Extent, Selection, Survey
+from outbox.admin.acknowledged import MISSING
+from outbox.admin.replays import INSERT, Replay, inserted, take_replay
+from outbox.admin.selection import CURSORS, Extent, Selection, Survey
+from outbox.reader.cluster_identity import check_cluster_identity
 
 # Times that went through a float on their way here.
 ROUNDED = timedelta(seconds=1)
@@ -30,7 +29,7 @@ ROUNDED = timedelta(seconds=1)
 # With the mend, in one statement: nothing of an earlier one goes on, and should a message be lost once
 # more, what was acknowledged of it is history.
 BEGIN = text(f"""
-    WITH made AS ({store.INSERT}), replaced AS (
+    WITH made AS ({INSERT}), replaced AS (
         UPDATE outbox.replay SET state = 'CANCELLED', updated_at = clock_timestamp(),
                reason = 'replaced by mend ' || made.id
         FROM made
@@ -46,7 +45,7 @@ BEGIN = text(f"""
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostMessage:
     """A message that is in the outbox, relayed, and not in its topic."""
 
     position: int
@@ -55,21 +54,21 @@ class Lost:
     created_at: datetime
 
 
-def begin(
-    connection: Connection, lost: Sequence[Lost], *, per_second: int, started_by: str
+def begin_mend(
+    connection: Connection, lost: Sequence[LostMessage], *, per_second: int, started_by: str
 ) -> Replay:
     """Record a mend of these messages, in the order of their positions, and take it.
 
-    The session must be the one that mends (`lock_mends`). Raises `CursorFromElsewhere`.
+    The session must be the one that mends (`lock_mends`). Raises `ForeignCursor`.
     """
-    check_origin(connection)
+    check_cluster_identity(connection)
     cursors: str = connection.execute(CURSORS).scalar_one()
     survey = Survey(Counter(each.topic for each in lost), 0, extent=_extent(lost, cursors))
-    values = store.inserted(survey, to_topic=None, per_second=per_second, started_by=started_by)
-    return store.take(connection, connection.execute(BEGIN, values).scalar_one())
+    values = inserted(survey, to_topic=None, per_second=per_second, started_by=started_by)
+    return take_replay(connection, connection.execute(BEGIN, values).scalar_one())
 
 
-def _extent(lost: Sequence[Lost], cursors: str) -> Extent:
+def _extent(lost: Sequence[LostMessage], cursors: str) -> Extent:
     positions = tuple(each.position for each in lost)
     selection = Selection(message_ids=tuple(each.message_id for each in lost), positions=positions)
     times = [each.created_at for each in lost]

@@ -12,12 +12,12 @@ so such a cursor may show what was never published, and hide what is new, for ev
 The second mark goes with the next write of the row, so it is to be looked for before a claim.
 
 A cursor relies on the sequence of positions, too: what is appended later lies above its floor (see
-`outbox.diff`). A copy that brought the messages and left the sequence behind breaks that.
+`outbox.reader.difference`). A copy that brought the messages and left the sequence behind breaks that.
 """
 
 from sqlalchemy import Connection, text
 
-from outbox.errors import CursorFromElsewhere, SequenceBehind
+from outbox.errors import ForeignCursor, SequenceBehind
 
 # A row's `xmin` is the lower half of its writer's id. It is widened by an id that is not below it: for
 # a row that we see, the snapshot's end, or our own id. Everybody may call `pg_control_system`.
@@ -45,8 +45,8 @@ BEHIND = text("""
 """)
 
 
-def check_origin(connection: Connection) -> None:
-    """Raise `CursorFromElsewhere` if a shard's cursor is not of this cluster's transactions."""
+def check_cluster_identity(connection: Connection) -> None:
+    """Raise `ForeignCursor` if a shard's cursor is not of this cluster's transactions."""
     row = connection.execute(FOREIGN).one_or_none()
     if row is None:
         return
@@ -57,7 +57,7 @@ def check_origin(connection: Connection) -> None:
         reason = (
             f"has seen transactions up to {row.seen_until}, and was saved by {row.saved_by} here"
         )
-    raise CursorFromElsewhere(row.id, reason)
+    raise ForeignCursor(row.id, reason)
 
 
 def check_positions(connection: Connection) -> None:

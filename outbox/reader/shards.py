@@ -4,12 +4,13 @@ A shard is a half-open range of key hashes, a cursor and a lease. The lease runs
 clock. Every take-over raises the epoch, and every write of a cursor is conditional on the epoch, so a
 relay that was paused and wakes up cannot move a cursor that is no longer its own.
 
-    free ──claim──► leased ──beat, save──► leased
+    free ──claim──► leased ──heartbeat, save──► leased
       ▲               │ └──lease runs out──► free (in all but the owner's name)
       └────release────┘
 
-How many of them a relay should have is told in `outbox.shares`; how they are made anew in
-`outbox.resharding`. A shard that is reserved is claimed by nobody but whom it is reserved for.
+How many of them a relay should have is told in `outbox.reader.membership`; how they are made anew in
+`outbox.admin.resharding`. A shard whose handover is requested may be claimed by
+the requester only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,8 +20,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from outbox.diff import Cursor, HashRange
 from outbox.errors import LeaseLost, NoSuchShard
+from outbox.reader.difference import Cursor, HashRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Shard:
 
 
 # Where it is told that a shard, or a share, may be had.
-RELEASES = "outbox_releases"
+SHARD_CHANNEL = "outbox_releases"
 
 CURSOR = "snapshot::text, batch_snapshot::text, position, floor, next_xid::text"
 SHARD = f"""id, hash_from, hash_to, {CURSOR}, number, epoch, owner, leased_until,
@@ -91,7 +92,7 @@ RELEASE = text(f"""
         WHERE {OURS}
         RETURNING id
     )
-    SELECT pg_notify('{RELEASES}', id::text) FROM released
+    SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM released
 """)
 
 
@@ -146,8 +147,8 @@ def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
     conditional(connection, RENEW, shard, {"lease_s": lease_s})
 
 
-def release(connection: Connection, shard: Shard) -> None:
-    """Give the shard up at once and tell those who listen to `RELEASES`; raises `LeaseLost`."""
+def release_shard(connection: Connection, shard: Shard) -> None:
+    """Give the shard up at once and tell those who listen to `SHARD_CHANNEL`; raises `LeaseLost`."""
     conditional(connection, RELEASE, shard, {})
 
 

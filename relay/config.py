@@ -1,0 +1,49 @@
+"""What a relay must be told, in one frozen value; `relay.cli` makes it of the environment."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from innbox_process.config import DatabaseConfig, DatabaseSettings
+from innbox_process.database import NO_ROLE
+
+Mode = Literal["at-least-once", "exactly-once"]
+
+CURSOR_TOPIC = "outbox-cursor"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """One database's outbox and one Kafka cluster, and how to get from the one to the other.
+
+    Durations carry their unit in their name. `kafka` are properties of librdkafka, `bootstrap.servers`
+    among them; those that the guarantees rest on are not for it to change (`relay.publisher`).
+    """
+
+    database_url: str = field(repr=False)
+    kafka: dict[str, Any] = field(repr=False)
+    topics: tuple[str, ...] = ()  # those that are waited for at the start; without the prefix
+    topic_prefix: str = ""  # before every topic and transactional id, where a cluster is shared
+    mode: Mode = "at-least-once"
+    lease_s: float = 10.0  # a standby takes over after this
+    poll_s_max: float = 2.0  # the idle wait when no doorbell rings
+    chunk: int = 2_000  # messages per reading
+    retention_days: float = 7.0
+    partitions_ahead_days: int = 7
+    housekeeping_s: float = 300.0
+    cursor_topic: str = CURSOR_TOPIC  # for exactly-once; the prefix comes before it as well
+    role: str = NO_ROLE  # of the database, taken on connecting
+    database: DatabaseSettings = field(default_factory=DatabaseConfig)
+    host: str = "127.0.0.1"  # of the health server
+    health_port: int = 0
+    shutdown_s: float = 10.0
+
+    @property
+    def cursor_topic_name(self) -> str:
+        """The full name of the topic of cursors."""
+        return self.topic_prefix + self.cursor_topic
+
+    @property
+    def needed_topics(self) -> list[str]:
+        """The full names of the topics without which nothing can be published."""
+        cursors = [self.cursor_topic] if self.mode == "exactly-once" else []
+        return [self.topic_prefix + topic for topic in (*self.topics, *cursors)]
