@@ -10,7 +10,7 @@ import httpx
 from confluent_kafka import KafkaException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from client import Problem, Unavailable
+from innbox_client import Problem, Unavailable
 from ops.cli.asking import explained, is_refusal
 from ops.cli.output import complain
 from ops.errors import CommandError

@@ -12,9 +12,9 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.pool import NullPool
 
 from api.identity.auth import INVENTORY, sign
-from client import Innbox
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation
+from innbox_client import Innbox
 from ops.demo.guests import Guests, Stayed, wishes
 from ops.demo.hotel import Hotel
 from ops.progress import Report

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 from httpx_sse import EventSource
 
-from client.errors import UNREADABLE, Unavailable
-from client.results import Transition
-from client.sending import Asked, Attempts, Wire
+from innbox_client.errors import UNREADABLE, Unavailable
+from innbox_client.results import Transition
+from innbox_client.sending import Asked, Attempts, Wire
 
 # Several heartbeats: who sends none for so long is gone.
 SILENT_S = 60.0
