@@ -118,10 +118,10 @@ shard = Table(
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("owner", Text),
     Column("leased_until", DateTime(timezone=True)),
-    # Who is to have the shard next, so that its owner hands it over and nobody else claims it.
+    # The process that asked for the handover: the owner releases the shard, and no other claims it.
     Column("reserved_for", Text),
     Column("reserved_until", DateTime(timezone=True)),
-    # The first message after a claim, and how many relays died with it in hand.
+    # The first message after a claim, and how many relays crashed while publishing it.
     Column("touched", BigInteger),
     Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("hash_from < hash_to", name="range_not_empty"),
@@ -157,13 +157,13 @@ blocked_key = Table(
     Column("position", BigInteger),
     Column("floor", BigInteger, nullable=False),
     Column("next_xid", Xid8, nullable=False),
-    # How many relays died with the key's next message in hand.
+    # How many relays crashed while publishing the key's next message.
     Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
     CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
 )
 
-# A copy, since retention drops the message; and the record of who decided, and why.
+# A copy, since retention drops the message; and the record of the decision: by whom, and why.
 dead_letter = Table(
     "dead_letter",
     metadata,

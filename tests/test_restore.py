@@ -108,7 +108,7 @@ def test_all_that_is_unpublished_is_read_after_a_rebase_and_nothing_else(
     with restored.begin() as connection:
         assert connection.execute(XIDS_SHOWN, {"ids": ids_of(native)}).scalar_one() == len(native)
 
-    with pytest.raises(ForeignCursor, match="innbox outbox rebase"):
+    with pytest.raises(ForeignCursor, match="`outbox rebase`"):
         check(restored)
     assert rebased(restored)
     check(restored)
@@ -131,7 +131,7 @@ def test_a_relay_refuses_until_the_rebase_and_goes_on_by_itself(
     append(restored, *native)
     wanted = [*history.unpublished, *native]
     with a_relay(settings) as relay:
-        eventually(lambda: "innbox outbox rebase" in relay.health.problems.get("database", ""))
+        eventually(lambda: "`outbox rebase`" in relay.health.problems.get("database", ""))
         assert relay.health.is_live
 
         assert rebased(restored)

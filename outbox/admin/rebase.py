@@ -4,7 +4,7 @@ A stored message is one of two. A *native* one was written here: by its writer, 
 the lower half of its `xid`, and since the table was made here, so its `xid` is not below that of the
 transaction that made it (`born`). A *restored* one came with the dump. What of those is published, the
 old cursors tell: a blocked key's for the messages of that key, the shard's for all others. A native one
-is unpublished, since nobody relays under a cursor from elsewhere.
+is unpublished, since no relay publishes by a foreign cursor.
 
 Let `ours` be the rebase's own transaction id and `least` the least id of a native message, or else
 `ours`. Every shard's new cursor is the snapshot `least:least:`, which shows what is below `least` and
@@ -54,7 +54,7 @@ LOCK_TIMEOUT_MS = 2_000
 
 Report = Callable[[str, int, int | None], None]
 
-# Writers of the moment end first, and new ones wait; who only reads is not disturbed.
+# Writers of the moment end first, and new ones wait; readers are not disturbed.
 LOCK = text("LOCK TABLE outbox.message IN SHARE ROW EXCLUSIVE MODE")
 LOCK_SHARDS = text("""
     SELECT id, owner, leased_until, leased_until > clock_timestamp() AS is_leased
@@ -151,7 +151,7 @@ class RebasePlan:
 
 
 def _silent(*_: object) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 def plan_rebase(connection: Connection) -> RebasePlan:
@@ -166,7 +166,7 @@ def rebase(
 
     None if they are so already. Sequences of the outbox that are behind are advanced in any case, and
     what was appended at positions too low is moved behind the rest. Writers wait meanwhile, and a lock
-    that is not had in `LOCK_TIMEOUT_MS` raises. Raises `StillRelayed` while somebody holds a lease; with
+    that is not had in `LOCK_TIMEOUT_MS` raises. Raises `StillRelayed` while a relay holds a lease; with
     `same_transaction_ids`, which promises to rewrite no transaction id and no cursor,
     `TransactionIdsRestarted` if that would lose some.
     """

@@ -1,7 +1,7 @@
-"""Blocked keys: a message that is refused for good holds up its key, and nobody else.
+"""Blocked keys: a message that is refused for good holds up its key, and no other.
 
 A blocked key is a shard of that key alone: its cursor says what of the key is published, and while
-there is one, whoever relays the shard passes the key's messages over. So nothing overtakes the refused
+there is one, the relay of the shard passes the key's messages over. So nothing overtakes the refused
 message, and nothing is copied or forgotten: what is held back is still in the log, which retention keeps.
 
     (refused) ──► BLOCKED ──retry, skip──► RETRYING ──caught up with its shard──► (gone)
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, text
 
 from outbox.errors import LeaseLost
 from outbox.reader.difference import ALL_KEYS, Cursor, HashRange
-from outbox.reader.shards import CURSOR, OURS, SAVE, Shard, cursor_of, cursor_values, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, cursor_of, cursor_values, owned
 
 REASON_LENGTH_MAX = 1_000
 
@@ -46,9 +46,10 @@ BLOCKED_KEYS = text(f"""
     WHERE key_hash >= :hash_from AND key_hash < :hash_to ORDER BY blocked_at, key
 """)
 
-# The shard is locked in the same statement: who has lost it, or is losing it now, blocks nothing.
+# The shard is locked in the same statement: a relay that has lost it, or is losing it now, blocks
+# nothing.
 BLOCK = text(f"""
-    WITH ours AS (SELECT FROM outbox.shard WHERE {OURS} FOR UPDATE)
+    WITH ours AS (SELECT FROM outbox.shard WHERE {IS_OWNER} FOR UPDATE)
     INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason, snapshot,
                                     batch_snapshot, position, floor, next_xid)
     SELECT key, message_id, topic, message.position, :reason, CAST(:snapshot AS pg_snapshot),

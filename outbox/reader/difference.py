@@ -2,7 +2,7 @@
 
 A cursor is a Postgres snapshot. A reading is what is visible now and was not visible then, so a
 transaction that commits late is never stepped over, whatever its position, and one that is still open
-holds up nobody. The statement that reads also returns the snapshot it read with: the next cursor.
+holds up no other. The statement that reads also returns the snapshot it read with: the next cursor.
 
 Order. If two writers of one key hold a common lock from before their appends until their commits, the
 first to commit has the lower position, and no snapshot shows the second without the first. Within a
@@ -151,7 +151,7 @@ class Cursor:
 
     @property
     def ends_at(self) -> str:
-        """The snapshot that the difference in hand ends at."""
+        """The snapshot that the current difference ends at."""
         return self.batch_snapshot or self.snapshot
 
 
