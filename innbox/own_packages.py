@@ -1,4 +1,4 @@
-"""Are innbox's packages its own? Python takes the first of a name on its path, whoever wrote it.
+"""Are innbox's packages its own? Python takes the first of a name on its path, of any project.
 
 Two things happen. A project that comes earlier on the path hides a package of innbox. Or one that is
 installed into the same environment has written over its files, which the list of what was installed (the

@@ -40,7 +40,7 @@ class _Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 class Innbox:
-    """The API at `url`, as whoever the token says.
+    """The API at `url`, as the subject of the token.
 
     `token` is a bearer token, or a function that is asked for one before every request. `patience_s`
     is for how long, from its first failure, a request is repeated that nobody answers: 30 s unless you

@@ -2,8 +2,8 @@
 
 `message` is an append-only log: rows are inserted and never updated, and retention drops whole
 partitions, so it collects no dead tuples. It is partitioned by day, with a default partition so that no
-insert is ever refused for want of one. Partitions come and go at run time (`outbox.admin.partitions`)
-and are therefore no part of this metadata.
+insert is ever refused because there is none. Partitions come and go at run time
+(`outbox.admin.partitions`) and are therefore no part of this metadata.
 
 Nor are storage parameters, which SQLAlchemy 2.0 has no keyword for: the statements of `outbox.schema`
 give the tables that are updated a fillfactor, so that a rewritten row stays on its page and touches no

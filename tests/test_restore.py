@@ -250,7 +250,7 @@ def test_a_rebase_waits_for_writers_no_longer_than_it_says(
     history: History, restored: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next try sees what they have written."""
-    monkeypatch.setattr(import_module("outbox.rebase"), "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(import_module("outbox.admin.rebase"), "LOCK_TIMEOUT_MS", 50)
     native = messages_of_keys(3)
     with restored.connect() as writer:
         outbox.append(writer, native)

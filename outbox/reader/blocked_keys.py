@@ -49,14 +49,14 @@ BLOCKED_KEYS = text(f"""
 # The shard is locked in the same statement: a relay that has lost it, or is losing it now, blocks
 # nothing.
 BLOCK = text(f"""
-    WITH ours AS (SELECT FROM outbox.shard WHERE {IS_OWNER} FOR UPDATE)
+    WITH held AS (SELECT FROM outbox.shard WHERE {IS_OWNER} FOR UPDATE)
     INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason, snapshot,
                                     batch_snapshot, position, floor, next_xid)
     SELECT key, message_id, topic, message.position, :reason, CAST(:snapshot AS pg_snapshot),
            CAST(:batch_snapshot AS pg_snapshot), message.position - 1, :floor,
            CAST(:next_xid AS xid8)
     FROM outbox.message
-    WHERE message.position = :position AND EXISTS (SELECT FROM ours)
+    WHERE message.position = :position AND EXISTS (SELECT FROM held)
     ON CONFLICT (key) DO UPDATE
     SET state = 'BLOCKED', reason = excluded.reason, message_id = excluded.message_id,
         topic = excluded.topic, message_position = excluded.message_position,
@@ -98,9 +98,9 @@ def block_key(
 ) -> None:
     """Block the key of the message at a position, which is the last that `cursor` covers.
 
-    The cursor is that of a reading of this one message. Raises `LeaseLost`.
+    The cursor is that of a batch of this one message. Raises `LeaseLost`.
     """
-    assert cursor.position == position, "a reading of one message ends with it"
+    assert cursor.position == position, "a batch of one message ends with it"
     reason = reason.replace("\0", "?")[:REASON_LENGTH_MAX]
     values = cursor_values(cursor) | {"position": position, "reason": reason}
     if connection.execute(BLOCK, values | owned(shard)).rowcount == 0:

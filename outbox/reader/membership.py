@@ -43,13 +43,13 @@ HEARTBEAT = text(f"""
             WHERE seen_until < clock_timestamp() AND name <> (SELECT name FROM alive)
             FOR UPDATE SKIP LOCKED
         )
-    ), ours AS MATERIALIZED (
+    ), own AS MATERIALIZED (
         SELECT id
         FROM unnest(CAST(:ids AS int[]), CAST(:epochs AS bigint[])) AS held (held_id, held_epoch)
         JOIN outbox.shard ON id = held_id AND epoch = held_epoch AND owner = :owner
         ORDER BY id FOR UPDATE OF shard
     ), kept AS (
-        UPDATE outbox.shard SET leased_until = {UNTIL} WHERE id IN (SELECT id FROM ours)
+        UPDATE outbox.shard SET leased_until = {UNTIL} WHERE id IN (SELECT id FROM own)
         RETURNING id, NOT {NOT_RESERVED} AS is_wanted
     ), standing AS (
         SELECT name, (SELECT count(*) FROM outbox.shard
