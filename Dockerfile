@@ -7,9 +7,10 @@ RUN pip install --no-cache-dir uv==${UV_VERSION}
 WORKDIR /innbox
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY api api
-COPY client client
 COPY consumers consumers
 COPY domain domain
+COPY innbox innbox
+COPY innbox_client innbox_client
 COPY migrations migrations
 COPY ops ops
 COPY outbox outbox

@@ -16,7 +16,7 @@ from uuid import uuid4
 import click
 import httpx
 
-from client import Innbox, Problem, Unavailable
+from innbox_client import Innbox, Problem, Unavailable
 from ops.cli.output import say
 from ops.environment import settings_for
 from ops.errors import CommandError

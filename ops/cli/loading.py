@@ -13,8 +13,8 @@ import click
 import msgspec
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
-from client.loading import PATIENCE_S
+from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
+from innbox_client.loading import PATIENCE_S
 from ops.cli.asking import asks_for
 from ops.cli.inventory import inventory
 from ops.cli.output import as_json, errors, print_json, print_table, say

@@ -64,7 +64,7 @@ def expected() -> tuple[type[Exception], ...]:
     from confluent_kafka import KafkaException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from client import Problem, Unavailable
+    from innbox_client import Problem, Unavailable
     from runtime.settings import SettingsError
 
     return (
@@ -84,7 +84,7 @@ def in_words(error: Exception) -> str:
     from confluent_kafka import KafkaException
     from sqlalchemy.exc import DBAPIError
 
-    from client import Problem, Unavailable
+    from innbox_client import Problem, Unavailable
     from innbox_process.database import advice
     from ops.cli.asking import explained
 
@@ -101,7 +101,7 @@ def in_words(error: Exception) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-    from client import Problem
+    from innbox_client import Problem
     from ops.cli.asking import is_refusal
 
     return isinstance(error, Problem) and is_refusal(error)
