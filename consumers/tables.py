@@ -1,8 +1,8 @@
-"""The table of dead letters: messages that can never succeed, kept whole until somebody decides.
+"""The table of dead letters: messages that can never succeed, kept whole until an operator decides.
 
-A dead letter is open until it is retried with success or discarded; either way it stays, with what was
-decided and when. Which one it is, is said by its place and by its content: a topic that was deleted and
-created again has other messages at the same places.
+A dead letter is open until it is retried with success or discarded; either way it stays, with the
+decision and its instant. It is identified by its location and its content: a topic that was deleted and
+created again has other messages at the same locations.
 """
 
 from sqlalchemy import (

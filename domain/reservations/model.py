@@ -134,7 +134,7 @@ class NotCancellable:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class Contradiction:
     """An answer that contradicts an earlier one: a person must look, nothing changes."""
 
     reservation: Reservation
@@ -156,7 +156,7 @@ def new(
     return NewReservation(member_id, room_id, stay)
 
 
-def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Alarm:
+def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Contradiction:
     """Apply the rooms' answer; see the table in the module docstring."""
     match reservation.status, result.status:
         case Status.PENDING, Answer.SUCCESS:
@@ -166,7 +166,7 @@ def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchan
         case Status.CANCELLING, Answer.CANCEL:
             return _next(reservation, Status.CANCELLED)
         case (Status.PENDING, Answer.CANCEL) | (Status.CONFIRMED, Answer.FAILURE | Answer.CANCEL):
-            return Alarm(reservation, result)
+            return Contradiction(reservation, result)
 
     return Unchanged(reservation)
 

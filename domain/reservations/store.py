@@ -21,7 +21,7 @@ SETTLED_CHANNEL: Final = "reservations"
 DOUBLINGS_MAX: Final = 6
 
 
-class ReservationMoved(Exception):
+class StaleVersion(Exception):
     """A reservation is not at the version that was changed: it was not locked when it was read."""
 
     code = "RESERVATION_MOVED"
@@ -107,7 +107,7 @@ def save_transitions(
 ) -> list[Reservation]:
     """Write next versions of locked reservations, each with its cause.
 
-    Each reservation at most once. Raises ReservationMoved if one was not locked.
+    Each reservation at most once. Raises StaleVersion if one was not locked.
     """
     if not changed:
         return []
@@ -123,7 +123,7 @@ def save_transitions(
     }
     count, now = connection.execute(SAVE, columns).one()
     if count != len(changed):
-        raise ReservationMoved([one.id for one, _ in changed])
+        raise StaleVersion([one.id for one, _ in changed])
 
     return [replace(one, updated_at=now) for one, _ in changed]
 

@@ -22,7 +22,7 @@ from domain.rooms.tables import allocation
 from domain.stay import Stay
 
 
-class AllocatedMeanwhile(Exception):
+class AllocationRace(Exception):
     """Another transaction met one of these reservations first: roll back, decide again.
 
     The other one has committed, so the next attempt sees its allocation: somebody always advances.
@@ -95,7 +95,7 @@ def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
 def save(connection: Connection, outcome: Outcome) -> None:
     """Write what was decided, in sets.
 
-    Raises AllocatedMeanwhile if a concurrent batch created one of the same allocations: reserve
+    Raises AllocationRace if a concurrent batch created one of the same allocations: reserve
     and cancel come by two topics, perhaps through two processes, and neither sees the other's
     uncommitted row. Waiting at the primary key costs nothing until that happens. (A lock per
     unseen reservation would fill Postgres' shared lock table, a placeholder row would double the
@@ -143,7 +143,7 @@ def _create_allocations(connection: Connection, created: Sequence[Allocation]) -
         connection.execute(CREATE_ALLOCATIONS, columns)
     except IntegrityError as error:
         if _is_taken_key(error):
-            raise AllocatedMeanwhile(columns["reservation_ids"]) from error
+            raise AllocationRace(columns["reservation_ids"]) from error
         raise
 
 

@@ -62,7 +62,7 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     engine = pooled_engine(own, own.rooms_database_url, "bench")
     runner = Runner(engine, RoomsHandler(), own, Health(), Event())
     try:
-        with runner.member():
+        with runner.membership():
             handled = 0
             while not handled:  # joining the group is not what is measured
                 handled = runner.run_once()

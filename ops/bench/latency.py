@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine
 
 import outbox
-from consumers.member import consumer_properties
+from consumers.group import consumer_properties
 from domain import messages
 from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import KEYS
