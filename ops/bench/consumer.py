@@ -17,7 +17,7 @@ from domain import messages
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
-from ops.bench.ground import scratch
+from ops.bench.environment import scratch
 from ops.bench.measure import Comparison, Measured, rate
 from ops.progress import Report
 from ops.topics import create_topics

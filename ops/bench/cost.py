@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 import outbox
 from domain import messages
 from ops.bench.backlog import KEYS
-from ops.bench.ground import a_relay, a_stay, scratch, session
+from ops.bench.environment import a_relay, a_stay, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.errors import CommandError
 from ops.progress import Report

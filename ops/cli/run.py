@@ -85,7 +85,7 @@ def in_words(error: Exception) -> str:
     from sqlalchemy.exc import DBAPIError
 
     from client import Problem, Unavailable
-    from ops.cli.asking import explained
+    from ops.cli.api_client import explained
     from runtime.database import advice
 
     match error:
@@ -102,7 +102,7 @@ def in_words(error: Exception) -> str:
 
 def _is_refusal(error: Exception) -> bool:
     from client import Problem
-    from ops.cli.asking import is_refusal
+    from ops.cli.api_client import is_refusal
 
     return isinstance(error, Problem) and is_refusal(error)
 
