@@ -1,8 +1,8 @@
 """The framework's own floor: the API as it is deployed, but nobody writes the reservation down.
 
 Tokens, routes, bodies, threads, responses and metrics are those of POST /v1/reservations; what is left
-out is the transaction. `python -m ops.bench.framework_baseline` is for the benchmark to start, as often as it likes:
-all of them share the port of the settings.
+out is the transaction. `python -m ops.bench.framework_baseline` is for the benchmark to start, as often
+as it likes: all of them share the port of the settings.
 """
 
 from datetime import UTC, datetime
