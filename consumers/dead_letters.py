@@ -53,7 +53,7 @@ KEEP = text(f"""
     RETURNING id
 """)
 
-# After the other, as a statement of its own: it sees what was kept before, whoever kept it.
+# After the other, as a statement of its own: it also sees rows that other transactions kept before.
 FIND_KEPT = text(f"""
     SELECT kept.id, kept.state
     FROM {_GIVEN} JOIN consumers.dead_letter AS kept USING (topic, partition, "offset", digest)

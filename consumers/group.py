@@ -145,7 +145,7 @@ class GroupConsumer:
         """
         if not self._to_seek:
             return
-        with suppress(KafkaException):  # an outage: asked again in the next turn
+        with suppress(KafkaException):  # an outage: the next turn retries
             for start in self._consumer.committed(
                 _topic_partitions(self._to_seek), timeout=_POLL_S
             ):
@@ -181,11 +181,11 @@ class GroupConsumer:
         """Compare partitions that delivered nothing for long with their ends, in one request."""
         if not (still := self._positions.still()):
             return
-        asked = [TopicPartition(*partition, OFFSET_END) for partition in still]
+        wanted = [TopicPartition(*partition, OFFSET_END) for partition in still]
         try:
-            found = self._consumer.offsets_for_times(asked, timeout=_POLL_S)
+            found = self._consumer.offsets_for_times(wanted, timeout=_POLL_S)
         except KafkaException:
-            return  # asked again in the next turn
+            return  # the next turn retries
         ends = {(end.topic, end.partition): end.offset for end in found if not end.error}
         if stalled := self._positions.compare(ends):
             self._consumer.resume(_topic_partitions(stalled))

@@ -1,7 +1,7 @@
 """The runner: poll, one transaction for the batch, then commit the offsets.
 
-Postgres remembers what was done; Kafka's offsets only say where to read on. So offsets are committed
-after the database, a crash in between delivers again, and handlers are idempotent.
+Postgres records what was done; Kafka's offsets are only the position to resume from. So offsets are
+committed after the database, a crash in between redelivers the batch, and handlers are idempotent.
 """
 
 import random
@@ -25,13 +25,13 @@ from runtime.settings import Settings
 _log = structlog.get_logger(__name__)
 
 _BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.1, 10.0
-# A lost race is run again at once; lost so often, somebody holds a lock for long.
+# A lost race is retried at once; after so many, another transaction holds a lock for long.
 _RACES_MAX = 5
 _RACE_S_MAX = 0.02
 
 
 class Runner:
-    """Runs one handler as a member of its consumer group, until asked to stop."""
+    """Runs one handler as a member of its consumer group, until it is stopped."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Runner:
 
     @contextmanager
     def membership(self) -> Iterator[None]:
-        """Be a member of the group for the length of a block."""
+        """Join the group for the length of a block."""
         self._group.join()
         try:
             yield
@@ -70,7 +70,7 @@ class Runner:
             self._group.leave()
 
     def run_once(self) -> int:
-        """Handle what has arrived, waiting a moment for the first; returns how many messages."""
+        """Handle one batch, waiting briefly for its first message; returns the number of messages."""
         messages = self._group.batch()
         if not messages:
             return 0
@@ -82,10 +82,10 @@ class Runner:
         return len(handled)
 
     def _handle_patiently(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Handle a batch, waiting out transient errors; returns the messages that are done.
+        """Handle a batch, waiting out transient errors; returns the messages that were handled.
 
         Returns none if a stop came first. Messages of a partition that was revoked during a wait are left
-        out: its next owner may have read further, and an older offset would set it back.
+        out: its next owner may have read further, and committing an older offset would set it back.
         """
         prefix, attempts_max = self._settings.kafka_prefix, self._settings.poison_attempts
         records = {id(message): record_of(message, prefix) for message in messages}

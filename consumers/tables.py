@@ -28,9 +28,9 @@ from domain.naming import NAMING_CONVENTION
 
 metadata = MetaData(schema="consumers", naming_convention=NAMING_CONVENTION)
 
-# Generated, so that every row has one, whoever writes it. Key and value are hashed first, so that no two
-# contents run into one another. A backslash is doubled because `decode` reads escapes; `convert_to`
-# reads none, and is not immutable. Written as Postgres prints it, for `alembic check`.
+# Generated, so that every row has one. Key and value are hashed first, so that a byte moved from one to
+# the other changes the digest. A backslash is doubled because `decode` reads escapes; `convert_to` reads
+# none, and is not immutable. Written as Postgres prints it, for `alembic check`.
 DIGEST = r"""sha256(
     coalesce(sha256(key), '\x00'::bytea) || coalesce(sha256(value), '\x00'::bytea)
     || decode(replace(headers::text, '\'::text, '\\'::text), 'escape'::text)
