@@ -1,17 +1,17 @@
-"""Dead letters: what can never succeed is kept whole, shown, and decided by a person.
+"""Dead letters: a message that can never succeed is kept whole, shown, and decided by an operator.
 
     OPEN ──retry, applied──► RETRIED
       └──discard──────────► DISCARDED
 
-A message is set aside in the transaction that commits the rest of its batch, so it is never both
+A message becomes a dead letter in the transaction that commits the rest of its batch, so it is never both
 applied and a dead letter.
 
-A dead letter is known by its group, its place (topic, partition, offset) and its content (key, value and
-headers). The same message delivered again is the same dead letter. Another message at the same place, in
-a topic that was created again, is another dead letter. The same content at the same place stays what it
-was decided to be, since a repeated message means the same: a discarded one is not opened again, and one
-that was retried is applied. It is reported each time, with its id and state, so that nothing is dropped
-in silence; a person who wants it after all publishes it again.
+A dead letter is identified by its group, its location (topic, partition, offset) and its content (key,
+value and headers). The same message redelivered is the same dead letter. Another message at the same
+location, in a topic that was created again, is another dead letter. The same content at the same
+location keeps its decision, since a repeated message means the same: a discarded one is not opened
+again, and a retried one is applied. Each redelivery is logged with the id and state, so that nothing is
+dropped silently; to apply a discarded message, publish it again.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ LIST_MAX = 1_000
 # Each is a short statement, and locks of the batch are held meanwhile.
 IDS_TRIED_MAX = 1_000
 
-# A record, and why it is set aside.
+# A record, and the reason.
 Letter = tuple[Record, str]
 
 _GIVEN = f"""(
@@ -53,7 +53,7 @@ KEEP = text(f"""
     RETURNING id
 """)
 
-# After the other, as a statement of its own: it sees what was kept before, whoever kept it.
+# After the other, as a statement of its own: it also sees rows that other transactions kept before.
 FIND_KEPT = text(f"""
     SELECT kept.id, kept.state
     FROM {_GIVEN} JOIN consumers.dead_letter AS kept USING (topic, partition, "offset", digest)
@@ -64,7 +64,7 @@ FIND_KEPT = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A record that was set aside, why, and the dead letter that it is: a new one, or a known one."""
+    """A record, the reason, and the dead letter that it became: a new one, or a known one."""
 
     record: Record
     reason: str
@@ -75,7 +75,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was set aside, with what was decided about it."""
+    """A dead letter, with the decision about it."""
 
     id: int
     group: str
@@ -98,7 +98,7 @@ class NoSuchDeadLetter(LookupError):
 
 
 class NoFreeId(Exception):
-    """The sequence of the dead letters is far behind the table, and the next ids are all taken."""
+    """The sequence of the dead letters is far behind the table: the next ids are all taken."""
 
     code = "NO_FREE_ID"
 
@@ -112,10 +112,11 @@ class NoFreeId(Exception):
 def keep(
     connection: Connection, group: str, letters: Sequence[Letter], *, attempts: int = 1
 ) -> list[Kept]:
-    """Set records aside, each with its reason; returns each with its dead letter, new or known.
+    """Keep records as dead letters, each with its reason; returns the dead letters, new or known.
 
-    An id that is taken is no message's fault: the next ones are tried, within a savepoint. Raises
-    `NoFreeId` after so many; the next call goes on from there, as a sequence is never rolled back.
+    If the sequence gives an id that is taken, the next ids are tried, within a savepoint. Raises
+    `NoFreeId` after `IDS_TRIED_MAX`; the next call goes on from there, as a sequence is never rolled
+    back.
     """
     if not letters:
         return []
@@ -162,7 +163,7 @@ def _is_taken_id(error: IntegrityError) -> bool:
 def open_letters(
     connection: Connection, *, group: str | None = None, limit: int = LIST_MAX
 ) -> list[DeadLetter]:
-    """Return the open ones, of one group or of all, oldest first."""
+    """Return the open dead letters, of one group or of all, oldest first."""
     chosen = select(dead_letter).where(dead_letter.c.state == "OPEN")
     if group is not None:
         chosen = chosen.where(dead_letter.c.group_id == group)
@@ -173,7 +174,7 @@ def open_letters(
 
 
 def find(connection: Connection, dead_letter_id: int) -> DeadLetter:
-    """Return one, open or decided; raises `NoSuchDeadLetter`."""
+    """Return one dead letter, open or decided; raises `NoSuchDeadLetter`."""
     chosen = select(dead_letter).where(dead_letter.c.id == dead_letter_id)
     if (row := connection.execute(chosen).one_or_none()) is None:
         raise NoSuchDeadLetter(dead_letter_id)
@@ -181,7 +182,7 @@ def find(connection: Connection, dead_letter_id: int) -> DeadLetter:
 
 
 def lock_open(connection: Connection, dead_letter_id: int) -> DeadLetter:
-    """Lock an open one for a decision, until the transaction ends; raises `NoSuchDeadLetter`."""
+    """Lock an open dead letter for a decision, until the transaction ends; raises `NoSuchDeadLetter`."""
     chosen = (
         select(dead_letter)
         .where(dead_letter.c.id == dead_letter_id, dead_letter.c.state == "OPEN")
@@ -193,14 +194,14 @@ def lock_open(connection: Connection, dead_letter_id: int) -> DeadLetter:
 
 
 def discard(connection: Connection, dead_letter_id: int) -> DeadLetter:
-    """Decide that an open one is never to be applied; raises `NoSuchDeadLetter`."""
+    """Decide that an open dead letter is never applied; raises `NoSuchDeadLetter`."""
     letter = lock_open(connection, dead_letter_id)
     decide(connection, letter, "DISCARDED")
     return letter
 
 
 def decide(connection: Connection, letter: DeadLetter, state: str) -> None:
-    """Record that a locked one was RETRIED or DISCARDED."""
+    """Record that a locked dead letter was RETRIED or DISCARDED."""
     connection.execute(
         update(dead_letter)
         .where(dead_letter.c.id == letter.id)
@@ -209,7 +210,7 @@ def decide(connection: Connection, letter: DeadLetter, state: str) -> None:
 
 
 def _storable(given: str) -> str:
-    """Postgres' text holds neither NUL nor half a surrogate pair; a sender's may."""
+    """Replace what Postgres' text cannot hold: NUL, and half a surrogate pair."""
     return given.replace("\0", "?").encode("utf-8", "replace").decode()
 
 

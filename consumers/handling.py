@@ -2,11 +2,11 @@
 
     batch ──► decode ──► apply ──► commit
                 │          ├── outage, race ──► raised: the same batch again, later
-                │          └── anything else ─► cut in two, down to the one that causes it,
+                │          └── anything else ─► bisected, down to the message that causes it,
                 └── poison ──► dead letter ◄─── which is tried a bounded number of times
 
-The order of a batch is kept in every part of it, so cutting never lets a message overtake another.
-Only what a message itself can cause is ever held against it: a database that is away, read-only,
+Each half keeps the order of the batch, so bisection never lets a message overtake another. A message
+becomes a dead letter only for an error that a message can cause: a database that is down, read-only,
 slow, or not yet migrated is waited for.
 """
 
@@ -23,8 +23,8 @@ from consumers import dead_letters
 from consumers.dead_letters import NoFreeId
 from consumers.metrics import BISECTED, DEAD_LETTERS
 from domain.messages import PoisonMessage
-from domain.reservations.store import ReservationMoved
-from domain.rooms.store import AllocatedMeanwhile
+from domain.reservations.store import StaleVersion
+from domain.rooms.store import AllocationRace
 from innbox_process.database import is_conflict, is_outage
 from innbox_process.records import Record
 from outbox import UnknownTopic
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 Decoded = TypeVar("Decoded")
 
 # The classes of SQLSTATE that a message can cause: data that does not fit, a constraint, a limit, a
-# trigger's veto, and Postgres' own errors. All others befall every message alike.
+# trigger's veto, and Postgres' internal errors. All others affect every message alike.
 _CAUSED_BY_A_MESSAGE = {"22", "23", "54", "P0", "XX"}
 _TIMED_OUT = "57014"
 
@@ -51,33 +51,33 @@ class Handler(Protocol[Decoded]):
         """Read a record; raises `PoisonMessage`."""
 
     def apply(self, connection: Connection, messages: Sequence[Decoded]) -> Mapping[UUID, str]:
-        """Apply messages in order; returns those that a person must see, by message id."""
+        """Apply messages in order; returns those with a problem for an operator, by message id."""
 
     def committed(self, messages: Sequence[Decoded]) -> None:
-        """Hear that the transaction is durable."""
+        """Called when the transaction is durable."""
 
 
 def handle(
     engine: Engine, handler: Handler[Decoded], records: Sequence[Record], *, attempts_max: int
 ) -> None:
-    """Apply records or set them aside; on return each is one or the other, durably.
+    """Apply records or keep them as dead letters; on return each is one or the other, durably.
 
-    Raises only what may pass by itself (see `is_passing`): then nothing of what is left was applied,
-    and the same records may be handled again.
+    Raises only transient errors (see `is_transient`): then none of the remaining records was applied, and
+    the same records may be handled again.
     """
     if not records:
         return
     try:
         _apply(engine, handler, records)
-    except Exception as error:  # whatever a message can cause must end at that message
-        if len(records) > 1 and (_is_timeout(error) or not is_passing(error)):
+    except Exception as error:  # any error that a message causes must end at that message
+        if len(records) > 1 and (_is_timeout(error) or not is_transient(error)):
             BISECTED.labels(handler.group).inc()
             middle = len(records) // 2
-            for part in (records[:middle], records[middle:]):
-                handle(engine, handler, part, attempts_max=attempts_max)
+            for half in (records[:middle], records[middle:]):
+                handle(engine, handler, half, attempts_max=attempts_max)
             return
 
-        if is_passing(error):
+        if is_transient(error):
             raise
         _try_alone(engine, handler, records[0], error, attempts_max)
 
@@ -85,7 +85,7 @@ def handle(
 def retry_dead_letter(
     engine: Engine, handlers: Mapping[str, Handler[Decoded]], dead_letter_id: int
 ) -> None:
-    """Apply a dead letter's message after all, in one transaction with the decision.
+    """Apply a dead letter's message, in one transaction with the decision.
 
     Raises `NoSuchDeadLetter`, `PoisonMessage`, or whatever the message causes: then it stays open.
     """
@@ -100,27 +100,28 @@ def retry_dead_letter(
 
 
 class StillRefused(Exception):
-    """The message was tried again and needs a person still."""
+    """The message was tried again and was refused again."""
 
 
-def is_passing(error: BaseException) -> bool:
-    """Tell what may pass by itself, or by an operator's hand, from what a message causes."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether the error may pass by itself or by an operator's action; no message causes it."""
     if is_race(error) or is_outage(error):
         return True
     if isinstance(error, DBAPIError):
         state = _sqlstate(error)
         return error.connection_invalidated or bool(state and state[:2] not in _CAUSED_BY_A_MESSAGE)
-    # Not declared yet, so no message can be answered; no id for a dead letter, so none can be kept.
+    # No topic for the result yet, so no message can be answered; no free id, so no dead letter can be
+    # kept.
     return isinstance(error, UnknownTopic | NoFreeId)
 
 
 def is_race(error: BaseException) -> bool:
-    """Tell a transaction that another one was faster than: run again at once, it will do."""
-    return is_conflict(error) or isinstance(error, AllocatedMeanwhile | ReservationMoved)
+    """Return whether another transaction was faster: run again at once, this one succeeds."""
+    return is_conflict(error) or isinstance(error, AllocationRace | StaleVersion)
 
 
 def _is_timeout(error: Exception) -> bool:
-    """Less work may fit into the time; the work of a single message is bounded, and always fits."""
+    """A timeout is bisected: less work may fit into the time, and a single message always does."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _TIMED_OUT
 
 
@@ -152,12 +153,12 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
 def _try_alone(
     engine: Engine, handler: Handler[Decoded], record: Record, error: Exception, attempts_max: int
 ) -> None:
-    """Give one message the rest of its tries, then set it aside."""
+    """Try one message as often as is left, then keep it as a dead letter."""
     for _ in range(attempts_max - 1):
         try:
             _apply(engine, handler, [record])
         except Exception as again:  # likewise: it must end at this message
-            if is_passing(again):
+            if is_transient(again):
                 raise
             error = again
         else:
@@ -186,4 +187,4 @@ def _report(
             DEAD_LETTERS.labels(group).inc()
             log.error("dead letter", trace="".join(format_exception(error)) if error else None)
         else:
-            log.warning("known dead letter delivered again", state=letter.state)
+            log.warning("known dead letter redelivered", state=letter.state)

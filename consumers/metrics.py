@@ -6,17 +6,19 @@ HANDLED = Counter("innbox_consumer_messages", "Messages applied and committed.",
 BATCHES = Histogram(
     "innbox_consumer_batch_seconds", "From a batch's arrival to its commit in Postgres.", ["group"]
 )
-DEAD_LETTERS = Counter("innbox_consumer_dead_letters", "Messages set aside.", ["group"])
-BISECTED = Counter("innbox_consumer_bisections", "Batches cut in two to find a culprit.", ["group"])
-RETRIES = Counter(
-    "innbox_consumer_retries", "Batches tried again after an outage or a conflict.", ["group"]
+DEAD_LETTERS = Counter("innbox_consumer_dead_letters", "Messages kept as dead letters.", ["group"])
+BISECTED = Counter(
+    "innbox_consumer_bisections", "Batches split in two to find the message that fails.", ["group"]
 )
-REDRIVEN = Counter("innbox_sagas_redriven", "Open sagas that were asked again.")
+RETRIES = Counter(
+    "innbox_consumer_retries", "Batches retried after an outage or a conflict.", ["group"]
+)
+REDRIVEN = Counter("innbox_sagas_redriven", "Pending requests re-sent.")
 STALLED = Gauge(
     "innbox_consumer_stalled_partitions",
-    "Partitions that are assigned and behind, and of which nothing is read.",
+    "Partitions that are assigned and behind, but not fetched.",
     ["group"],
 )
 TRUNCATIONS = Counter(
-    "innbox_consumer_truncations", "Logs whose end the brokers lost after it was read.", ["group"]
+    "innbox_consumer_truncations", "Logs that lost records after they were read.", ["group"]
 )

@@ -1,7 +1,7 @@
 """The consumers as processes: `innbox rooms` and `innbox results`.
 
-Either begins when its database has the schema and the topics, whenever that is, and says until then what
-it waits for.
+Each starts to work when its database has the schema and the topics, and reports until then what it waits
+for.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,12 @@ from sqlalchemy import Engine
 import outbox
 from consumers import tables
 from consumers.handling import Handler
+from consumers.key_expiry import delete_old_keys_once
+from consumers.redrive import redrive_once
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
+from consumers.row_security import require_all_rows
 from consumers.runner import Runner
-from consumers.sight import must_see_all
-from consumers.timeouts import forget_keys_once, redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
@@ -42,45 +43,47 @@ from runtime.settings import Role, Settings
 
 ROOMS_SCHEMA = (rooms_tables.metadata, tables.metadata, outbox.metadata)
 RESULTS_SCHEMA = (reservations_tables.metadata, tables.metadata, outbox.metadata)
-FORGET_EVERY_S = 3_600.0
+EXPIRY_EVERY_S = 3_600.0
 _DAY_S = 86_400.0
 _ROOMS: Role = "innbox_rooms"
 _RESULTS: Role = "innbox_results"
 
 
 def run_rooms(settings: Settings) -> None:
-    """Apply requests to the inventory, and forget old keys of its changes, until SIGTERM."""
+    """Apply requests to the inventory, and delete old keys of its changes, until SIGTERM."""
     url, role, handler = settings.rooms_database_url, _ROOMS, RoomsHandler()
     engine = pooled_engine(settings, url, "rooms", role)
     probe = DatabaseProbe(settings, url, role, schema=ROOMS_SCHEMA, topics=[RESERVATION_RESULT])
-    forget = partial(forget_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
+    forget = partial(delete_old_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         _healthy(settings, engine, probe, handler, stop) as health,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        scheduled(JobLease(engine, "forget-room-keys"), FORGET_EVERY_S, forget),
+        scheduled(JobLease(engine, "forget-room-keys"), EXPIRY_EVERY_S, forget),
     ):
         Runner(engine, handler, settings, health, stop).run()
     engine.dispose()
 
 
 def run_results(settings: Settings) -> None:
-    """Settle reservations, and ask again for those that wait too long, until SIGTERM."""
+    """Settle reservations, and re-send requests that wait too long, until SIGTERM."""
     url, role = settings.reservations_database_url, _RESULTS
     engine = pooled_engine(settings, url, "results", role)
     requests = [ROOM_RESERVE, ROOM_CANCEL]
     probe = DatabaseProbe(settings, url, role, schema=RESULTS_SCHEMA, topics=requests)
     for one in (engine, probe.engine):
-        must_see_all(one)
+        require_all_rows(one)
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
-    forget = partial(forget_keys_once, engine, RESERVATION_KEYS, settings.idempotency_days * _DAY_S)
+    forget = partial(
+        delete_old_keys_once, engine, RESERVATION_KEYS, settings.idempotency_days * _DAY_S
+    )
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
         _healthy(settings, engine, probe, ResultsHandler(settled), stop) as health,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         scheduled(JobLease(engine, "redrive"), settings.redrive_every_s, redrive),
-        scheduled(JobLease(engine, "forget-keys"), FORGET_EVERY_S, forget),
+        scheduled(JobLease(engine, "forget-keys"), EXPIRY_EVERY_S, forget),
     ):
         Runner(engine, ResultsHandler(settled), settings, health, stop).run()
     engine.dispose()
@@ -88,9 +91,9 @@ def run_results(settings: Settings) -> None:
 
 @contextmanager
 def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handler[Any]]]:
-    """Give the handlers of both groups, to retry dead letters of this database with.
+    """Yield the handlers of both groups, to retry dead letters of this database with.
 
-    Those who wait for what a retry changes (the relay, the members) are woken at the block's end.
+    At the block's end the relay and waiting requests are woken, which wait for what a retry changes.
     """
     with (
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
@@ -104,7 +107,7 @@ def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handle
 def _healthy(
     settings: Settings, engine: Engine, probe: DatabaseProbe, handler: Handler[Any], stop: Event
 ) -> Iterator[Health]:
-    """Answer for the process' health, and begin the block when its database is ready for it."""
+    """Serve the health of the process, and begin the block when its database is ready."""
     health = Health(parts=("kafka",), beat_s_max=hung_s(settings))
     topics = [settings.kafka_prefix + topic for topic in handler.topics]
     commits = CommitProbe(settings, probe.url, probe.role, health)

@@ -1,4 +1,4 @@
-"""The results consumer: the rooms' answers settle the reservations, and wake who waits for them."""
+"""The results consumer: settles reservations by the rooms' results, and wakes waiting requests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID
@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from domain import messages
 from domain.answers import RoomResult
 from domain.reservations import store
-from domain.reservations.model import ROOMS, Alarm, Cause, Reservation, settle
+from domain.reservations.model import ROOMS, Cause, Contradiction, Reservation, settle
 from innbox_process.records import Record
 from outbox import Doorbell
 from runtime.traces import trace_id, valid
@@ -29,7 +29,7 @@ class ResultsHandler:
         )
 
     def apply(self, connection: Connection, results: Sequence[RoomResult]) -> Mapping[UUID, str]:
-        """Settle what the results decide; returns those that contradict or fit no reservation."""
+        """Settle reservations; returns the results that contradict one, or belong to none."""
         known = store.lock(connection, {result.reservation_id for result in results})
         problems: dict[UUID, str] = {}
         for wave in _waves(results):
@@ -49,13 +49,13 @@ class ResultsHandler:
 
 
 def _settled(known: Mapping[int, Reservation], result: RoomResult) -> Reservation | str | None:
-    """Return the settled reservation, a problem for a person, or None where nothing changes."""
+    """Return the settled reservation, a problem for an operator, or None where nothing changes."""
     if (reservation := known.get(result.reservation_id)) is None:
         return f"UNKNOWN_RESERVATION: {result.reservation_id}"
     match settle(reservation, result):
         case Reservation() as settled:
             return settled
-        case Alarm(code=code):
+        case Contradiction(code=code):
             return f"{code}: {result.status} for a reservation that is {reservation.status}"
     return None
 
@@ -66,7 +66,7 @@ def _cause(result: RoomResult) -> Cause:
 
 
 def _waves(results: Sequence[RoomResult]) -> Iterator[list[RoomResult]]:
-    """Cut results into runs with at most one for each reservation, so that each can be one write."""
+    """Split results into runs with at most one per reservation, so that each run is one write."""
     wave: dict[int, RoomResult] = {}
     for result in results:
         if result.reservation_id in wave:

@@ -1,4 +1,4 @@
-"""The rooms consumer: requests of the reservations applied to the inventory, answered by the outbox."""
+"""The rooms consumer: applies requests to the inventory, and answers through the outbox."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,11 +36,11 @@ class RoomsHandler:
         return {}
 
     def committed(self, requests: Sequence[RoomRequest]) -> None:
-        """Nobody waits here: the outbox has a doorbell of its own."""
+        """Nothing to wake: the outbox has a doorbell of its own."""
 
 
 def _envelope(result: Result) -> Envelope:
-    """Answer with the headers that tie it to its request: the cause, and the trace it belongs to."""
+    """Build the result, with the headers that link it to its request: causation id and trace."""
     answer = messages.reservation_result(result.reservation_id, result.answer, result.message)
     request = result.request
     if request is None:

@@ -1,7 +1,7 @@
 """The runner: poll, one transaction for the batch, then commit the offsets.
 
-Postgres remembers what was done; Kafka's offsets only say where to read on. So offsets are committed
-after the database, a crash in between delivers again, and handlers are idempotent.
+Postgres records what was done; Kafka's offsets are only the position to resume from. So offsets are
+committed after the database, a crash in between redelivers the batch, and handlers are idempotent.
 """
 
 import random
@@ -14,8 +14,8 @@ import structlog
 from confluent_kafka import Message
 from sqlalchemy import Engine, event
 
-from consumers.handling import Handler, handle, is_passing, is_race
-from consumers.member import Member
+from consumers.group import GroupConsumer
+from consumers.handling import Handler, handle, is_race, is_transient
 from consumers.metrics import BATCHES, HANDLED, RETRIES
 from innbox_process.backoff import backoff_s
 from innbox_process.errors import first_line
@@ -26,13 +26,13 @@ from runtime.settings import Settings
 _log = structlog.get_logger(__name__)
 
 _BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.15, 15.0
-# A lost race is run again at once; lost so often, somebody holds a lock for long.
+# A lost race is retried at once; after so many, another transaction holds a lock for long.
 _RACES_MAX = 5
 _RACE_S_MAX = 0.02
 
 
 class Runner:
-    """Runs one handler as a member of its consumer group, until asked to stop."""
+    """Runs one handler as a member of its consumer group, until it is stopped."""
 
     def __init__(
         self,
@@ -47,32 +47,32 @@ class Runner:
         self._settings = settings
         self._health = health
         self._stop = stop
-        self._member = Member(settings, handler.group, handler.topics, health)
+        self._group = GroupConsumer(settings, handler.group, handler.topics, health)
 
     def run(self) -> None:
         """Handle batches until stopped; then leave the group, so that others take over at once.
 
-        Who has no database joins no group: it would take partitions from members that can work.
+        A consumer without a database does not join: it would take partitions from those that can work.
         """
         self._beat_by_transaction()
         self._await_database()
-        with self.member():
+        with self.membership():
             while not self._stop.is_set():
                 self._health.beat()
                 self.run_once()
 
     @contextmanager
-    def member(self) -> Iterator[None]:
-        """Be a member of the group for the length of a block."""
-        self._member.join()
+    def membership(self) -> Iterator[None]:
+        """Join the group for the length of a block."""
+        self._group.join()
         try:
             yield
         finally:
-            self._member.leave()
+            self._group.leave()
 
     def run_once(self) -> int:
-        """Handle what has arrived, waiting a moment for the first; returns how many messages."""
-        messages = self._member.batch()
+        """Handle one batch, waiting briefly for its first message; returns the number of messages."""
+        messages = self._group.batch()
         if not messages:
             return 0
 
@@ -83,10 +83,10 @@ class Runner:
         return len(handled)
 
     def _handle_patiently(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Handle a batch, waiting out what passes; returns the messages that are done.
+        """Handle a batch, waiting out transient errors; returns the messages that were handled.
 
-        None are if a stop came first; and those of a partition that was given away during a wait are
-        not ours any more: its next owner may be further on, and an old offset would set it back.
+        Returns none if a stop came first. Messages of a partition that was revoked during a wait are left
+        out: its next owner may have read further, and committing an older offset would set it back.
         """
         prefix, attempts_max = self._settings.kafka_prefix, self._settings.poison_attempts
         records = {id(message): record_of(message, prefix) for message in messages}
@@ -95,11 +95,13 @@ class Runner:
             batch = [records[id(message)] for message in messages]
             try:
                 handle(self._engine, self._handler, batch, attempts_max=attempts_max)
-            except Exception as error:  # what passes keeps the batch; all else is a broken rule
-                if not is_passing(error):
+            except (
+                Exception
+            ) as error:  # a transient error keeps the batch; any other is a broken invariant
+                if not is_transient(error):
                     raise
                 self._wait_out(error, attempt)
-                messages = self._member.owned(messages)
+                messages = self._group.owned(messages)
                 attempt += 1
             else:
                 self._health.well("database")
@@ -113,19 +115,19 @@ class Runner:
             return
 
         self._report(error)
-        self._engine.dispose()  # connect anew: what answers now may not be what is to answer
-        self._member.rest(_backoff_s(attempt), self._stop, self._health.beat)
+        self._engine.dispose()  # connect again: another server may have become the primary
+        self._group.rest(_backoff_s(attempt), self._stop, self._health.beat)
 
     def _commit(self, handled: Sequence[Message]) -> None:
-        self._member.commit(handled)
+        self._group.commit(handled)
 
     def _beat_by_transaction(self) -> None:
-        """Count as alive with each transaction: to find what is wrong with a batch may take many."""
+        """Count as alive with each transaction: the search for a failing message may take many."""
         loop, beat = get_ident(), self._health.beat
 
         @event.listens_for(self._engine, "checkout")
         def turned(*_: object) -> None:
-            if get_ident() == loop:  # not timed jobs, which go on although the loop hangs
+            if get_ident() == loop:  # timed jobs run in other threads, even if the loop hangs
                 beat()
 
     def _await_database(self) -> None:
@@ -135,7 +137,7 @@ class Runner:
             try:
                 self._engine.connect().close()
             except Exception as error:  # likewise
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
                 self._report(error)
                 self._stop.wait(_backoff_s(attempt))

@@ -1,8 +1,8 @@
-"""The table of dead letters: messages that can never succeed, kept whole until somebody decides.
+"""The table of dead letters: messages that can never succeed, kept whole until an operator decides.
 
-A dead letter is open until it is retried with success or discarded; either way it stays, with what was
-decided and when. Which one it is, is said by its place and by its content: a topic that was deleted and
-created again has other messages at the same places.
+A dead letter is open until it is retried with success or discarded; either way it stays, with the
+decision and its instant. It is identified by its location and its content: a topic that was deleted and
+created again has other messages at the same locations.
 """
 
 from sqlalchemy import (
@@ -28,9 +28,9 @@ from domain.naming import NAMING_CONVENTION
 
 metadata = MetaData(schema="consumers", naming_convention=NAMING_CONVENTION)
 
-# Generated, so that every row has one, whoever writes it. Key and value are hashed first, so that no two
-# contents run into one another. A backslash is doubled because `decode` reads escapes; `convert_to`
-# reads none, and is not immutable. Written as Postgres prints it, for `alembic check`.
+# Generated, so that every row has one. Key and value are hashed first, so that a byte moved from one to
+# the other changes the digest. A backslash is doubled because `decode` reads escapes; `convert_to` reads
+# none, and is not immutable. Written as Postgres prints it, for `alembic check`.
 DIGEST = r"""sha256(
     coalesce(sha256(key), '\x00'::bytea) || coalesce(sha256(value), '\x00'::bytea)
     || decode(replace(headers::text, '\'::text, '\\'::text), 'escape'::text)

@@ -1,6 +1,6 @@
-"""What the two contexts ask and answer each other, free of how it is written on the wire.
+"""The requests and results that the two contexts exchange, independent of their encoding.
 
-Only the standard library, so that both models may speak of it.
+Only the standard library, so that both models may import it.
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ class Answer(StrEnum):
 
 
 class ReasonCode(StrEnum):
-    """Why a room cannot be had; it opens the message of a FAILURE, as in `SOLD_OUT: …`.
+    """Why a stay cannot be held; the message of a FAILURE begins with it, as in `SOLD_OUT: …`.
 
-    Where several apply, the first of them in this order is said; `domain/rooms/nights.py` says why.
+    Where several apply, the first in this order is given; `domain/rooms/nights.py` explains the order.
     """
 
     UNKNOWN_ROOM = "UNKNOWN_ROOM"
@@ -41,7 +41,7 @@ class ReasonCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RoomRequest:
-    """What the reservations ask of the rooms."""
+    """A request of the reservations to the rooms."""
 
     kind: RequestKind
     reservation_id: int
@@ -53,7 +53,7 @@ class RoomRequest:
 
 @dataclass(frozen=True, slots=True)
 class RoomResult:
-    """What the rooms answer; `message` is empty unless the status is FAILURE."""
+    """The rooms' answer; `message` is empty unless the status is FAILURE."""
 
     reservation_id: int
     status: Answer

@@ -1,8 +1,8 @@
-"""The wire between the two contexts, byte for byte.
+"""The messages between the two contexts, byte for byte.
 
-Other services, in other languages, speak it: the fields of a value and their order are fixed, and
-metadata stays out of it. Whatever cannot be understood is a PoisonMessage and nothing else, so a
-reader can set it aside and go on.
+Services in other languages read and write them too: the fields of a value and their order are fixed,
+and metadata stays out of it. A value that cannot be decoded raises PoisonMessage and nothing else, so
+a reader can make it a dead letter and go on.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Envelope:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Fault(StrEnum):
+class PoisonReason(StrEnum):
     NO_VALUE = "NO_VALUE"
     TOO_LARGE = "TOO_LARGE"
     NOT_JSON = "NOT_JSON"
@@ -58,11 +58,10 @@ class PoisonMessage(ValueError):
 
     code = "POISON_MESSAGE"
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, code: PoisonReason, detail: str) -> None:
         # The detail may quote the sender: bounded, and printable because Postgres stores no NUL.
         printable = "".join(letter if letter.isprintable() else "?" for letter in detail)
-        self.fault = fault
-        self.reason = f"{fault}: {printable}"[:_REASON_LENGTH_MAX]
+        self.reason = f"{code}: {printable}"[:_REASON_LENGTH_MAX]
         super().__init__(self.reason)
 
 
@@ -121,13 +120,13 @@ def reservation_result(
 def decode_room_request(
     topic: str, value: bytes | None, message_id: UUID, traceparent: str | None = None
 ) -> RoomRequest:
-    """Read a value of ROOM_RESERVE or ROOM_CANCEL; raises PoisonMessage for any fault of it."""
+    """Decode a value of ROOM_RESERVE or ROOM_CANCEL; raises PoisonMessage and nothing else."""
     kind = _KINDS[topic]
     read = _decoded(_STAY_DECODER, value)
     try:
         stay = Stay(read.check_in_date, read.check_out_date)
     except InvalidStay as invalid:
-        raise PoisonMessage(Fault.IMPOSSIBLE_STAY, str(invalid)) from invalid
+        raise PoisonMessage(PoisonReason.IMPOSSIBLE_STAY, str(invalid)) from invalid
 
     return RoomRequest(kind, read.reservation_id, read.room_id, stay, message_id, traceparent)
 
@@ -135,10 +134,10 @@ def decode_room_request(
 def decode_result(
     value: bytes | None, message_id: UUID, traceparent: str | None = None
 ) -> RoomResult:
-    """Read a value of RESERVATION_RESULT; raises PoisonMessage for any fault of it."""
+    """Decode a value of RESERVATION_RESULT; raises PoisonMessage and nothing else."""
     read = _decoded(_RESULT_DECODER, value)
     if "\0" in read.message:
-        raise PoisonMessage(Fault.WRONG_SHAPE, "NUL in the message")
+        raise PoisonMessage(PoisonReason.WRONG_SHAPE, "NUL in the message")
 
     return RoomResult(read.reservation_id, read.status, read.message, message_id, traceparent)
 
@@ -181,13 +180,13 @@ def _envelope(
 
 def _decoded(decoder: msgspec.json.Decoder[_Value], value: bytes | None) -> _Value:
     if value is None:
-        raise PoisonMessage(Fault.NO_VALUE, "the record has none")
+        raise PoisonMessage(PoisonReason.NO_VALUE, "the record has no value")
     if len(value) > VALUE_BYTES_MAX:
-        raise PoisonMessage(Fault.TOO_LARGE, f"{len(value)} bytes")
+        raise PoisonMessage(PoisonReason.TOO_LARGE, f"{len(value)} bytes")
 
     try:
         return decoder.decode(value)
     except msgspec.ValidationError as invalid:
-        raise PoisonMessage(Fault.WRONG_SHAPE, str(invalid)) from invalid
+        raise PoisonMessage(PoisonReason.WRONG_SHAPE, str(invalid)) from invalid
     except (ValueError, RecursionError) as unreadable:  # nested too deeply: a RecursionError
-        raise PoisonMessage(Fault.NOT_JSON, str(unreadable)) from unreadable
+        raise PoisonMessage(PoisonReason.NOT_JSON, str(unreadable)) from unreadable

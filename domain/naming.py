@@ -1,4 +1,4 @@
-"""How constraints and indexes are named, so that code may know a violated one by its name."""
+"""How constraints and indexes are named, so that code can recognise a violated one by its name."""
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",

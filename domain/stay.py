@@ -1,8 +1,8 @@
 """A stay: the nights of the half-open range [check-in, check-out).
 
 A Stay that exists covers at least one night and at most NIGHTS_MAX, all within the calendar, so
-whatever loops over its nights ends soon. How long a member may stay is a rule of the
-reservations; these are the bounds of what may be on the wire at all.
+a loop over its nights is bounded. The longest stay that a member may reserve is a rule of the
+reservations; these are the bounds of a message.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CALENDAR_ENDS_ON = date(2200, 1, 1)
 
 
 class InvalidStay(ValueError):
-    """These two dates are no stay."""
+    """The two dates do not form a stay."""
 
     code = "INVALID_STAY"
 

@@ -1,4 +1,4 @@
-"""A Kafka record, free of the client library: what handlers see and dead letters keep."""
+"""A Kafka record without the client library's types: what handlers see and dead letters keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ class Record:
 
     @property
     def message_id(self) -> UUID:
-        """The CloudEvents id; for senders that give none, one made of the record's place and content.
+        """The CloudEvents id; without one, an id made of the record's location and content.
 
-        The place alone is not enough: a topic that was created again has other messages there.
+        The location alone is not enough: a topic that was created again has other messages there.
         """
         try:
             return UUID(self.headers["ce_id"])
         except (KeyError, ValueError):
             content = sha256(repr((self.key, self.value, sorted(self.headers.items()))).encode())
-            place = f"kafka:{self.topic}/{self.partition}/{self.offset}"
-            return uuid5(NAMESPACE_URL, f"{place}#{content.hexdigest()}")
+            location = f"kafka:{self.topic}/{self.partition}/{self.offset}"
+            return uuid5(NAMESPACE_URL, f"{location}#{content.hexdigest()}")
 
 
-def place_of(message: Message) -> tuple[str, int, int]:
+def location_of(message: Message) -> tuple[str, int, int]:
     """Return topic, partition and offset, which every received message has."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None and partition is not None and offset is not None  # noqa: PT018
@@ -44,8 +44,8 @@ def place_of(message: Message) -> tuple[str, int, int]:
 
 
 def record_of(message: Message, prefix: str) -> Record:
-    """Copy a message; once only, for the client may not survive a second look at odd headers."""
-    topic, partition, offset = place_of(message)
+    """Copy a message. Call it once: the client may crash when odd headers are read twice."""
+    topic, partition, offset = location_of(message)
     return Record(
         topic.removeprefix(prefix),
         partition,
@@ -60,7 +60,7 @@ def record_of(message: Message, prefix: str) -> Record:
 
 
 def _headers(message: Message) -> Sequence[tuple[str, str | bytes | None]]:
-    """Return what the client can read: a name that is not UTF-8 costs the message all its headers.
+    """Return the headers that the client can read: none if a name is not UTF-8.
 
     On such a name the client returns a broken list with an exception set. Python's own call of a
     method may be optimised not to notice, and touching the list would end the process; `methodcaller`

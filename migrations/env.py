@@ -1,8 +1,8 @@
-"""Alembic's entry: `alembic upgrade head`, `innbox migrate` and the tests all come through here.
+"""Alembic's entry, for `alembic upgrade head`, `innbox migrate` and the tests.
 
-The database is DATABASE_URL, unless the caller put a `url` among the configuration's attributes.
-Waiting for a lock is bounded: a migration that cannot have its lock fails and can be run again, where
-one that waits would hold up every query behind it.
+The database is DATABASE_URL, unless the caller sets `url` in the configuration's attributes.
+Waiting for a lock is bounded: a migration that cannot get its lock fails and can be run again, while
+one that waits would block every query behind it.
 """
 
 import os
@@ -31,7 +31,7 @@ outbox.schema.know_types()
 
 
 def include_name(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:
-    """Compare our schemas only, and leave out the daily partitions."""
+    """Compare innbox's schemas only, without the daily partitions."""
     if kind == "schema":
         return name in SCHEMAS
     return outbox.schema.without_partitions(name, kind, parents)

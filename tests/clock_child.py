@@ -39,7 +39,7 @@ class _Clock(dt.datetime):
 
 def _run(settings: Settings) -> None:
     """Run the results, as often as they redrive forget keys, and keep house as a relay does."""
-    process.FORGET_EVERY_S = settings.redrive_every_s
+    process.EXPIRY_EVERY_S = settings.redrive_every_s
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     lease = JobLease(engine, "outbox-housekeeping")
     maintain = partial(maintain_partitions_once, engine, relay_config(settings))

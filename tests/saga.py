@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from sqlalchemy import Connection, Engine, text
 
 import outbox
-from consumers.handling import Handler, handle, is_passing, is_race
+from consumers.handling import Handler, handle, is_race, is_transient
 from consumers.runner import Runner
 from domain import messages
 from domain.answers import Answer
@@ -146,7 +146,7 @@ def apply_patiently(engine: Engine, handler: Handler[Any], batch: Sequence[Recor
         try:
             handle(engine, handler, batch, attempts_max=3)
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             if not is_race(error):
                 engine.dispose()

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 from api.identity.auth import READ, STAFF, WRITE
 from api.requests import pages
 from api.requests.etags import is_known, is_meant
+from consumers.redrive import redrive_once
 from consumers.results import ResultsHandler
-from consumers.timeouts import redrive_once
 from domain.answers import Answer
 from domain.reservations.reading import Filter
 from tests.api_client import (

@@ -30,7 +30,7 @@ from ops.bench import (
 )
 from ops.bench.backlog import fill
 from ops.bench.contention import SERVER
-from ops.bench.ground import a_stay, processes
+from ops.bench.environment import a_stay, processes
 from ops.environment import as_environment
 from ops.errors import CommandError
 from ops.supervisor import children_of

@@ -22,8 +22,8 @@ from sqlalchemy import Engine
 from api.identity.auth import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
 from innbox_client import Innbox, Problem, Unavailable
-from ops.cli.asking import explained
-from ops.cli.days import WEEKDAYS, Day, Weekdays
+from ops.cli.api_client import explained
+from ops.cli.dates import WEEKDAYS, Day, Weekdays
 from ops.cli.loading import format_of
 from ops.cli.reservations import list_, reserve
 from ops.stack import only_one, running_url, told
@@ -425,7 +425,7 @@ def test_a_weekday_of_leaving_is_the_next_one_after_the_arrival(
 ) -> None:
     """`--check-in fri --check-out sun` is a weekend, also when it is asked for on a Saturday."""
     on = date(2027, 1, 4) + timedelta(days=weekday)
-    monkeypatch.setattr("ops.cli.days.today", lambda: on)
+    monkeypatch.setattr("ops.cli.dates.today", lambda: on)
     words = ["--check-out", "sun", "--room", "7", "--check-in", "fri"]
     stay = reserve.make_context("reserve", words).params
     assert stay["check_in"].weekday() == 4

@@ -10,8 +10,8 @@ from confluent_kafka import Message, Producer, TopicPartition
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine
 
-from consumers.member import Member
-from consumers.positions import Place
+from consumers.group import GroupConsumer
+from consumers.positions import Partition
 from consumers.rooms import RoomsHandler
 from domain.messages import ROOM_RESERVE, ROOMS_GROUP
 from innbox_process.health import Health
@@ -35,8 +35,8 @@ TOPICS = (ROOM_RESERVE,)
 @contextmanager
 def a_member(
     settings: Settings, health: Health | None = None, *, group: str = ROOMS_GROUP
-) -> Iterator[Member]:
-    member = Member(settings, group, TOPICS, health or Health())
+) -> Iterator[GroupConsumer]:
+    member = GroupConsumer(settings, group, TOPICS, health or Health())
     member.join()
     try:
         yield member
@@ -49,7 +49,7 @@ def await_progress(engine: Engine) -> None:
     eventually(lambda: held(engine) > before)
 
 
-def step(members: list[Member], until: Callable[[], object]) -> None:
+def step(members: list[GroupConsumer], until: Callable[[], object]) -> None:
     """Turn these members' loops, in this thread, until the condition holds."""
 
     def turn() -> object:
@@ -60,11 +60,11 @@ def step(members: list[Member], until: Callable[[], object]) -> None:
     eventually(turn)
 
 
-def parts(member: Member) -> int:
+def parts(member: GroupConsumer) -> int:
     return len(member._owned)
 
 
-def can_leave(member: Member) -> bool:
+def can_leave(member: GroupConsumer) -> bool:
     """Whether it has partitions to give away, and has seen the brokers it would tell."""
     return parts(member) > 0 and member._problem is None
 
@@ -101,9 +101,9 @@ def test_members_that_come_and_go_lose_and_double_nothing(
         try:
             eventually(lambda: held(engine))
             with a_consumer(small, engine, ROOMS) as second:
-                eventually(lambda: parts(second._member))
+                eventually(lambda: parts(second._group))
                 await_progress(engine)
-            eventually(lambda: parts(first._member) == 6)
+            eventually(lambda: parts(first._group) == 6)
             await_progress(engine)
         finally:
             done.set()
@@ -144,7 +144,7 @@ def ids(batch: list[Message]) -> list[int]:
     return [record_of(message, "").message_id.int for message in batch]
 
 
-def test_what_was_given_away_in_a_rest_is_neither_applied_nor_committed(
+def test_what_was_revoked_since_in_a_rest_is_neither_applied_nor_committed(
     settings: Settings,
 ) -> None:
     """Its next owner may be further on, and an old offset would set it back.
@@ -160,7 +160,7 @@ def test_what_was_given_away_in_a_rest_is_neither_applied_nor_committed(
             return len(batch) >= 30
 
         eventually(read_all)
-        resting._given_away.clear()
+        resting._revoked_since.clear()
         assert resting.owned(batch) == batch
         stop = Event()
         with a_member(settings) as other:
@@ -209,7 +209,7 @@ def test_a_partition_that_left_in_a_rest_and_comes_back_later_is_read(
             step([second], lambda: not health.problems and can_leave(second))
         publish(settings, requests(61, 30))
         eventually(lambda: committed(settings) == 90)
-        assert parts(first._member) == 6
+        assert parts(first._group) == 6
     its_own.dispose()
     assert_effects_once(engine, 90)
 
@@ -255,11 +255,11 @@ def test_a_partition_that_ends_without_a_record_is_not_stalled(
     producer.begin_transaction()
     producer.produce(topic, b"{}", partition=2)
     producer.flush(30)  # committed by nobody yet
-    compared: list[set[Place]] = []
+    compared: list[set[Partition]] = []
     with a_member(settings, health) as member:
         compare = member._positions.compare
 
-        def compare_and_note(ends: Mapping[Place, int]) -> list[Place]:
+        def compare_and_note(ends: Mapping[Partition, int]) -> list[Partition]:
             compared.append(set(ends))
             return compare(ends)
 
@@ -289,7 +289,7 @@ def test_who_has_no_database_takes_no_partitions(engine: Engine, settings: Setti
         eventually(lambda: "database" in health.problems)
         publish(settings, requests(1, 30))
         eventually(lambda: committed(settings) == 30)
-        assert parts(lame._member) == 0
+        assert parts(lame._group) == 0
 
 
 def test_a_member_without_a_partition_is_ready(engine: Engine, settings: Settings) -> None:

@@ -57,7 +57,7 @@ def test_a_graceful_stop_leaves_nothing_to_deliver_again(
     open_rooms(engine, capacity=100)
     publish(settings, requests(1, 30))
     runner = Runner(engine, ROOMS, settings, Health(), Event())
-    with runner.member():
+    with runner.membership():
         eventually(lambda: runner.run_once() and held(engine) == 30)
     assert committed(settings) == 30
 
@@ -158,7 +158,7 @@ def test_a_header_that_the_client_cannot_read_stops_nobody(
 def test_a_fatal_error_of_the_client_ends_the_process(engine: Engine, settings: Settings) -> None:
     """The client library has given up for good; a supervisor starts anew."""
     runner = Runner(engine, ROOMS, settings, Health(), Event())
-    runner._member._on_error(KafkaError(KafkaError._FATAL, "fenced", fatal=True))
+    runner._group._on_error(KafkaError(KafkaError._FATAL, "fenced", fatal=True))
     with pytest.raises(KafkaException, match="fenced"):
         runner.run()
 

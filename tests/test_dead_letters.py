@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from consumers import dead_letters
 from consumers.dead_letters import NoFreeId
-from consumers.handling import handle, is_passing
+from consumers.handling import handle, is_transient
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain.answers import Answer
@@ -166,7 +166,7 @@ def test_without_a_free_id_nothing_is_done_and_the_command_is_named(
     batch = [a_record(a_reserve()), garbage(b"y")]
     with pytest.raises(NoFreeId, match="innbox outbox rebase") as refused:
         handle(engine, ROOMS, batch, attempts_max=3)
-    assert is_passing(refused.value)
+    assert is_transient(refused.value)
     assert allocations(engine) == {}
 
     handle(engine, ROOMS, batch, attempts_max=3)

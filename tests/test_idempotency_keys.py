@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from api.problems import InvalidHeader
 from api.requests.idempotency import KEY_LENGTH_MAX, bare
-from consumers import timeouts
+from consumers import key_expiry
 from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, KeyedRequest, Mismatch, Repeat
 
 ANN, BEN = 42, 43
@@ -116,25 +116,25 @@ def test_old_keys_are_forgotten(engine: Engine) -> None:
         assert RESERVATION_KEYS.forget(connection, 24.9 * HOUR_S, 10) == 1
 
 
-def test_keys_are_forgotten_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_keys_are_deleted_in_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a transaction of its own, so that no statement grows with what is old."""
-    monkeypatch.setattr(timeouts, "FORGOTTEN_AT_ONCE", 2)
+    monkeypatch.setattr(key_expiry, "CHUNK_SIZE", 2)
     with engine.begin() as connection:
         for member_id in range(1, 6):
             claim(connection, member_id=member_id)
         aged = "UPDATE reservations.idempotency_key SET created_at = now() - interval '1 minute'"
         connection.execute(text(aged))
         claim(connection, member_id=6)
-    parts = 0
+    chunks = 0
 
     @event.listens_for(engine, "commit")
     def count(_: Connection) -> None:
-        nonlocal parts
-        parts += 1
+        nonlocal chunks
+        chunks += 1
 
-    assert timeouts.forget_keys_once(engine, RESERVATION_KEYS, HOUR_S) == 0
-    assert timeouts.forget_keys_once(engine, RESERVATION_KEYS, 30.0) == 5
-    assert parts == 1 + 3
+    assert key_expiry.delete_old_keys_once(engine, RESERVATION_KEYS, HOUR_S) == 0
+    assert key_expiry.delete_old_keys_once(engine, RESERVATION_KEYS, 30.0) == 5
+    assert chunks == 1 + 3
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT member_id FROM reservations.idempotency_key")) == 6
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.identity.auth import INVENTORY
-from consumers.timeouts import forget_keys_once
+from consumers.key_expiry import delete_old_keys_once
 from domain.idempotency import ROOM_KEYS
 from tests.api_client import ANOTHER, ME, Api, an_api, assert_problem, count, take
 
@@ -329,5 +329,5 @@ def test_old_keys_of_changes_are_forgotten(staff: httpx.Client, engine: Engine) 
         connection.execute(text(aged))
     staff.put(ALPINE, json={"name": "Alpine"}, headers={"Idempotency-Key": "new"})
 
-    assert forget_keys_once(engine, ROOM_KEYS, 7 * 86_400.0) == 1
+    assert delete_old_keys_once(engine, ROOM_KEYS, 7 * 86_400.0) == 1
     assert count(engine, "rooms.idempotency_key") == 1

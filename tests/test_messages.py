@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain import messages
 from domain.answers import MESSAGE_LENGTH_MAX, Answer, RequestKind, RoomRequest, RoomResult
-from domain.messages import Fault, PoisonMessage
+from domain.messages import PoisonMessage, PoisonReason
 from domain.stay import NIGHTS_MAX, Stay
 
 pytestmark = pytest.mark.unit
@@ -131,39 +131,38 @@ def changed(old: bytes, new: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("value", "fault"),
+    ("value", "reason"),
     [
-        (None, Fault.NO_VALUE),
-        (b"", Fault.NOT_JSON),
-        (b"reserve room 7, please", Fault.NOT_JSON),
-        (b"\xff\xfe", Fault.NOT_JSON),
-        (ASKED + b"!", Fault.NOT_JSON),
-        (ASKED[:-1] + b',"x":' + b"[" * 50_000, Fault.NOT_JSON),
-        (ASKED + b" " * messages.VALUE_BYTES_MAX, Fault.TOO_LARGE),
-        (b"null", Fault.WRONG_SHAPE),
-        (b"[]", Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7,', b""), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":"7"'), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":true'), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":7.5'), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":0'), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":-7'), Fault.WRONG_SHAPE),
-        (changed(b'"roomId":7', b'"roomId":9223372036854775808'), Fault.WRONG_SHAPE),
-        (changed(b"2026-12-24", b"2026-02-30"), Fault.WRONG_SHAPE),
-        (changed(b"2026-12-24", b"24.12.2026"), Fault.WRONG_SHAPE),
-        (changed(b"2026-12-24", b"2026-12-27"), Fault.IMPOSSIBLE_STAY),
-        (changed(b"2026-12-24", b"2026-12-28"), Fault.IMPOSSIBLE_STAY),
-        (changed(b"2026-12-24", b"2020-12-24"), Fault.IMPOSSIBLE_STAY),
-        (changed(b"2026-12-24", b"0001-01-01"), Fault.IMPOSSIBLE_STAY),
-        (changed(b"2026-12-27", b"9999-12-31"), Fault.IMPOSSIBLE_STAY),
+        (None, PoisonReason.NO_VALUE),
+        (b"", PoisonReason.NOT_JSON),
+        (b"reserve room 7, please", PoisonReason.NOT_JSON),
+        (b"\xff\xfe", PoisonReason.NOT_JSON),
+        (ASKED + b"!", PoisonReason.NOT_JSON),
+        (ASKED[:-1] + b',"x":' + b"[" * 50_000, PoisonReason.NOT_JSON),
+        (ASKED + b" " * messages.VALUE_BYTES_MAX, PoisonReason.TOO_LARGE),
+        (b"null", PoisonReason.WRONG_SHAPE),
+        (b"[]", PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7,', b""), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":"7"'), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":true'), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":7.5'), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":0'), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":-7'), PoisonReason.WRONG_SHAPE),
+        (changed(b'"roomId":7', b'"roomId":9223372036854775808'), PoisonReason.WRONG_SHAPE),
+        (changed(b"2026-12-24", b"2026-02-30"), PoisonReason.WRONG_SHAPE),
+        (changed(b"2026-12-24", b"24.12.2026"), PoisonReason.WRONG_SHAPE),
+        (changed(b"2026-12-24", b"2026-12-27"), PoisonReason.IMPOSSIBLE_STAY),
+        (changed(b"2026-12-24", b"2026-12-28"), PoisonReason.IMPOSSIBLE_STAY),
+        (changed(b"2026-12-24", b"2020-12-24"), PoisonReason.IMPOSSIBLE_STAY),
+        (changed(b"2026-12-24", b"0001-01-01"), PoisonReason.IMPOSSIBLE_STAY),
+        (changed(b"2026-12-27", b"9999-12-31"), PoisonReason.IMPOSSIBLE_STAY),
     ],
 )
-def test_a_request_that_makes_no_sense_is_poison(value: bytes | None, fault: Fault) -> None:
+def test_a_request_that_makes_no_sense_is_poison(value: bytes | None, reason: PoisonReason) -> None:
     with pytest.raises(PoisonMessage) as poison:
         messages.decode_room_request(messages.ROOM_RESERVE, value, MESSAGE)
 
-    assert poison.value.fault is fault
-    assert poison.value.reason.startswith(f"{fault}: ")
+    assert poison.value.reason.startswith(f"{reason}: ")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from threading import Barrier
 
 from sqlalchemy import Engine, create_engine, text
 
+from consumers.redrive import redrive_once
 from consumers.rooms import RoomsHandler
-from consumers.timeouts import redrive_once
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE, Envelope
 from domain.reservations.model import REDRIVEN
 from tests.saga import (

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from consumers.sight import must_see_all
+from consumers.row_security import require_all_rows
 from innbox_process.bounds import BoundedConnection
 from innbox_process.database import direct_engine, pooled_engine, url_in_role
 from ops.local import Servers
@@ -91,7 +91,7 @@ def test_who_settles_is_shown_every_reservation_or_waits(
     """What row-level security hides would otherwise be answers that nobody has asked for."""
     brief = a_configuration(servers, database_url, database_roles=False)
     results = pooled_engine(brief, as_login(database_url, guest), "test", "innbox_results")
-    must_see_all(results)
+    require_all_rows(results)
     with granted_by_hand(engine, guest):
         with pytest.raises(OperationalError, match=f"GRANT innbox_results TO {guest}"):
             current_user(results)

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 import outbox
 from consumers import dead_letters
-from consumers.timeouts import forget_keys_once, redrive_once
+from consumers.key_expiry import delete_old_keys_once
+from consumers.redrive import redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
 from innbox_process.database import direct_engine, pooled_engine
 from ops.local import Servers
@@ -180,7 +181,7 @@ def test_consumers_and_their_timed_jobs_can_do_their_work(as_: As) -> None:
     """What fails in a timed job is only logged, so nothing else would show it."""
     letter = a_record(a_reserve())
     for role, keys in ((ROOMS, ROOM_KEYS), (RESULTS, RESERVATION_KEYS)):
-        assert forget_keys_once(as_(role), keys, older_than_s=0) == 0
+        assert delete_old_keys_once(as_(role), keys, older_than_s=0) == 0
         with as_(role).begin() as connection:
             [new] = dead_letters.keep(connection, role, [(letter, "a test")])
             [known] = dead_letters.keep(connection, role, [(letter, "a test")])

@@ -156,7 +156,7 @@ def test_a_cancel_beside_its_uncommitted_reserve_is_decided_again(engine: Engine
         wait_until_blocked(engine)
         reserving.commit()
 
-        with pytest.raises(store.AllocatedMeanwhile):
+        with pytest.raises(store.AllocationRace):
             cancelling.result(DEADLINE_S)
 
     assert arrive(engine, a_cancel()) == [Answer.CANCEL]
@@ -171,7 +171,7 @@ def test_a_reserve_beside_its_uncommitted_cancel_is_decided_again(engine: Engine
         wait_until_blocked(engine)
         cancelling.commit()
 
-        with pytest.raises(store.AllocatedMeanwhile):
+        with pytest.raises(store.AllocationRace):
             reserving.result(DEADLINE_S)
 
     assert arrive(engine, a_reserve()) == [Answer.CANCEL]
@@ -213,7 +213,7 @@ def until_decided(engine: Engine, batch: Sequence[RoomRequest]) -> int:
     while True:
         try:
             arrive(engine, *batch)
-        except store.AllocatedMeanwhile:
+        except store.AllocationRace:
             again += 1
         else:
             return again

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, text
 
 from consumers.dead_letters import open_letters
 from consumers.handling import Handler, handle
+from consumers.redrive import redrive_once
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
-from consumers.timeouts import redrive_once
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations.model import Status
 from domain.rooms.calendar import change_nights

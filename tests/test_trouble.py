@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from consumers.handling import handle, is_passing, is_race
+from consumers.handling import handle, is_race, is_transient
 from consumers.rooms import RoomsHandler
-from domain.rooms.store import AllocatedMeanwhile
+from domain.rooms.store import AllocationRace
 from tests.poison import open_letters
 from tests.saga import (
     CHRISTMAS,
@@ -41,7 +41,7 @@ def test_what_befalls_every_message_is_held_against_none(
     batch = records(a_reserve(1, 1), a_reserve(2, 2))
     with trouble(engine), pytest.raises(Exception) as raised:  # noqa: PT011 - each its own
         handle(ours, ROOMS, batch, attempts_max=3)
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
 
     apply_patiently(ours, ROOMS, batch)
     ours.dispose()
@@ -93,7 +93,7 @@ def test_a_connection_cut_in_the_middle_is_nobodys_fault(engine: Engine, cut: st
 
     with pytest.raises(Exception) as raised:  # noqa: PT011 - the driver's, one of several
         apply(engine, Cut(), a_reserve())
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
     assert not open_letters(engine)
 
 
@@ -112,11 +112,11 @@ def test_who_met_a_reservation_second_decides_again(engine: Engine) -> None:
         second = aside.submit(handle, engine, ROOMS, reserve, attempts_max=1)
         await_waiting(engine)
         first.commit()
-        with pytest.raises(AllocatedMeanwhile) as raised:
+        with pytest.raises(AllocationRace) as raised:
             second.result()
 
     assert is_race(raised.value)
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
     handle(engine, ROOMS, reserve, attempts_max=1)
     assert allocations(engine) == {1: "RELEASED"}
     assert not open_letters(engine)
@@ -148,7 +148,7 @@ def test_a_deadlock_is_run_again_and_held_against_nobody(engine: Engine) -> None
         other.rollback()
 
     assert is_race(raised.value)
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
     handle(engine, ROOMS, batch, attempts_max=1)
     assert allocations(engine) == {1: "HELD"}
     assert not open_letters(engine)

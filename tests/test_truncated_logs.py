@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from consumers.member import Member
+from consumers.group import GroupConsumer
 from domain.messages import ROOM_RESERVE
 from innbox_process.health import Health
 from innbox_process.records import Record, record_of
@@ -77,8 +77,8 @@ def test_a_group_that_is_ahead_of_the_log_reads_on_at_its_end(settings: Settings
 
 
 @contextmanager
-def a_reader(settings: Settings, group: str) -> Iterator[Member]:
-    member = Member(settings, group, (ROOM_RESERVE,), Health())
+def a_reader(settings: Settings, group: str) -> Iterator[GroupConsumer]:
+    member = GroupConsumer(settings, group, (ROOM_RESERVE,), Health())
     member.join()
     try:
         yield member
@@ -100,7 +100,7 @@ def publish_old(settings: Settings, data: Path) -> dict[Path, int]:
     return sizes
 
 
-def read(member: Member, count: int) -> list[int]:
+def read(member: GroupConsumer, count: int) -> list[int]:
     """Read so many messages, and commit them; returns which these are."""
     seen: list[int] = []
 

@@ -6,14 +6,14 @@
            cancel                cancel
               └──────► CANCELLING ◄──┘ ──CANCEL──► CANCELLED
 
-    state, result        SUCCESS     FAILURE     CANCEL
-    PENDING              CONFIRMED   REJECTED    alarm
-    CANCELLING           stays       stays       CANCELLED
-    CONFIRMED            no-op       alarm       alarm
-    REJECTED, CANCELLED  no-op       no-op       no-op
+    state, result        SUCCESS     FAILURE        CANCEL
+    PENDING              CONFIRMED   REJECTED       contradiction
+    CANCELLING           stays       stays          CANCELLED
+    CONFIRMED            no-op       contradiction  contradiction
+    REJECTED, CANCELLED  no-op       no-op          no-op
 
-Every change makes the next version; a terminal status never changes back. Time decides nothing:
-a saga that waits too long is asked again (`redrive`), which changes its version alone.
+Every change makes the next version; a terminal status never changes. Time decides nothing: the
+request of a saga that waits too long is re-sent (`redrive`), which changes its version alone.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ from uuid import UUID
 from domain.answers import Answer, RoomResult
 from domain.stay import Stay
 
-# The reason of a version that only asks again.
+# The reason of a version that only re-sends the request.
 REDRIVEN: Final = "REDRIVEN"
 NO_REASON_GIVEN: Final = "NO_REASON_GIVEN"
 
-# Who changes a reservation: the rooms' answers, ourselves when we ask again, or a person.
+# The actors that change a reservation: the rooms' answers, and innbox when it re-sends a request.
 ROOMS: Final = "rooms"
 INNBOX: Final = "innbox"
 
@@ -48,13 +48,13 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no other status can follow."""
         return self in {Status.REJECTED, Status.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True)
 class NewReservation:
-    """A wish within the rules, not yet stored."""
+    """A valid request, not yet stored."""
 
     member_id: int
     room_id: int
@@ -76,10 +76,11 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What makes a transition: the message that goes with it, by whom, and in which trace.
+    """The cause of a transition: its message, its actor and its trace.
 
-    The message is the one appended (a request to the rooms) or, when an answer settled it, the one
-    received. `actor` is ROOMS, INNBOX or `by_member`; both it and the trace may be unknown.
+    The message is the appended one (a request to the rooms) or, where an answer settled the
+    reservation, the received one. `actor` is ROOMS, INNBOX or `by_member`; actor and trace may be
+    unknown.
     """
 
     message_id: UUID
@@ -100,7 +101,7 @@ class Transition:
 
 
 def by_member(member_id: int, *, staff: bool = False) -> str:
-    """Name a person as the actor: a member, or somebody of the staff who acts for one."""
+    """Name a person as the actor: a member, or a person of the staff who acts for a member."""
     return f"{'staff' if staff else 'member'}:{member_id}"
 
 
@@ -112,7 +113,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotReservable:
-    """The rules forbid this stay; `text` tells the member why."""
+    """The rules forbid this stay; `text` explains it to the member."""
 
     code: Refusal
     text: str
@@ -120,22 +121,22 @@ class NotReservable:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Nothing to do: this was done before, or is on its way."""
+    """Nothing to do: it is already done, or in progress."""
 
     reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
 class NotCancellable:
-    """There is nothing to cancel: the rooms have rejected it."""
+    """There is nothing to cancel: the rooms have rejected the reservation."""
 
     reservation: Reservation
     code: str = "NOT_CANCELLABLE"
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
-    """An answer that contradicts an earlier one: a person must look, nothing changes."""
+class Contradiction:
+    """An answer that contradicts an earlier one: nothing changes, an operator must decide."""
 
     reservation: Reservation
     result: RoomResult
@@ -145,7 +146,7 @@ class Alarm:
 def new(
     member_id: int, room_id: int, stay: Stay, *, today: date, nights_max: int, days_max: int
 ) -> NewReservation | NotReservable:
-    """Check a wish against the rules: a check-in from today to `days_max` days ahead."""
+    """Check a request against the rules: a check-in from today to `days_max` days ahead."""
     if stay.check_in < today:
         return NotReservable(Refusal.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past")
     if stay.length > nights_max:
@@ -156,7 +157,7 @@ def new(
     return NewReservation(member_id, room_id, stay)
 
 
-def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Alarm:
+def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Contradiction:
     """Apply the rooms' answer; see the table in the module docstring."""
     match reservation.status, result.status:
         case Status.PENDING, Answer.SUCCESS:
@@ -166,13 +167,13 @@ def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchan
         case Status.CANCELLING, Answer.CANCEL:
             return _next(reservation, Status.CANCELLED)
         case (Status.PENDING, Answer.CANCEL) | (Status.CONFIRMED, Answer.FAILURE | Answer.CANCEL):
-            return Alarm(reservation, result)
+            return Contradiction(reservation, result)
 
     return Unchanged(reservation)
 
 
 def cancel(reservation: Reservation) -> Reservation | Unchanged | NotCancellable:
-    """Begin to cancel; asking again changes nothing."""
+    """Begin to cancel; a repeated cancel changes nothing."""
     match reservation.status:
         case Status.PENDING | Status.CONFIRMED:
             return _next(reservation, Status.CANCELLING)
@@ -183,8 +184,8 @@ def cancel(reservation: Reservation) -> Reservation | Unchanged | NotCancellable
 
 
 def redrive(reservation: Reservation) -> Reservation:
-    """Ask the rooms again, under a new message: they answer from what they remember."""
-    assert reservation.status.open, f"reservation {reservation.id} waits for no answer"
+    """Re-send the request under a new message id: the rooms answer from the allocation."""
+    assert reservation.status.open, f"reservation {reservation.id} awaits no answer"
     return _next(reservation, reservation.status, REDRIVEN)
 
 

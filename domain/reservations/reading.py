@@ -1,4 +1,4 @@
-"""Looking at many reservations, and at how one came about. Nothing here locks or writes."""
+"""Reading lists of reservations, and the history of one. Nothing here locks or writes."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from domain.reservations.model import Cause, Reservation, Status, Transition
 from domain.reservations.store import of_row
 from domain.reservations.tables import reservation, transition
 
-# So many transitions at once: a saga that is asked again each hour needs six weeks for them.
+# A saga that is redriven each hour needs six weeks for so many transitions.
 HISTORY_MAX: Final = 1_000
 
 VERSIONS = text("""
@@ -21,7 +21,7 @@ VERSIONS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which reservations are asked for; check-ins of the half-open range [from, to)."""
+    """The reservations to list; check-ins in the half-open range [from, to)."""
 
     member_id: int | None = None
     statuses: tuple[Status, ...] = ()
@@ -31,21 +31,21 @@ class Filter:
 
 
 def page(
-    connection: Connection, asked: Filter, after_id: int | None, limit: int
+    connection: Connection, criteria: Filter, after_id: int | None, limit: int
 ) -> list[Reservation]:
     """Read a page, newest first; `after_id` ended the last page."""
     column = reservation.c
     chosen = select(reservation)
-    if asked.member_id is not None:
-        chosen = chosen.where(column.member_id == asked.member_id)
-    if asked.statuses:
-        chosen = chosen.where(column.status.in_(asked.statuses))
-    if asked.room_id is not None:
-        chosen = chosen.where(column.room_id == asked.room_id)
-    if asked.check_in_from is not None:
-        chosen = chosen.where(column.check_in >= asked.check_in_from)
-    if asked.check_in_to is not None:
-        chosen = chosen.where(column.check_in < asked.check_in_to)
+    if criteria.member_id is not None:
+        chosen = chosen.where(column.member_id == criteria.member_id)
+    if criteria.statuses:
+        chosen = chosen.where(column.status.in_(criteria.statuses))
+    if criteria.room_id is not None:
+        chosen = chosen.where(column.room_id == criteria.room_id)
+    if criteria.check_in_from is not None:
+        chosen = chosen.where(column.check_in >= criteria.check_in_from)
+    if criteria.check_in_to is not None:
+        chosen = chosen.where(column.check_in < criteria.check_in_to)
     if after_id is not None:
         chosen = chosen.where(column.id < after_id)
     rows = connection.execute(chosen.order_by(column.id.desc()).limit(limit)).mappings()
@@ -55,7 +55,7 @@ def page(
 def history(
     connection: Connection, reservation_id: int, after_version: int = 0
 ) -> list[Transition]:
-    """Read how it came about since a version, oldest first, HISTORY_MAX at most."""
+    """Read the transitions after a version, oldest first, HISTORY_MAX at most."""
     chosen = (
         select(transition)
         .where(transition.c.reservation_id == reservation_id, transition.c.version > after_version)
@@ -66,7 +66,7 @@ def history(
 
 
 def versions(connection: Connection, ids: Collection[int]) -> dict[int, int]:
-    """Read how far many reservations are, for those who wait for them."""
+    """Read the versions of many reservations, for the requests that wait for them."""
     rows = connection.execute(VERSIONS, {"ids": list(ids)})
     return {row.id: row.version for row in rows}
 

@@ -1,4 +1,4 @@
-"""What is open: sagas that wait for the rooms' answer."""
+"""Open sagas: reservations that wait for the rooms' answer."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True)
 class OpenSagas:
-    """How many there are, and since when the one that waits longest has; None where none does."""
+    """How many there are, and the age in seconds of the one that waits longest; None if none does."""
 
     pending: int
     cancelling: int
     oldest_s: float | None
 
 
-# The index of open sagas finds them. A saga that was asked again has a younger version of the same
-# status, and has waited since the first of them.
+# Uses the index of open sagas. A redriven saga has several versions of the same status, and has waited
+# since the first of them.
 OPEN = text("""
     SELECT count(*) FILTER (WHERE status = 'PENDING') AS pending,
            count(*) FILTER (WHERE status = 'CANCELLING') AS cancelling,
@@ -30,5 +30,5 @@ OPEN = text("""
 
 
 def open_sagas(connection: Connection) -> OpenSagas:
-    """Count what is open, on the database's clock."""
+    """Count open sagas, on the database's clock."""
     return OpenSagas(**connection.execute(OPEN).mappings().one())

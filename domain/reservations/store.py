@@ -1,7 +1,7 @@
-"""Reservations in Postgres; `reserving` makes them. Nothing here begins, commits or rolls back.
+"""Reservations in Postgres; `reserving` creates them. Nothing here begins, commits or rolls back.
 
-Every change of a reservation and its row in `transition` are one statement, so neither is ever
-there without the other.
+Every change of a reservation and its row in `transition` are one statement, so neither ever exists
+without the other.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,20 +14,22 @@ from domain.reservations.model import Cause, Reservation, Status
 from domain.reservations.tables import reservation
 from domain.stay import Stay
 
-# Who waits for an answer listens here; the payload names reservation ids, joined by commas.
+# Requests that wait for an answer listen on it; the payload is reservation ids, joined by commas.
 SETTLED_CHANNEL: Final = "reservations"
 
-# Asked in vain, a saga waits up to 2^6 times as long: an hour, where it was a minute.
+# The wait between redrives of a saga grows up to 2^6 times: from a minute to an hour.
 DOUBLINGS_MAX: Final = 6
 
 
-class ReservationMoved(Exception):
-    """A reservation is not at the version that was changed: it was not locked when it was read."""
+class StaleVersion(Exception):
+    """A reservation changed since it was read: it was not locked."""
 
     code = "RESERVATION_MOVED"
 
     def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(f"reservations {list(reservation_ids)} moved while they were changed")
+        super().__init__(
+            f"one of the reservations {list(reservation_ids)} has another version: it was not locked"
+        )
         self.reservation_ids = tuple(reservation_ids)
 
 
@@ -39,11 +41,11 @@ LOCK = text("""
     FOR UPDATE
 """)
 
-# SKIP LOCKED is right here, and only here: what somebody holds is being settled, cancelled or
-# asked again at this moment, so it is not stale; and these rows have no order to keep.
-# Each time it was asked again in vain doubles the wait: an outage must not multiply its own backlog.
-# How often that was, the versions tell: all since the newest that is no redrive. The first of the two
-# conditions on the time is for the index of open sagas.
+# SKIP LOCKED is right here, and only here: a locked reservation is being settled, cancelled or redriven
+# at this moment, so it is not stale; and these rows have no order to keep.
+# Each redrive doubles the wait for the next: an outage must not multiply its own backlog. The number of
+# redrives is the number of versions since the newest that is none. The first of the two conditions on
+# the time is for the index of open sagas.
 LOCK_STALE = text("""
     SELECT * FROM reservations.reservation AS waiting
     WHERE status IN ('PENDING', 'CANCELLING')
@@ -87,7 +89,7 @@ SAVE = text("""
 def get(
     connection: Connection, reservation_id: int, member_id: int | None = None
 ) -> Reservation | None:
-    """Read one; with a member, only if it is theirs."""
+    """Read a reservation; with a member, only if it belongs to the member."""
     chosen = select(reservation).where(reservation.c.id == reservation_id)
     if member_id is not None:
         chosen = chosen.where(reservation.c.member_id == member_id)
@@ -107,7 +109,7 @@ def save_transitions(
 ) -> list[Reservation]:
     """Write next versions of locked reservations, each with its cause.
 
-    Each reservation at most once. Raises ReservationMoved if one was not locked.
+    Each reservation at most once. Raises StaleVersion if one was not locked.
     """
     if not changed:
         return []
@@ -123,7 +125,7 @@ def save_transitions(
     }
     count, now = connection.execute(SAVE, columns).one()
     if count != len(changed):
-        raise ReservationMoved([one.id for one, _ in changed])
+        raise StaleVersion([one.id for one, _ in changed])
 
     return [replace(one, updated_at=now) for one, _ in changed]
 
@@ -131,7 +133,7 @@ def save_transitions(
 def stale(connection: Connection, older_than_s: float, limit: int) -> list[Reservation]:
     """Lock open sagas that have waited this long, longest first, on the database's clock.
 
-    One that was asked again must have waited twice as long since, then four times, and so on.
+    After a redrive a saga must have waited twice as long, then four times, and so on.
     """
     values = {"older_than_s": older_than_s, "doublings_max": DOUBLINGS_MAX, "limit": limit}
     return [of_row(row) for row in connection.execute(LOCK_STALE, values).mappings()]

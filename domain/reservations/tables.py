@@ -1,7 +1,7 @@
 """The tables of the reservation side.
 
-`reservation` is what is, `transition` how it came about: one row for each version of a
-reservation, written by the statement that changes it and never touched again. The newest
+`reservation` is the current state, `transition` its history: one row for each version of a
+reservation, written by the statement that changes it and never changed again. The newest
 transition always equals its reservation in version, status and reason.
 """
 
@@ -37,7 +37,7 @@ _FITTING_REASON = """
         ELSE reason IS NULL
     END
 """
-# A member or somebody of the staff who acted for them, the rooms' answer, or us asking again.
+# A member, a person of the staff who acted for a member, the rooms' answer, or innbox's redrive.
 _KNOWN_ACTOR = "actor ~ '^((member|staff):[1-9][0-9]{0,18}|rooms|innbox)$'"
 _W3C_TRACE_ID = "trace_id ~ '^[0-9a-f]{32}$'"
 
@@ -60,9 +60,9 @@ reservation = Table(
     CheckConstraint("version >= 1", name="version_counts_from_one"),
     # A member's list reads this backwards: newest first.
     Index(None, "member_id", "id"),
-    # How many a member waits for, counted with each new one: so few entries that it is cheap.
+    # A member's pending reservations, counted with each new one: few entries, so it is cheap.
     Index("ix_reservation_pending", "member_id", postgresql_where=text("status = 'PENDING'")),
-    # Likewise the list of a room's, for the staff; and of those who arrive within some days.
+    # The staff's lists: the reservations of a room, and the arrivals of some days.
     Index(None, "room_id", "id"),
     Index(None, "check_in"),
     # Open sagas only, so it stays small however many reservations there are.
@@ -82,7 +82,7 @@ transition = Table(
     Column("reason", Text),
     Column("message_id", Uuid, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # By whom and in which trace; rows that are older than these columns do not tell.
+    # Null in rows that are older than these columns.
     Column("actor", Text),
     Column("trace_id", Text),
     PrimaryKeyConstraint("reservation_id", "version"),

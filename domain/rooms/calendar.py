@@ -1,11 +1,11 @@
-"""The calendar of the rooms in Postgres: which nights are open, how many rooms, what is left, what rules.
+"""The calendar of the rooms in Postgres: open nights, their capacity, their free rooms and their rules.
 
 A night may be set to no capacity, but is never deleted, and its capacity never falls below what is
 taken. Nothing here begins, commits or rolls back.
 
-Who changes the calendar locks the rooms, by id, and then the nights, by room and night. The rooms,
-because nights that do not exist yet cannot be locked; the nights in the order in which batches of
-reservations lock them, which lock no room. So nobody waits in a circle.
+A change locks the rooms, by id, and then the nights, by room and night: the rooms, because nights that
+do not exist yet cannot be locked; the nights in the order in which batches of reservations lock them,
+which lock no room. So no deadlock is possible.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,14 +21,15 @@ from domain.rooms.nights import Availability, RoomNight
 from domain.rooms.tables import room, room_night
 from domain.stay import Stay
 
-# A room that is being made by somebody else is waited for.
+# Waits for a transaction that is inserting the same room.
 MAKE_ROOMS = text("""
     INSERT INTO rooms.room (id)
     SELECT id FROM unnest(CAST(:room_ids AS bigint[])) AS id ORDER BY id
     ON CONFLICT (id) DO NOTHING
 """)
 
-# One writer of a room's calendar at a time. NO KEY: the foreign keys of others' nights do not wait.
+# One writer of a room's calendar at a time. NO KEY, so that the foreign key check of another
+# transaction's night does not wait.
 LOCK_ROOMS = text("""
     SELECT id FROM rooms.room
     WHERE id = ANY (CAST(:room_ids AS bigint[]))
@@ -36,7 +37,7 @@ LOCK_ROOMS = text("""
     FOR NO KEY UPDATE
 """)
 
-# Absolute, since the rows have been locked since they were read; what is taken is not touched.
+# Absolute values, since the rows have been locked since they were read; `taken` is not written.
 SAVE_NIGHTS = text("""
     INSERT INTO rooms.room_night AS old (
         room_id, night, capacity, capacity_peak,
@@ -65,10 +66,10 @@ NAME_ROOMS = text("""
 
 
 def change_nights(connection: Connection, changes: Sequence[Change]) -> list[Changed]:
-    """Apply changes in order, and write what becomes of the nights in sets.
+    """Apply changes in order, and write the changed nights in sets.
 
-    Each change is made on all of its nights or on none, whatever becomes of the others. Makes
-    rooms that are new. Locks the rooms, then the nights.
+    Each change is made on all of its nights or on none, whatever the outcome of the others. Inserts
+    new rooms. Locks the rooms, then the nights.
     """
     _lock_rooms(connection, changes)
     before = lock_nights(connection, {(one.room_id, on) for one in changes for on in one.nights})
@@ -102,7 +103,7 @@ def opened_nights(
 
 
 def availability(connection: Connection, room_id: int, stay: Stay) -> Availability:
-    """Look at a stay without locking it: by the time it is asked for, it may be gone."""
+    """Check a stay without locking: another reservation may take the room before this one."""
     day_after = stay.check_out + timedelta(days=1)
     opened = opened_nights(connection, room_id, stay.check_in, day_after)
     known = bool(opened) or bool(connection.scalar(select(room.c.id).where(room.c.id == room_id)))
@@ -110,15 +111,15 @@ def availability(connection: Connection, room_id: int, stay: Stay) -> Availabili
 
 
 def _lock_rooms(connection: Connection, changes: Iterable[Change]) -> None:
-    """Lock the rooms, and make those that are new and get a night: their first has a capacity."""
-    # First, so that no lock of a room is held while another's new room is waited for.
+    """Lock the rooms; insert first those that a change with a capacity may open."""
+    # First, so that no lock of a room is held while the insert waits for another transaction's.
     if opened := {one.room_id for one in changes if one.capacity is not None}:
         connection.execute(MAKE_ROOMS, {"room_ids": list(opened)})
     connection.execute(LOCK_ROOMS, {"room_ids": list({one.room_id for one in changes})})
 
 
 def _save(connection: Connection, saved: Iterable[RoomNight]) -> None:
-    """Write nights, in order: those of a room are looked for together, so they should lie together."""
+    """Write nights in order: those of a room are read together, so they should be stored together."""
     ordered = sorted(saved, key=attrgetter("room_id", "on"))
     connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
 
@@ -126,7 +127,7 @@ def _save(connection: Connection, saved: Iterable[RoomNight]) -> None:
 def _name_rooms(
     connection: Connection, changes: Sequence[Change], outcomes: Sequence[Changed]
 ) -> None:
-    """Give rooms the last name that a change which was made gives them."""
+    """Give each room the name from the last change that was made and has one."""
     made = zip(changes, outcomes, strict=True)
     names = {
         one.room_id: one.name

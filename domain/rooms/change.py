@@ -1,13 +1,13 @@
-"""Changing the calendar: what is asked for a room's nights, and what becomes of each.
+"""Changing the calendar: the change requested for a room's nights, and its outcome.
 
     a night     with a capacity              without one
     new         opened                       NIGHT_WITHOUT_CAPACITY
-    there       changed, or                  changed
+    existing    changed, or                  changed
                 CAPACITY_BELOW_TAKEN
 
-A change is made on all of its nights or on none. What it does not name stays as it is, or is as if
-there were no rule where the night is new. Values are absolute, so a change may be repeated. Rules never
-touch what is held, so closing is never refused.
+A change is made on all of its nights or on none. A value that it leaves out stays as it is; on a new
+night it is the default, no rule. Values are absolute, so a change may be repeated. Rules never affect
+what is held, so closing is never refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Weekday(StrEnum):
 
 
 class InvalidRange(ValueError):
-    """No nights could be changed so: none at all, too many, or some outside the calendar."""
+    """The range has no nights, too many, or some outside the calendar."""
 
     code = "INVALID_RANGE"
 
@@ -47,9 +47,9 @@ class InvalidRange(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is asked for some nights of a room; None is what is not named.
+    """A change of some nights of a room; None leaves a value as it is.
 
-    Whoever makes one has checked the bounds: nights as `nights_of` returns them, a capacity up to
+    The caller has checked the bounds: nights as `nights_of` returns them, a capacity up to
     CAPACITY_MAX, a shortest stay up to MIN_STAY_MAX.
     """
 
@@ -70,7 +70,7 @@ class NightsSet:
 
 @dataclass(frozen=True, slots=True)
 class BelowTaken:
-    """More rooms are held on these nights than the capacity asked for; nothing was changed."""
+    """More rooms are held on these nights than the requested capacity; nothing was changed."""
 
     nights: tuple[RoomNight, ...]
     code: str = "CAPACITY_BELOW_TAKEN"
@@ -78,7 +78,7 @@ class BelowTaken:
 
 @dataclass(frozen=True, slots=True)
 class WithoutCapacity:
-    """These nights are new and were to have no number of rooms; nothing was changed."""
+    """These nights are new and the change gives no capacity; nothing was changed."""
 
     nights: tuple[date, ...]
     code: str = "NIGHT_WITHOUT_CAPACITY"
@@ -120,7 +120,7 @@ def decide(
 
 
 def _apply(now: dict[NightKey, RoomNight], change: Change) -> Changed:
-    """Enter a change, or nothing of it."""
+    """Make a change completely or not at all."""
     capacity = change.capacity
     if capacity is None:
         if missing := tuple(on for on in change.nights if (change.room_id, on) not in now):
@@ -142,7 +142,7 @@ def _below(
 
 def _changed(night: RoomNight | None, change: Change, on: date) -> RoomNight:
     old = night or RoomNight(change.room_id, on, capacity=0, taken=0)
-    # Positions and no `replace`: it takes thrice the time, and a bulk load does little else.
+    # Positional, since `replace` takes three times as long and a bulk load does little else.
     return RoomNight(
         old.room_id,
         old.on,

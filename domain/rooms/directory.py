@@ -9,7 +9,7 @@ from domain.rooms.tables import room
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A kind of room; one that was opened without a name has none."""
+    """A room type; its name is optional."""
 
     id: int
     name: str | None
@@ -36,6 +36,6 @@ def list_rooms(connection: Connection, *, after: int, limit: int) -> list[Room]:
 
 
 def name_room(connection: Connection, room_id: int, name: str) -> Room:
-    """Name a room, and make it if it is new; it has no open night then."""
+    """Name a room; a new one is inserted, without open nights."""
     connection.execute(NAME_ROOM, {"room_id": room_id, "name": name})
     return Room(room_id, name)

@@ -1,7 +1,7 @@
-"""Room nights, locked: by batches of reservations and by changes of the calendar, in one order by all.
+"""The locks of room nights: batches of reservations and changes of the calendar take them in one order.
 
-Sets of rows travel as one JSON text, here and where nights are saved: psycopg writes arrays element by
-element, which would cost a good part of a batch. Nothing here begins, commits or rolls back.
+Sets of rows are passed as one JSON text, here and where nights are saved: psycopg writes arrays element
+by element, which would take a good part of a batch's time. Nothing here begins, commits or rolls back.
 """
 
 from collections.abc import Collection

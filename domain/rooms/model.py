@@ -7,14 +7,14 @@
     cancel                 RELEASED,        RELEASED,     RELEASED,     CANCEL (*)
                            CANCEL           CANCEL        CANCEL
 
-    (*) answered again for another message; for the very message that decided: nothing.
+    (*) a repeated answer if another message asks; nothing for the message that decided.
 
 A stay is held on all of its nights or on none. `taken` of a night is the number of HELD
-allocations that cover it. One reservation has one effect, however often it is asked for and
+allocations that cover it. One reservation has one effect, however often its messages arrive and
 whichever of reserve and cancel comes first.
 
-The allocation is the truth: a second reserve, or a cancel, that names another room or stay than
-the allocation changes neither. A cancel gives back the nights that were taken, not those it names.
+The allocation decides: a second reserve, or a cancel, that names another room or stay changes
+neither. A cancel gives back the nights that were taken, not those it names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What a reservation holds, was refused, or has given back; kept for ever."""
+    """What a reservation holds, was refused, or has given back; never deleted."""
 
     reservation_id: int
     room_id: int
@@ -52,7 +52,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What a batch may touch, as it stood when it was locked."""
+    """The allocations and nights that a batch may change, as they were when locked."""
 
     allocations: Mapping[int, Allocation]
     nights: Mapping[NightKey, RoomNight]
@@ -66,7 +66,7 @@ class Result:
     reservation_id: int
     answer: Answer
     message: str = ""
-    # What it answers: for the headers, and no part of what was decided.
+    # The answered request: for the headers, and no part of the decision.
     request: RoomRequest | None = field(default=None, compare=False, repr=False)
 
 
@@ -83,12 +83,12 @@ class Outcome:
 def touched(
     allocations: Mapping[int, Allocation], requests: Iterable[RoomRequest]
 ) -> list[NightKey]:
-    """Every night that `decide` may read or write for these requests, in locking order."""
+    """Return every night that `decide` may read or write for these requests, in locking order."""
     keys: set[NightKey] = set()
     for request in requests:
         known = allocations.get(request.reservation_id)
         if known is None and request.kind is RequestKind.RESERVE:
-            keys.update(_asked(request))
+            keys.update(_keys(request))
         elif known and known.state is State.HELD and request.kind is RequestKind.CANCEL:
             keys.update(known.night_keys)
 
@@ -96,20 +96,20 @@ def touched(
 
 
 def decide(rooms: Rooms, requests: Iterable[RoomRequest]) -> Outcome:
-    """Apply requests in message order, each seeing what those before it did."""
-    desk = _Desk(rooms)
+    """Apply requests in message order, each on the result of those before it."""
+    batch = _Batch(rooms)
     for request in requests:
         if request.kind is RequestKind.RESERVE:
-            desk.reserve(request)
+            batch.reserve(request)
         else:
-            desk.cancel(request)
+            batch.cancel(request)
 
-    return desk.outcome()
+    return batch.outcome()
 
 
 @dataclass(slots=True)
-class _Desk:
-    """The rooms while a batch is decided: what it changed, above what was locked."""
+class _Batch:
+    """The rooms while a batch is decided: the changes, over the state that was locked."""
 
     rooms: Rooms
     allocations: dict[int, Allocation] = field(default_factory=dict)
@@ -161,12 +161,12 @@ class _Desk:
         if request.room_id not in self.rooms.known_rooms:
             return Refused(ReasonCode.UNKNOWN_ROOM)
 
-        found = [night for key in _asked(request) if (night := self._night(key))]
+        found = [night for key in _keys(request) if (night := self._night(key))]
         return hold(found, request.stay)
 
     def _release(self, known: Allocation, message_id: UUID) -> None:
         if known.state is State.HELD:
-            # Every night is there: an opened night may be set to no capacity, but never vanishes.
+            # Every night exists: a night may be set to no capacity, but is never deleted.
             for key in known.night_keys:
                 self.nights[key] = (self.nights.get(key) or self.rooms.nights[key]).given_back()
 
@@ -183,8 +183,8 @@ class _Desk:
         return self.nights.get(key) or self.rooms.nights.get(key)
 
 
-def _asked(request: RoomRequest) -> list[NightKey]:
-    """What `hold` looks at: the nights of the stay, and the day of check-out for its rule."""
+def _keys(request: RoomRequest) -> list[NightKey]:
+    """Return what `hold` reads: the nights of the stay, and the day of check-out for its rule."""
     stay = request.stay
     return [(request.room_id, night) for night in (*stay.nights, stay.check_out)]
 

@@ -2,21 +2,20 @@
 
 0 <= taken <= capacity holds for every night that these functions return.
 
-Why a stay cannot be had, in the order in which it is said where several reasons apply. First what
-stays as it is until the hotel changes its calendar; SOLD_OUT may pass whenever somebody cancels.
+Why a stay cannot be held; where several reasons apply, the first in this order is given. SOLD_OUT is
+last: a cancellation may end it, the others only a change of the calendar.
 
-    UNKNOWN_ROOM         nobody built this room
+    UNKNOWN_ROOM         there is no such room
     NIGHT_NOT_OPEN       a night of the stay was never opened
     CLOSED               a night of the stay is closed, however many rooms are free
-    CLOSED_TO_ARRIVAL    nobody may arrive on the day of check-in
-    CLOSED_TO_DEPARTURE  nobody may leave on the day of check-out
-    MIN_STAY             who arrives on the day of check-in stays longer
+    CLOSED_TO_ARRIVAL    no stay may begin on the day of check-in
+    CLOSED_TO_DEPARTURE  no stay may end on the day of check-out
+    MIN_STAY             a stay that begins on the day of check-in must be longer
     SOLD_OUT             a night of the stay has no room left
 
-Arrival and the shortest stay are judged by the night of check-in alone, whatever the later nights
-say. Departure is judged by the day of check-out: nobody sleeps there, so it may be closed, sold out
-or never opened, and counts only if it says that nobody may leave on it. Rules are for those who ask:
-they never touch what is held.
+Arrival and the shortest stay depend on the night of check-in alone. Departure depends on the day of
+check-out, which is no night of the stay: it may be closed, sold out or never opened, and only
+CLOSED_TO_DEPARTURE counts. Rules apply to new requests and never affect what is held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from datetime import date
 from domain.answers import ReasonCode
 from domain.stay import Stay
 
-# Nights named in a refusal; the rest are counted, so that its text stays short.
+# The nights named in a refusal; the others are counted, so that the text stays short.
 NIGHTS_NAMED_MAX = 10
 
 NightKey = tuple[int, date]
@@ -35,7 +34,7 @@ Failing = tuple[tuple[date, ReasonCode], ...]
 
 @dataclass(frozen=True, slots=True)
 class RoomNight:
-    """One kind of room on one date; `on` is the evening it is slept in."""
+    """One room type on one date; `on` is the date of the evening."""
 
     room_id: int
     on: date
@@ -63,7 +62,7 @@ class RoomNight:
         return self._with(self.taken - 1)
 
     def _with(self, taken: int) -> "RoomNight":
-        """Positions and no `replace`: that takes thrice the time, of what consumers do most."""
+        # Positional, since `replace` takes three times as long, and consumers do this most.
         return RoomNight(
             self.room_id,
             self.on,
@@ -85,7 +84,7 @@ class Held:
 class Refused:
     code: ReasonCode
     nights: tuple[date, ...] = ()
-    # Of the night of check-in; said where that is the reason.
+    # Of the night of check-in; given where MIN_STAY is the reason.
     min_stay: int = 1
 
     @property
@@ -109,8 +108,8 @@ class Refused:
 def hold(nights: Sequence[RoomNight], stay: Stay) -> Held | Refused:
     """Take one room on every night of the stay, or none at all.
 
-    `nights` are those of the room that exist, of the stay and the day of check-out, in order. That
-    day is looked at and never taken.
+    `nights` are the existing ones of the stay and the day of check-out, in order. That day is read
+    for its rule and never taken.
     """
     opened = {night.on: night for night in nights}
     if failing := _failing(opened, stay):
@@ -124,9 +123,9 @@ def hold(nights: Sequence[RoomNight], stay: Stay) -> Held | Refused:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a stay could be held now, and if not, which nights are in the way and why.
+    """Whether a stay could be held now, and if not, which nights prevent it and why.
 
-    `minimum_free` counts rooms and asks no rule: a stay may fail although rooms are free.
+    `minimum_free` counts rooms and ignores the rules: a stay may fail although rooms are free.
     """
 
     bookable: bool
@@ -135,7 +134,7 @@ class Availability:
 
 
 def availability(nights: Sequence[RoomNight], stay: Stay, *, known_room: bool) -> Availability:
-    """Look at a stay as `hold` would, without taking anything; each night says its first reason."""
+    """Check a stay as `hold` would, without taking a room; each failing night has its first reason."""
     opened = {night.on: night for night in nights}
     free = min(opened[on].free if on in opened else 0 for on in stay.nights)
     if known_room:
@@ -146,7 +145,7 @@ def availability(nights: Sequence[RoomNight], stay: Stay, *, known_room: bool) -
 
 
 def _failing(opened: Mapping[date, RoomNight], stay: Stay) -> Failing:
-    """Name the nights in the way, in order, each with its first reason."""
+    """Return the nights that prevent the stay, in order, each with its first reason."""
     found = [(on, reason) for on in stay.nights if (reason := _reason(opened.get(on), on, stay))]
     departure = opened.get(stay.check_out)
     if departure and departure.closed_to_departure:

@@ -1,8 +1,8 @@
-"""Looking for a stay in all rooms at once, by one statement.
+"""Searching all rooms for a stay, by one statement.
 
-The reasons are those of `nights.availability`, in SQL, so that the rooms of a page are found where they
-are counted; a property test holds the two against each other. Each room costs one range of the index
-(room_id, night), and no more rooms are looked at than it takes to fill the page. Nothing is locked.
+The reasons are those of `nights.availability`, in SQL, so that the database can filter and limit a page;
+a property test compares the two. Each room costs one range of the index (room_id, night), and the
+statement reads no more rooms than it needs to fill the page. Nothing is locked.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Found:
     seen: Availability
 
 
-# LATERAL, not one GROUP BY over all rooms: rooms are judged one after the other, and LIMIT ends it.
-# BETWEEN repeats what the join says, so that a room's nights are one range and not a search for each.
+# LATERAL, not one GROUP BY over all rooms: rooms are judged one after the other until LIMIT.
+# BETWEEN repeats the join condition, so that a room's nights are one index range, not one lookup each.
 SEARCH = text("""
     SELECT room.id, room.name, seen.minimum_free, seen.nights, seen.reasons
     FROM rooms.room
@@ -60,8 +60,8 @@ SEARCH = text("""
 def search(
     connection: Connection, stay: Stay, *, after: int, limit: int, bookable: bool | None = None
 ) -> list[Found]:
-    """Look in the `limit` rooms after this id; `bookable` leaves out the others, of either kind."""
-    asked = {
+    """Return `limit` rooms after this id; with `bookable`, only rooms that are, or are not, bookable."""
+    values = {
         "check_in": stay.check_in,
         "check_out": stay.check_out,
         "length": stay.length,
@@ -69,7 +69,7 @@ def search(
         "bookable": bookable,
         "limit": limit,
     }
-    return [_found(row) for row in connection.execute(SEARCH, asked)]
+    return [_found(row) for row in connection.execute(SEARCH, values)]
 
 
 def _found(row: Row[tuple[object, ...]]) -> Found:

@@ -1,9 +1,9 @@
 """Allocations and room nights in Postgres. Nothing here begins, commits or rolls back.
 
-Locks are taken in one order by everybody, so that nobody waits in a circle: the allocations that
-exist (by reservation), the room nights (by room and night), then, on saving, the new allocations
-(by reservation). A new allocation cannot be locked before it is there; should another transaction
-create it first, the primary key says so and the whole batch is decided again (see `save`).
+Every transaction takes its locks in one order, so no deadlock is possible: the existing allocations
+(by reservation), the room nights (by room and night), then, on saving, the new allocations (by
+reservation). A new allocation cannot be locked before it exists; if another transaction creates it
+first, the primary key reports it and the whole batch is decided again (see `save`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,16 +22,18 @@ from domain.rooms.tables import allocation
 from domain.stay import Stay
 
 
-class AllocatedMeanwhile(Exception):
-    """Another transaction met one of these reservations first: roll back, decide again.
+class AllocationRace(Exception):
+    """Another transaction created one of these allocations first: roll back, decide again.
 
-    The other one has committed, so the next attempt sees its allocation: somebody always advances.
+    It has committed, so the next attempt sees its allocation: one of the two always advances.
     """
 
     code = "ALLOCATED_MEANWHILE"
 
     def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(f"one of {len(reservation_ids)} reservations was allocated meanwhile")
+        super().__init__(
+            f"another transaction allocated one of {len(reservation_ids)} reservations first"
+        )
         self.reservation_ids = tuple(reservation_ids)
 
 
@@ -93,13 +95,12 @@ def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
 
 
 def save(connection: Connection, outcome: Outcome) -> None:
-    """Write what was decided, in sets.
+    """Write the outcome, in sets.
 
-    Raises AllocatedMeanwhile if a concurrent batch created one of the same allocations: reserve
+    Raises AllocationRace if a concurrent batch created one of the same allocations: reserve
     and cancel come by two topics, perhaps through two processes, and neither sees the other's
-    uncommitted row. Waiting at the primary key costs nothing until that happens. (A lock per
-    unseen reservation would fill Postgres' shared lock table, a placeholder row would double the
-    writes of every reservation.)
+    uncommitted row. The primary key detects that at no cost. (A lock per new reservation would fill
+    Postgres' shared lock table; a placeholder row would double the writes of every reservation.)
     """
     if outcome.created:
         _create_allocations(connection, outcome.created)
@@ -121,7 +122,7 @@ def _lock_allocations(connection: Connection, ids: Iterable[int]) -> dict[int, A
 
 
 def _known(connection: Connection, room_ids: set[int]) -> set[int]:
-    """Which of these rooms exist; asked only about rooms without an open night."""
+    """Return which of these rooms exist; needed only for rooms without a locked night."""
     if not room_ids:
         return set()
 
@@ -143,7 +144,7 @@ def _create_allocations(connection: Connection, created: Sequence[Allocation]) -
         connection.execute(CREATE_ALLOCATIONS, columns)
     except IntegrityError as error:
         if _is_taken_key(error):
-            raise AllocatedMeanwhile(columns["reservation_ids"]) from error
+            raise AllocationRace(columns["reservation_ids"]) from error
         raise
 
 

@@ -1,8 +1,8 @@
 """The tables of the room side.
 
 `taken` of a room night is the number of HELD allocations that cover it, and never above
-`capacity`. An allocation is kept for ever: it is the memory of what was done for a
-reservation, so deduplication never expires.
+`capacity`. An allocation is never deleted: it records what was done for a reservation, so
+deduplication never expires.
 """
 
 from sqlalchemy import (
@@ -49,9 +49,9 @@ room_night = Table(
     Column("night", Date, nullable=False),
     Column("capacity", Integer, nullable=False),
     Column("taken", Integer, nullable=False, server_default=text("0")),
-    # The highest capacity that was ever set: what a replay of all history is held against.
+    # The highest capacity ever set: verify replays the whole history against it.
     Column("capacity_peak", Integer, nullable=False),
-    # What a night has in store for who asks from now on; `domain/rooms/nights.py` has the rules.
+    # The rules of a night, for requests from now on; see `domain/rooms/nights.py`.
     Column("closed", Boolean, nullable=False, server_default=false()),
     Column("min_stay", SmallInteger, nullable=False, server_default=text("1")),
     Column("closed_to_arrival", Boolean, nullable=False, server_default=false()),
@@ -89,7 +89,7 @@ allocation = Table(
     CheckConstraint(
         "(state = 'RELEASED') = (cancel_message_id IS NOT NULL)", name="released_by_a_message"
     ),
-    # What is held of a room: counted against `taken` whenever the invariants are verified.
+    # The held allocations of a room: verify compares their number with `taken`.
     Index("ix_allocation_held", "room_id", "check_in", postgresql_where=text("state = 'HELD'")),
 )
 

@@ -1,4 +1,4 @@
-"""The outbox, version 2: relays share the work, a refused message blocks its key, cursors find back."""
+"""The outbox, version 2: relays share the shards, a refused message blocks its key, cursors know their cluster."""
 
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 

@@ -1,4 +1,4 @@
-"""The outbox, version 3: what it still has can be published again."""
+"""The outbox, version 3: stored messages can be replayed."""
 
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 

@@ -1,6 +1,6 @@
-"""The history of a reservation tells by whom and in which trace.
+"""The history of a reservation records actor and trace.
 
-The constraints hold for new rows at once; that they hold for all is looked up by 0010, while others work.
+The constraints hold for new rows at once; 0010 validates them for all rows, without blocking writers.
 """
 
 from alembic import op

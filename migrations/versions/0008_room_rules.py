@@ -1,8 +1,7 @@
 """Rules of room nights, and idempotency keys of the rooms.
 
-The new columns have constant defaults, so no row is written; nights that are there stay as they were.
-The constraint holds for what is written from now on; that it holds for all is looked up by 0010, while
-others work.
+The new columns have constant defaults, so no row is rewritten and existing nights keep their meaning.
+The constraint holds for new rows at once; 0010 validates it for all rows, without blocking writers.
 """
 
 from alembic import op

@@ -1,15 +1,15 @@
 """A role for each process, and members' rows behind row-level security.
 
-Each process may do what its statements need, and no more; a process takes its role when it connects
-(`innbox_process.database`). Roles belong to the cluster: other databases may use them, and make them at the same
-time. Operators' logins, above all the one that migrates, own the tables and go on seeing everything.
+Each process has the rights that its statements need, and no more; it takes its role when it connects.
+Roles belong to the cluster: other databases may use them, and create them at the same time. Operators'
+logins, above all the one that migrates, own the tables and still see all rows.
 
-Row-level security is not forced upon the owner: `verify`, `ledger` and backups look at all rows, and
-Postgres itself does so when it checks a foreign key. Only the API and the results have policies; what is
-granted to anybody else shows no rows.
+Row-level security is not forced upon the owner: `verify`, the audit and backups read all rows, and so
+does Postgres itself when it checks a foreign key. Only the API and the results consumer have policies;
+a grant to any other role shows no rows.
 
-A process owns nothing: who owns a table may hang a trigger on it, and that would run as whoever writes.
-The relay keeps house by the outbox' own functions (version 4), which run as the owner.
+A process owns no table: an owner may add a trigger, which would run with the rights of each writer. The
+relay maintains partitions through the outbox's functions (version 4), which run as the owner.
 """
 
 from alembic import op
@@ -24,7 +24,7 @@ SCHEMAS = "reservations, rooms, consumers, outbox"
 
 _NAMES = f"ARRAY[{', '.join(repr(role) for role in ROLES)}]"
 
-# Two databases of one cluster may get here at once: the second waits, and finds the role made.
+# Migrations of two databases of one cluster may run at once: the second waits, and finds the role.
 CREATE_ROLES = f"""
     DO $$
     DECLARE
@@ -50,8 +50,8 @@ CREATE_ROLES = f"""
     END $$
 """
 
-# Who makes a role need not be a member, from Postgres 16 on. That is for processes that connect as who
-# migrates; others have logins of their own, so it may fail.
+# From Postgres 16 on, the creator of a role is not a member of it. Membership is for processes that
+# connect as the migrating login; others have logins of their own, so the grant may fail.
 JOIN_ROLES = f"""
     DO $$
     DECLARE
@@ -71,9 +71,9 @@ JOIN_ROLES = f"""
     END $$
 """
 
-# All tables whose row-level security changes, at once. Writers come to them in more than one order, so
-# with some of them we wait for each other: we give up long before Postgres looks for deadlocks (after a
-# second), for which it might end the writer, and try again. What we have is let go with the block.
+# All tables whose row-level security changes, at once. Writers lock them in more than one order, so a
+# deadlock with a writer is possible: each attempt gives up long before Postgres looks for deadlocks
+# (after 1 s) and might end the writer. The end of the block releases the locks of the attempt.
 GUARDED = [f"reservations.{name}" for name in ("reservation", "transition", "idempotency_key")]
 LOCK_GUARDED = f"""
     DO $$
@@ -101,7 +101,7 @@ NOTHING_FOR_EVERYBODY = [
     f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {SCHEMAS} FROM PUBLIC",
 ]
 
-# What is locked with FOR UPDATE needs the right to update some column of it.
+# FOR UPDATE needs the right to update some column of the table.
 GRANTS = [
     "GRANT USAGE ON SCHEMA reservations TO innbox_api, innbox_results",
     "GRANT USAGE ON SCHEMA rooms TO innbox_api, innbox_rooms",
@@ -114,7 +114,7 @@ GRANTS = [
     GRANT INSERT (message_id, topic, key, value, headers) ON outbox.message
         TO innbox_api, innbox_rooms, innbox_results
     """,
-    # Reservations: who, which room and which nights never change.
+    # Reservations: member, room and nights never change.
     "GRANT SELECT, INSERT ON reservations.reservation TO innbox_api",
     "GRANT USAGE ON SEQUENCE reservations.reservation_id_seq TO innbox_api",
     "GRANT SELECT ON reservations.reservation TO innbox_results",
@@ -126,7 +126,7 @@ GRANTS = [
     "GRANT SELECT, INSERT ON reservations.idempotency_key TO innbox_api",
     "GRANT UPDATE (response_status, response_body) ON reservations.idempotency_key TO innbox_api",
     "GRANT SELECT (ctid, created_at), DELETE ON reservations.idempotency_key TO innbox_results",
-    # Rooms: the API opens nights, and only the rooms' process says what of them is taken.
+    # Rooms: the API opens nights, and only the rooms process writes `taken`.
     "GRANT SELECT ON rooms.room TO innbox_api, innbox_rooms",
     "GRANT INSERT (id, name), UPDATE (name) ON rooms.room TO innbox_api",
     "GRANT SELECT ON rooms.room_night TO innbox_api, innbox_rooms",
@@ -142,14 +142,14 @@ GRANTS = [
     "GRANT SELECT, INSERT ON rooms.idempotency_key TO innbox_api",
     "GRANT UPDATE (response_status, response_body) ON rooms.idempotency_key TO innbox_api",
     "GRANT SELECT (ctid, created_at), DELETE ON rooms.idempotency_key TO innbox_rooms",
-    # Dead letters: set aside by consumers, decided by people.
+    # Dead letters: written by consumers, decided by operators.
     """
     GRANT INSERT (group_id, topic, partition, "offset", key, value, headers, reason, attempts),
           SELECT (topic, partition, "offset")
         ON consumers.dead_letter TO innbox_rooms, innbox_results
     """,
-    # The relay: where it stands, but not which shards there are, and no dead letter of its own making.
-    # Partitions come and go by its hand, through functions; it looks for strays in the default one.
+    # The relay: it moves cursors, but changes neither the set of shards nor dead letters. It makes and
+    # drops partitions through functions, and reads the default partition for rows to move.
     "GRANT SELECT ON outbox.message, outbox.message_default TO innbox_relay",
     """
     GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partitions(date[], pg_snapshot)
@@ -163,27 +163,27 @@ GRANTS = [
                   leased_until, touched, touches)
         ON outbox.shard TO innbox_relay
     """,
-    # What GET /v1/operations shows.
+    # For GET /v1/operations.
     "GRANT SELECT ON outbox.shard, outbox.blocked_key TO innbox_api",
     "GRANT SELECT (position, xid, key_hash) ON outbox.message TO innbox_api",
 ]
 
-# Only after nobody else may call them.
+# Only after PUBLIC has lost the right to call them.
 RUN_AS_OWNER = [
     "ALTER FUNCTION outbox.make_partition(date) SECURITY DEFINER",
     "ALTER FUNCTION outbox.drop_partitions(date[], pg_snapshot) SECURITY DEFINER",
 ]
 
-# Empty is what is left of a setting after the transaction that it was local to. CASE, because OR may
-# look at both of its sides, and `any` is no number.
+# After the transaction that it was local to, a setting is the empty string. CASE, because OR may
+# evaluate both of its sides, and `any` is no number.
 OF_THE_MEMBER = """
     CASE current_setting('innbox.member_id', true)
         WHEN 'any' THEN true
         ELSE member_id = nullif(current_setting('innbox.member_id', true), '')::bigint
     END
 """
-# A transition is written by the statement that writes its reservation, which it cannot see yet: so it is
-# judged by its foreign key and by its primary key, and not by a policy.
+# One statement writes a transition and its reservation, which a policy could not see yet: so the foreign
+# key and the primary key guard a transition, and no policy.
 POLICIES = {
     "of_the_member ON reservations.reservation": f"TO innbox_api USING ({OF_THE_MEMBER})",
     "of_the_member ON reservations.idempotency_key": f"TO innbox_api USING ({OF_THE_MEMBER})",
@@ -204,7 +204,7 @@ REVOKES = [
     for what in ("ALL TABLES IN SCHEMA", "ALL SEQUENCES IN SCHEMA", "SCHEMA")
 ]
 
-# A role stays where another database grants it something, or somebody's login is a member of it.
+# A role stays if another database grants it a right, or if another login is a member of it.
 DROP_ROLES = f"""
     DO $$
     DECLARE unused text;
@@ -227,7 +227,7 @@ DROP_ROLES = f"""
 
 
 def upgrade() -> None:
-    """Repeatable as a script: what a restore or a hand has taken away is made good by running it again."""
+    """Repeatable as a script: a second run restores rights that a restore or an operator removed."""
     _execute(CREATE_ROLES, JOIN_ROLES, LOCK_GUARDED)
     upgrade_outbox(4, since=3)
     _execute(*NOTHING_FOR_EVERYBODY, *RUN_AS_OWNER, *GRANTS)

@@ -1,7 +1,7 @@
-"""Lists of reservations can be filtered; nobody who writes waits while the indexes are built.
+"""Lists of reservations can be filtered; the indexes are built without blocking writers.
 
-It is not one transaction: a run that was cut short leaves some of its steps, and may be run again. To build
-an index it waits for every transaction that is older, without a limit: nobody waits for it meanwhile.
+It is not one transaction: a run that was interrupted leaves some of its steps, and can be run again. An
+index build waits for every older transaction, without a limit; meanwhile it blocks no other session.
 """
 
 from alembic import op
@@ -22,7 +22,7 @@ CONSTRAINTS = {
 
 
 def upgrade() -> None:
-    # As a script it may be run in one transaction, in which nothing can be built concurrently.
+    # The script may be run in one transaction, in which no index can be built concurrently.
     if op.get_context().as_sql:
         _build("")
     else:
@@ -40,7 +40,7 @@ def downgrade() -> None:
 
 def _build(how: str) -> None:
     for name, columns in INDEXES.items():
-        # One that is there was left unfinished, and is not used by anybody.
+        # An existing one was left by an interrupted run; it is invalid, so no query uses it.
         op.execute(f"DROP INDEX {how} IF EXISTS reservations.{name}")
         op.execute(f"CREATE INDEX {how} {name} ON reservations.reservation {columns}")
     for constraint, table in CONSTRAINTS.items():

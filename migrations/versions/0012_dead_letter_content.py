@@ -1,7 +1,7 @@
-"""A dead letter is known by its place and its content: a recreated topic reuses the places.
+"""A dead letter is identified by its location and its content: a recreated topic reuses the locations.
 
-Consumers of the version before go on meanwhile: the column is generated, and they name no constraint. The
-table is rewritten under an exclusive lock, in moments: it has what a person looks at.
+Consumers of the previous version go on: the column is generated, and they name no constraint. The table
+is rewritten under an exclusive lock; it is small, since an operator decides each row.
 """
 
 from alembic import op
@@ -22,14 +22,14 @@ UPGRADE = [
         DROP CONSTRAINT {OF_PLACE},
         ADD CONSTRAINT {OF_CONTENT} UNIQUE ({PLACE}, digest)
     """,
-    # To name the constraint in ON CONFLICT takes the right to read its columns; the id and what was
-    # decided are for the log.
+    # ON CONFLICT ON CONSTRAINT needs the right to read the constraint's columns; id and state are for
+    # the log.
     """
     GRANT SELECT (id, group_id, state, digest) ON consumers.dead_letter
         TO innbox_rooms, innbox_results
     """,
 ]
-# It fails while a place has two dead letters, because one of them would have to go.
+# It fails while a location has two dead letters, because one of them would be lost.
 DOWNGRADE = [
     f"""
     ALTER TABLE consumers.dead_letter

@@ -1,4 +1,4 @@
-"""The outbox, version 6: what the brokers lost is published again, and findings are acknowledged."""
+"""The outbox, version 6: records that the brokers lost can be published again, findings acknowledged."""
 
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 

@@ -1,4 +1,4 @@
-"""The outbox, version 7: timed jobs are led by a leased row, which every process that has jobs may claim."""
+"""The outbox, version 7: a leased row elects the process that runs a timed job."""
 
 from alembic import op
 

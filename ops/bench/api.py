@@ -21,8 +21,8 @@ from sqlalchemy import text
 
 from api.identity.auth import READ, WRITE
 from api.identity.signing import sign
-from ops.bench.callers import Called, Script, call
-from ops.bench.ground import crew, processes, scratch, session
+from ops.bench.environment import process_pool, processes, scratch, session
+from ops.bench.load_generator import Called, Script, call
 from ops.bench.measure import Comparison, Measured, Times
 from ops.bench.pgbench import reserve_per_s
 from ops.ports import free_port
@@ -64,7 +64,7 @@ def bench_api(
 ) -> Measured:
     """Reserve for so long in each way, in turn, and then at a rate that leaves the API time."""
     contenders = _contenders(_unbounded(settings, seconds), logs)
-    with contenders as (two, one, floor), crew(1) as caller:
+    with contenders as (two, one, floor), process_pool(1) as caller:
         turns = _Turns(caller, callers, seconds)
         found = _Found()
         for number in range(rounds + 1):
@@ -180,7 +180,7 @@ def _api(name: str, settings: Settings, logs: Path) -> Child:
 
 def _floor(name: str, settings: Settings, logs: Path) -> Child:
     child = _api(name, settings, logs)
-    child.arguments = [child.arguments[0], "-m", "ops.bench.floor"]
+    child.arguments = [child.arguments[0], "-m", "ops.bench.framework_baseline"]
     return child
 
 

@@ -19,7 +19,7 @@ from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
-from ops.bench.ground import scratch
+from ops.bench.environment import scratch
 from ops.bench.measure import Comparison, Measured, rate
 from ops.progress import Report
 from ops.topics import create_topics
@@ -62,7 +62,7 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     engine = pooled_engine(own, own.rooms_database_url, "bench")
     runner = Runner(engine, RoomsHandler(), own, Health(), Event())
     try:
-        with runner.member():
+        with runner.membership():
             handled = 0
             while not handled:  # joining the group is not what is measured
                 handled = runner.run_once()

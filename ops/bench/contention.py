@@ -14,7 +14,7 @@ from os import getpid
 from sqlalchemy import Connection, text
 
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.ground import scratch, session
+from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.errors import CommandError
 from ops.progress import Report

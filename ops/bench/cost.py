@@ -15,7 +15,7 @@ import outbox
 from domain import messages
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
-from ops.bench.ground import a_relay, a_stay, scratch, session
+from ops.bench.environment import a_relay, a_stay, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.errors import CommandError
 from ops.progress import Report

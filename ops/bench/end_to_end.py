@@ -13,7 +13,7 @@ from secrets import token_urlsafe
 
 from pydantic import SecretStr
 
-from ops.bench.ground import processes, scratch
+from ops.bench.environment import processes, scratch
 from ops.bench.measure import Measured, Times
 from ops.demo.guests import MEMBERS, Guests, Stayed, Wish
 from ops.demo.hotel import Hotel, RoomType, Season

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.ground import a_relay, crew, make_partitions, scratch, session
+from ops.bench.environment import a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
 from ops.bench.measure import Comparison, Measured
 from ops.progress import Report
@@ -39,7 +39,7 @@ def bench_growth(
     """Measure both logs in turn: the drain rate, and the latency at 200 events a second."""
     # Or housekeeping would, quite rightly, drop the history.
     kept = settings.model_copy(update={"retention_days": days + 7.0})
-    with scratch(kept) as empty, scratch(kept) as grown, crew(1) as writers:
+    with scratch(kept) as empty, scratch(kept) as grown, process_pool(1) as writers:
         _grow(grown, history, days, report)
         starts = {log.database_url: _prepare(log, backlog) for log in (empty, grown)}
 

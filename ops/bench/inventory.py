@@ -22,7 +22,7 @@ from sqlalchemy import Connection, text
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
 from domain.rooms.search import SEARCH
-from ops.bench.ground import processes, scratch, session
+from ops.bench.environment import processes, scratch, session
 from ops.bench.measure import Measured
 from ops.errors import CommandError
 from ops.ports import free_port

@@ -21,12 +21,12 @@ from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine
 
 import outbox
-from consumers.member import consumer_properties
+from consumers.group import consumer_properties
 from domain import messages
 from domain.messages import ROOM_RESERVE
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
-from ops.bench.ground import a_relay, a_stay, crew, scratch
+from ops.bench.environment import a_relay, a_stay, process_pool, scratch
 from ops.bench.measure import Measured, Times
 from ops.errors import CommandError
 from ops.progress import Report
@@ -70,7 +70,7 @@ def bench_latency(
 ) -> Measured:
     """Append at each rate in turn; the worst of the rates stands for all."""
     found = []
-    with scratch(settings) as ours, crew(1) as writers:
+    with scratch(settings) as ours, process_pool(1) as writers:
         create_topics(ours)
         with a_relay(ours, logs, mode=mode):
             for number, rate in enumerate(rates):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.ground import scratch, session
+from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured, rate
 from ops.progress import Report
 from ops.topics import create_topics

@@ -19,7 +19,7 @@ import outbox
 from domain import messages
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
-from ops.bench.ground import a_stay, crew, scratch, session
+from ops.bench.environment import a_stay, process_pool, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.progress import Report
 from ops.topics import declare
@@ -47,7 +47,7 @@ def bench_writers(
     processes = ceil(writers / settings.pool_size)
     shares = [len(range(first, writers, processes)) for first in range(processes)]
     silent, doorbell, notify = [], [], []
-    with scratch(settings) as ours, crew(processes) as clients, _listening(ours):
+    with scratch(settings) as ours, process_pool(processes) as clients, _listening(ours):
         declare(ours.databases)
         with session(ours) as connection:
             connection.execute(_FUNCTION)

@@ -5,7 +5,7 @@ from typing import get_args
 
 import click
 
-from ops.cli.measured import ground, show
+from ops.cli.bench_output import bench_environment, show
 from ops.cli.output import as_json
 from ops.cli.root import cli
 from runtime.settings import RelayMode
@@ -52,7 +52,7 @@ def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
     """
     from ops.bench import bench_relay
 
-    with ground() as (settings, _, report):
+    with bench_environment() as (settings, _, report):
         found = bench_relay(settings, report, backlog=backlog, rounds=rounds, mode=mode)
     show(found, as_json=as_json)
 
@@ -82,7 +82,7 @@ def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: 
     """
     from ops.bench import bench_latency
 
-    with ground() as (settings, logs, report):
+    with bench_environment() as (settings, logs, report):
         found = bench_latency(settings, logs, report, rates=rates, seconds=seconds, mode=mode)
     show(found, as_json=as_json)
 
@@ -103,7 +103,7 @@ def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
     """
     from ops.bench import bench_writers
 
-    with ground() as (settings, _, report):
+    with bench_environment() as (settings, _, report):
         found = bench_writers(settings, report, writers=writers, seconds=seconds, rounds=rounds)
     show(found, as_json=as_json)
 
@@ -127,7 +127,7 @@ def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> N
     from ops.bench import bench_contention
     from ops.bench.contention import SERVER
 
-    with ground(SERVER) as (settings, _, report):
+    with bench_environment(SERVER) as (settings, _, report):
         found = bench_contention(
             settings, report, backlog=backlog, transactions=transactions, rounds=rounds
         )
@@ -151,7 +151,7 @@ def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None
     from ops.bench import bench_consumer
 
     opens_on = datetime.now(UTC).date() + timedelta(days=1)
-    with ground() as (settings, _, report):
+    with bench_environment() as (settings, _, report):
         found = bench_consumer(
             settings, opens_on, report, total=messages, one_by_one=one_by_one, rounds=rounds
         )
@@ -184,7 +184,7 @@ def growth(
     from ops.bench import bench_growth
     from ops.bench.growth import SERVER
 
-    with ground(SERVER) as (settings, logs, report):
+    with bench_environment(SERVER) as (settings, logs, report):
         found = bench_growth(
             settings,
             logs,
@@ -214,6 +214,6 @@ def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
     """
     from ops.bench import bench_cost
 
-    with ground() as (settings, logs, report):
+    with bench_environment() as (settings, logs, report):
         found = bench_cost(settings, logs, report, count=messages, idle_s=idle, rounds=rounds)
     show(found, as_json=as_json)

@@ -3,7 +3,7 @@
 import click
 
 from ops.cli.bench import bench, rounds_option
-from ops.cli.measured import ground, show
+from ops.cli.bench_output import bench_environment, show
 from ops.cli.output import as_json
 
 
@@ -22,7 +22,7 @@ def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
     """
     from ops.bench import bench_end_to_end
 
-    with ground() as (settings, logs, report):
+    with bench_environment() as (settings, logs, report):
         found = bench_end_to_end(settings, logs, report, reservations=reservations, clients=clients)
     show(found, as_json=as_json)
 
@@ -51,7 +51,7 @@ def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> 
     """
     from ops.bench import bench_api
 
-    with ground() as (settings, logs, report):
+    with bench_environment() as (settings, logs, report):
         found = bench_api(
             settings, logs, report, callers=callers, seconds=seconds, rounds=rounds, rate=rate
         )
@@ -74,6 +74,6 @@ def inventory(rooms: int, nights: int, as_json: bool) -> None:
     """
     from ops.bench import bench_inventory
 
-    with ground() as (settings, logs, report):
+    with bench_environment() as (settings, logs, report):
         found = bench_inventory(settings, logs, report, rooms=rooms, nights=nights)
     show(found, as_json=as_json)

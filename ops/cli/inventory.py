@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
-from ops.cli.asking import asks, under_a_key
-from ops.cli.days import Day, Weekdays, arrives, leaves, shown
+from ops.cli.api_client import asks, under_a_key
+from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
 from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
-from ops.cli.asking import asks_for
+from ops.cli.api_client import asks_for
 from ops.cli.inventory import inventory
 from ops.cli.output import as_json, errors, print_json, print_table, say
 from ops.errors import CommandError

@@ -8,7 +8,7 @@ import click
 
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.cli.root import cli
-from ops.cli.temporary import temporary
+from ops.cli.tempdir import temporary
 from ops.environment import settings_for
 
 VIOLATED = 1

@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from innbox_client import Filters, Innbox, Reservation, Transition
-from ops.cli.asking import asks, under_a_key
-from ops.cli.days import Day, arrives, leaves, shown, shown_instant
+from ops.cli.api_client import asks, under_a_key
+from ops.cli.dates import Day, arrives, leaves, shown, shown_instant
 from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 

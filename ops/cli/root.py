@@ -24,7 +24,7 @@ COMMANDS = {
     "availability": Listed(("inventory",), "Look which rooms could be had for a stay."),
     "bench": Listed(("bench", "bench_http"), "Measure ours beside a baseline in the same run."),
     "cancel": Listed(("reservations",), "Cancel a reservation and give its nights back."),
-    "dead-letters": Listed(("letters",), "Look at messages that could not be applied."),
+    "dead-letters": Listed(("dead_letters",), "Look at messages that could not be applied."),
     "demo": Listed(
         ("proof",),
         "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",

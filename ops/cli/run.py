@@ -86,7 +86,7 @@ def in_words(error: Exception) -> str:
 
     from innbox_client import Problem, Unavailable
     from innbox_process.database import advice
-    from ops.cli.asking import explained
+    from ops.cli.api_client import explained
 
     match error:
         case Problem() | Unavailable():
@@ -102,7 +102,7 @@ def in_words(error: Exception) -> str:
 
 def _is_refusal(error: Exception) -> bool:
     from innbox_client import Problem
-    from ops.cli.asking import is_refusal
+    from ops.cli.api_client import is_refusal
 
     return isinstance(error, Problem) and is_refusal(error)
 

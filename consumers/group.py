@@ -1,11 +1,13 @@
-"""A member of a consumer group: reads batches, in order, and leaves out no message.
+"""A consumer of a group: reads batches, in order, and leaves out no message.
 
-What is read is either returned by `batch`, or read again: by the next owner of a partition that was given
-away, or here, from the group's offset. The brokers may be away for any time; that is waited out.
+A message that was read is either returned by `batch`, or read again: by the next owner of a partition
+that was revoked, or here, from the group's offset. An outage of the brokers is waited out, however long
+it is.
 
-A partition is paused until it is placed where the group stands, and while the member rests; and not
-longer, though the client keeps a pause over revocation: what is assigned is always placed, and resumed.
-It is placed by offset *and epoch*: a log that was cut and has grown again has other records there.
+A partition is paused until the consumer has sought to the group's offset, and while the consumer rests,
+and no longer. The client library keeps a pause over a revocation, so each assigned partition is sought
+and resumed. The seek is by offset *and leader epoch*: a log that was truncated and has grown again has
+other records at the same offset.
 """
 
 import logging
@@ -25,9 +27,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from consumers.positions import Place, Positions
+from consumers.positions import Partition, Positions
 from innbox_process.health import Health
-from innbox_process.records import place_of
+from innbox_process.records import location_of
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -35,13 +37,13 @@ _client_log = logging.getLogger("librdkafka")
 
 # Bounds how late a stop is noticed, and how late the brokers' return.
 _POLL_S = 0.5
-# Between two tries to place what was assigned just now: the client takes a moment to begin with it.
-_PLACING_S = 0.05
+# Between two seeks of a new partition: the client refuses them until it has begun to fetch.
+_SEEK_RETRY_S = 0.05
 _STARTING = "starting"
 
 
-class Member:
-    """One membership, used from one thread: the client's calls from two at a time can lock up."""
+class GroupConsumer:
+    """One member of the group, used from one thread: two threads in the client can lock up."""
 
     def __init__(
         self, settings: Settings, group: str, topics: Sequence[str], health: Health
@@ -49,13 +51,12 @@ class Member:
         self._settings = settings
         self._topics = [settings.kafka_prefix + topic for topic in topics]
         self._health = health
-        self._owned: set[Place] = set()
-        # Given away since the batch was read, though it may be here again.
-        self._given_away: set[Place] = set()
-        # Assigned, and paused until they are read from where the group stands.
-        self._unplaced: set[Place] = set()
+        self._owned: set[Partition] = set()
+        # Revoked since the batch was read, even if assigned again since.
+        self._revoked_since: set[Partition] = set()
+        # Assigned, and paused until the seek to the group's offset.
+        self._to_seek: set[Partition] = set()
         self._positions = Positions(group, health)
-        self._is_resting = False
         self._has_joined = False
         self._problem: str | None = _STARTING
         self._fatal: KafkaException | None = None
@@ -75,21 +76,21 @@ class Member:
         )
 
     def leave(self) -> None:
-        """Give the partitions away at once, after the offsets that are on their way.
+        """Leave the group at once, after the offsets that are on their way.
 
-        If the brokers are away there is nobody to tell; the client would wait for a whole session.
+        Without brokers the client would wait for a whole session, so it does not leave then.
         """
         if self._problem is None or self._finds_brokers():
             self._consumer.close()
 
     def batch(self) -> list[Message]:
-        """Wait a moment for one message, then take what else is there already.
+        """Wait a moment for one message, then take what the client has already fetched.
 
-        `consume` with a timeout would wait for the whole of it unless the batch is full.
+        `consume` with a timeout would wait for all of it unless the batch is full.
         """
-        self._given_away.clear()
-        self._place()
-        first = self._consumer.poll(_PLACING_S if self._unplaced else _POLL_S)
+        self._revoked_since.clear()
+        self._seek_assigned()
+        first = self._consumer.poll(_SEEK_RETRY_S if self._to_seek else _POLL_S)
         messages = self._accepted([first] if first is not None else [])
         is_drained = first is None
         if messages and (room := self._settings.batch_size_max - 1):
@@ -104,98 +105,101 @@ class Member:
         return self.owned(messages)
 
     def owned(self, messages: Iterable[Message]) -> list[Message]:
-        """Return those whose partition was not given away since: its next owner reads them again.
+        """Return the messages whose partition was not revoked since: its next owner reads the others.
 
-        That may be this member: what has left and come back is read again from the group's offset.
+        The next owner may be this consumer: a partition that returns is read from the group's offset.
         """
-        kept = self._owned - self._given_away
-        return [message for message in messages if place_of(message)[:2] in kept]
+        kept = self._owned - self._revoked_since
+        return [message for message in messages if location_of(message)[:2] in kept]
 
     def rest(self, seconds: float, stop: Event, beat: Callable[[], None]) -> None:
-        """Wait without leaving: a poll of paused partitions delivers nothing and counts as alive.
+        """Wait without leaving the group: a poll of paused partitions is a heartbeat alone.
 
-        What is delivered all the same is dropped, and its partition read again from the group's offset.
+        A message that is delivered all the same is dropped, and its partition read from the group's
+        offset.
         """
-        self._consumer.pause(_partitions(self._owned))
+        self._consumer.pause(_topic_partitions(self._owned))
         ends_at = time.monotonic() + seconds
         while (left_s := ends_at - time.monotonic()) > 0 and not stop.is_set():
             beat()
             message = self._consumer.poll(min(_POLL_S, left_s))
             if message is not None and self._accepted([message]):
-                self._unplaced.add(place_of(message)[:2])
-                self._consumer.pause(_partitions(self._owned))
-        self._consumer.resume(_partitions(self._owned - self._unplaced))
+                self._to_seek.add(location_of(message)[:2])
+                self._consumer.pause(_topic_partitions(self._owned))
+        self._consumer.resume(_topic_partitions(self._owned - self._to_seek))
 
     def commit(self, messages: Sequence[Message]) -> None:
-        """Have offsets committed, without waiting: brokers that are away must not hold up a stop.
+        """Commit offsets without waiting: an outage of the brokers must not delay a stop.
 
-        What a lost commit costs is a redelivery.
+        A lost commit costs a redelivery.
         """
-        last = {place_of(message)[:2]: message for message in messages}
+        last = {location_of(message)[:2]: message for message in messages}
         if offsets := list(map(_after, last.values())):
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
-    def _place(self) -> None:
-        """Have partitions that are new read from where the group stands, by offset and epoch.
+    def _seek_assigned(self) -> None:
+        """Seek new partitions to the group's offset, by offset and leader epoch.
 
-        By itself the client starts at the offset. A seek has it ask the brokers where the epoch of what
-        was read last has ended, and start there if that is before the offset.
+        By itself the client starts at the offset. After a seek with an epoch it asks the brokers where
+        that epoch ended, and starts there if that is before the offset.
         """
-        if not self._unplaced:
+        if not self._to_seek:
             return
-        with suppress(KafkaException):  # brokers that are away are asked again in the next turn
-            for start in self._consumer.committed(_partitions(self._unplaced), timeout=_POLL_S):
+        with suppress(KafkaException):  # an outage: the next turn retries
+            for start in self._consumer.committed(
+                _topic_partitions(self._to_seek), timeout=_POLL_S
+            ):
                 self._seek(start)
 
     def _seek(self, start: TopicPartition) -> None:
-        place = (start.topic, start.partition)
+        partition = (start.topic, start.partition)
         if start.error:
             return
-        with suppress(KafkaException):  # not begun to be read yet: likewise
+        with suppress(KafkaException):  # the client has not begun to fetch yet: likewise
             self._consumer.seek(start)
             self._consumer.resume([start])
-            self._unplaced.discard(place)
-            self._positions.starts(place, start.offset if start.offset >= 0 else None)
+            self._to_seek.discard(partition)
+            self._positions.starts(partition, start.offset if start.offset >= 0 else None)
 
     def _accepted(self, messages: Iterable[Message]) -> list[Message]:
         return [message for message in messages if self._accepts(message)]
 
     def _accepts(self, message: Message) -> bool:
-        """Tell a message from an error in its place, and from one that is read again when placed."""
+        """Return whether this is a message to handle: no error, and of a partition that was sought."""
         error = message.error()
         if error and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             self._on_error(error)
             return False
-        topic, partition, offset = place_of(message)
-        place = (topic, partition)
-        if place not in self._owned or place in self._unplaced:
+        topic, number, offset = location_of(message)
+        partition = (topic, number)
+        if partition not in self._owned or partition in self._to_seek:
             return False
-        self._positions.read(place, offset, offset if error else offset + 1)
+        self._positions.read(partition, offset, offset if error else offset + 1)
         return not error
 
     def _look_for_stalls(self) -> None:
-        """Compare partitions of which nothing came for long with their ends: one question for all."""
+        """Compare partitions that delivered nothing for long with their ends, in one request."""
         if not (still := self._positions.still()):
             return
-        asked = [TopicPartition(*place, OFFSET_END) for place in still]
+        wanted = [TopicPartition(*partition, OFFSET_END) for partition in still]
         try:
-            found = self._consumer.offsets_for_times(asked, timeout=_POLL_S)
+            found = self._consumer.offsets_for_times(wanted, timeout=_POLL_S)
         except KafkaException:
-            return  # nobody knows; they are asked again
+            return  # the next turn retries
         ends = {(end.topic, end.partition): end.offset for end in found if not end.error}
         if stalled := self._positions.compare(ends):
-            self._consumer.resume(_partitions(stalled))
+            self._consumer.resume(_topic_partitions(stalled))
 
     def _look_for_brokers(self) -> None:
-        """Ask after what was away: the client library tells of its going only."""
+        """Ask whether the brokers are back: the client library reports only that they went."""
         if self._problem is None or not self._has_joined or not self._finds_brokers():
             return
         self._problem = None
         self._health.well("kafka")
-        _log.info("kafka is there")
+        _log.info("kafka is available again")
 
     def _finds_brokers(self) -> bool:
-        """Whether they answer, and know all topics."""
+        """Return whether the brokers answer, and know all topics."""
         try:
             return not any(
                 self._consumer.list_topics(topic, timeout=_POLL_S).topics[topic].error
@@ -206,30 +210,30 @@ class Member:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = True
-        places = _places(partitions)
-        self._owned |= places
-        self._unplaced |= places
-        self._positions.assigned(places)
+        assigned = _partitions_of(partitions)
+        self._owned |= assigned
+        self._to_seek |= assigned
+        self._positions.assigned(assigned)
         consumer.pause(partitions)
         _log.info("partitions assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = _places(partitions)
-        self._owned -= places
-        self._unplaced -= places
-        self._given_away |= places
-        self._positions.revoked(places)
+        revoked = _partitions_of(partitions)
+        self._owned -= revoked
+        self._to_seek -= revoked
+        self._revoked_since |= revoked
+        self._positions.revoked(revoked)
         _log.info("partitions revoked", partitions=_names(partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = False
-        self._report("no member of the group any more")
+        self._report("no longer a member of the consumer group")
         self._on_revoke(consumer, partitions)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = KafkaException(error)
-        # One broker of several may be away; that all are is an error of its own.
+        # One broker of several may be down; the client reports it by itself when all are.
         if error.code() != KafkaError._TRANSPORT:  # noqa: SLF001 - its public name
             self._report(error.str())
 
@@ -241,7 +245,7 @@ class Member:
 
 
 def consumer_properties(settings: Settings, group: str) -> dict[str, Any]:
-    """Return the configuration of a member that commits by hand and reads only what is committed."""
+    """Return the properties of a consumer that commits by hand and reads committed records only."""
     session_ms = int(settings.consumer_session_s * 1000)
     return {
         "group.id": settings.kafka_prefix + group,
@@ -265,19 +269,19 @@ def _on_commit(error: KafkaError | None, _partitions: list[TopicPartition]) -> N
 
 
 def _after(message: Message) -> TopicPartition:
-    """Return where to read on after a message; by its epoch a log that was cut since is noticed."""
-    topic, partition, offset = place_of(message)
+    """Return the offset after a message, with its leader epoch, by which a truncated log is noticed."""
+    topic, partition, offset = location_of(message)
     epoch = message.leader_epoch()
     if epoch is None:
         return TopicPartition(topic, partition, offset + 1)
     return TopicPartition(topic, partition, offset + 1, leader_epoch=epoch)
 
 
-def _partitions(places: Iterable[Place]) -> list[TopicPartition]:
-    return [TopicPartition(*place) for place in places]
+def _topic_partitions(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(*partition) for partition in partitions]
 
 
-def _places(partitions: Sequence[TopicPartition]) -> set[Place]:
+def _partitions_of(partitions: Sequence[TopicPartition]) -> set[Partition]:
     return {(partition.topic, partition.partition) for partition in partitions}
 
 

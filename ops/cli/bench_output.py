@@ -1,4 +1,4 @@
-"""What the commands of `innbox bench` share: the ground they run on, and how they show what was found."""
+"""What the commands of `innbox bench` share: their servers and settings, and their output."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from innbox_process.logs import configure_logs
 from ops.cli.output import print_json, print_table, progress, say
-from ops.cli.temporary import temporary
+from ops.cli.tempdir import temporary
 from ops.environment import settings_for
 from ops.progress import Report
 from runtime.settings import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ground(
+def bench_environment(
     postgres_settings: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[Settings, Path, Report]]:
     """Servers, settings with a prefix of this run's own, a place for logs, and progress."""

@@ -1,8 +1,8 @@
 """The framework's own floor: the API as it is deployed, but nobody writes the reservation down.
 
 Tokens, routes, bodies, responses and metrics are those of POST /v1/reservations; what is left out is the
-round trip. `python -m ops.bench.floor` is for the benchmark to start, as often as it likes: all of them
-share the port of the settings.
+round trip. `python -m ops.bench.framework_baseline` is for the benchmark to start, as often as it likes:
+all of them share the port of the settings.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The ground of a benchmark: databases, topics and processes of its own, all gone at the end."""
+"""The environment of a benchmark: databases, topics and processes of its own, removed at the end."""
 
 import signal
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def processes(settings: Settings, children: list[Child]) -> Iterator[Supervisor]
 
 
 @contextmanager
-def crew(size: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(size: int) -> Iterator[ProcessPoolExecutor]:
     """Processes for clients, which then share no interpreter with what they are timed by."""
     with ProcessPoolExecutor(size, get_context("spawn"), _leave_interrupts_to_us) as hired:
         yield hired
