@@ -24,6 +24,7 @@ check: $(READY)  ## Format, lint, types, import contracts, words and the tests t
 	$(RUN)/ruff format --check
 	$(RUN)/ruff check
 	$(RUN)/mypy
+	$(RUN)/mypy examples
 	$(RUN)/lint-imports
 	$(RUN)/python -m tests.words
 	$(RUN)/pytest -m unit -q -n 2
