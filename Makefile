@@ -20,11 +20,13 @@ up: $(READY)  ## Run everything on embedded servers until Ctrl-C
 test: check  ## All tests, with real servers
 	$(RUN)/pytest -m "not unit and not proof" -n 3 --dist worksteal
 
-check: $(READY)  ## Format, lint, types, import contracts and the tests that need no server
+check: $(READY)  ## Format, lint, types, import contracts, words and the tests that need no server
 	$(RUN)/ruff format --check
 	$(RUN)/ruff check
 	$(RUN)/mypy
+	$(RUN)/mypy examples
 	$(RUN)/lint-imports
+	$(RUN)/python -m tests.words
 	$(RUN)/pytest -m unit -q -n 2
 
 proof: $(READY)  ## Long proofs against real servers: every fault, twenty seeds each

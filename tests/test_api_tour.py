@@ -27,6 +27,7 @@ from tests.api_client import today
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 PAGES_URL = "http://127.0.0.1:8000"
 
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
@@ -130,10 +131,10 @@ def curl(words: list[str], home: Path) -> str:
     return "\n".join([*head, "", answer.text])
 
 
-def steps() -> list[Step]:
-    """Read the page's blocks, each with the one that shows its output."""
+def steps(page: str = PAGE) -> list[Step]:
+    """Read a page's blocks, each with the one that shows its output."""
     found: list[Step] = []
-    for language, block in _BLOCK.findall(_in_the_future(PAGE)):
+    for language, block in _BLOCK.findall(_in_the_future(page)):
         if language in {"sh", "python"}:
             found.append(Step(language, block))
         elif language:
@@ -146,10 +147,24 @@ def steps() -> list[Step]:
 def test_the_tour_runs_as_it_stands(tmp_path: Path, servers: Servers, database_url: str) -> None:
     shell = Shell(tmp_path)
     with up(tmp_path, servers, database_url):
-        for step in steps():
-            printed = shell.run(step)
-            if step.shown_as:
-                _COMPARISONS[step.shown_as](step.shown, printed)
+        follow(shell, PAGE)
+
+
+def test_the_tutorial_runs_as_it_stands(
+    tmp_path: Path, servers: Servers, database_url: str
+) -> None:
+    """Its commands ask the servers directly, too, so they are told of those that the system uses."""
+    shell = Shell(tmp_path, where(servers, database_url))
+    with up(tmp_path, servers, database_url):
+        follow(shell, TUTORIAL)
+
+
+def follow(shell: Shell, page: str) -> None:
+    """Run what a page shows, and compare what it says is printed."""
+    for step in steps(page):
+        printed = shell.run(step)
+        if step.shown_as:
+            _COMPARISONS[step.shown_as](step.shown, printed)
 
 
 @pytest.mark.unit
@@ -179,15 +194,22 @@ def test_what_is_shown_is_told_from_something_else(compare: str, shown: str, pri
         _COMPARISONS[compare](shown, printed)
 
 
+def where(servers: Servers, database_url: str) -> dict[str, str]:
+    """Name the servers; a prefix for each database, as each test has one."""
+    return {
+        "DATABASE_URL": database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": servers.kafka_bootstrap_servers,
+        "KAFKA_PREFIX": f"tour-{database_url.rpartition('/')[2]}-",
+    }
+
+
 @contextmanager
 def up(home: Path, servers: Servers, database_url: str) -> Iterator[None]:
     """`innbox up` in a directory, from when it is ready until Ctrl-C."""
     given = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
-        "DATABASE_URL": database_url,
-        "KAFKA_BOOTSTRAP_SERVERS": servers.kafka_bootstrap_servers,
-        "KAFKA_PREFIX": f"tour-{os.getpid()}-",
+        **where(servers, database_url),
     }
     with subprocess.Popen(
         [sys.executable, "-m", "ops.cli", "up", "--port", "0"],

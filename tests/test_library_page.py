@@ -16,7 +16,7 @@ from outbox import admin, tables
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "library.md").read_text()
-EXAMPLE = ROOT / "docs" / "examples" / "orders.py"
+EXAMPLE = ROOT / "examples" / "orders.py"
 ROUTER = "transforms.outbox."
 
 
