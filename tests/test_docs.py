@@ -4,14 +4,19 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from prometheus_client import REGISTRY
 from pydantic_core import PydanticUndefined
 
+from api.app import create_app
+from api.openapi.document import document
+from api.problems.types import TYPES
 from ops.cli import cli
 from runtime.settings import Settings
+from tests.api_client import some_settings
 
 pytestmark = pytest.mark.unit
 
@@ -146,6 +151,33 @@ def test_the_page_of_metrics_has_every_metric_and_no_other() -> None:
     assert listed == {
         name for name in registered if name.startswith(("innbox_", "outbox_", "relay_"))
     }
+
+
+def test_the_page_of_the_api_has_every_route_with_its_scope_and_no_other() -> None:
+    app = create_app(some_settings("postgresql+psycopg://nobody@nowhere/nothing"))
+    routes = {
+        f"{method.upper()} {path}": scope_of(operation)
+        for path, item in document(app, page_size_max=1)["paths"].items()
+        for method, operation in item.items()
+    }
+    page = (REFERENCE / "api.md").read_text()
+    assert dict(re.findall(r"^\| `([A-Z]+ /.*?)` \| `?(.*?)`? \|", page, re.MULTILINE)) == routes
+
+
+def scope_of(operation: dict[str, Any]) -> str:
+    match operation.get("security"):
+        case [{"bearer": [scope]}]:
+            return str(scope)
+        case [_]:
+            return "any"
+        case _:
+            return "no token"
+
+
+def test_the_page_of_the_api_has_every_problem_with_its_status_and_no_other() -> None:
+    page = (REFERENCE / "api.md").read_text()
+    listed = set(re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE))
+    assert listed == {(str(one.status), one.code) for one in TYPES.values()}
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "decisions").glob("*.md")))

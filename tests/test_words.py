@@ -14,7 +14,7 @@ def test_no_document_has_a_banned_phrase() -> None:
 @pytest.mark.parametrize("room", words.rooms())
 def test_no_room_has_more_banned_phrases_than_its_ceiling(room: str) -> None:
     found = [str(one) for one in words.in_product()[room]]
-    assert len(found) <= words.CEILINGS[room], "\n".join(found)
+    assert len(found) <= words.CEILINGS.get(room, 0), "\n".join(found)
 
 
 @pytest.mark.parametrize(

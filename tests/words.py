@@ -18,7 +18,8 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/**/*.yaml", "
 # What is quoted is another's text: a name in the code, or what a program prints.
 QUOTED = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 
-# Phrases in the strings of each package, docstrings and help included. Lower the number with the count.
+# Phrases in the strings of each package, docstrings and help included; a package that
+# is not here has none. Lower the number with the count.
 CEILINGS = {
     "api": 29,
     "client": 1,
@@ -95,11 +96,13 @@ def rooms() -> list[str]:
 
 def main() -> int:
     documents, product = in_documents(), in_product()
-    over = [room for room, found in product.items() if len(found) > CEILINGS[room]]
+    over = [room for room, found in product.items() if len(found) > CEILINGS.get(room, 0)]
     shown = [*documents, *(found for room in over for found in product[room])]
     if "--all" in sys.argv:
         shown = [*documents, *(found for room in product.values() for found in room)]
-    counts = [f"{room}: {len(found)} (at most {CEILINGS[room]})" for room, found in product.items()]
+    counts = [
+        f"{room}: {len(found)} (at most {CEILINGS.get(room, 0)})" for room, found in product.items()
+    ]
     lines = [*map(str, shown), f"documents: {len(documents)} (at most 0)", *counts]
     sys.stdout.write("banned phrases, see docs/words.toml\n" + "\n".join(lines) + "\n")
     return 1 if documents or over else 0
