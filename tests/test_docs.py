@@ -134,7 +134,10 @@ def test_the_page_of_commands_has_every_command_with_its_options_and_no_other() 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, set[str]]]:
     """Yield each command that is no group, with its long options."""
     if isinstance(command, click.Group):
-        for word, child in command.commands.items():
+        context = click.Context(command)
+        for word in command.list_commands(context):
+            child = command.get_command(context, word)
+            assert child is not None
             yield from commands(child, f"{name} {word}")
     else:
         options = [one for one in command.params if isinstance(one, click.Option)]
