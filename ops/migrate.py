@@ -13,7 +13,7 @@ from alembic.util import CommandError as AlembicError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 
 
 def migrate(url: str, revision: str = "head") -> None:

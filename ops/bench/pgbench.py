@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from api.identity.acting import ANYBODY, saying
 from api.reservations.reserving import RESERVE
 from domain.reservations.reserving import TAKE_TURN
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 from runtime.settings import Settings
 
 _DRAWN = """\

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from ops.cli.output import as_json, print_json, print_table, say
+from innbox_process.commands import CommandError
 from ops.cli.root import cli
-from ops.errors import CommandError
+from relay.cli.output import as_json, print_json, print_status, print_table
 
 
 @cli.group()
@@ -27,7 +27,7 @@ def local() -> None:
 @click.pass_obj
 def start(data: Path, brokers: str, as_json: bool) -> None:
     """Start the servers and leave them running. The first time downloads Kafka (about 45 MB)."""
-    servers = _local().start(data, brokers=int(brokers), report=say)
+    servers = _local().start(data, brokers=int(brokers), report=print_status)
     if as_json:
         print_json(asdict(servers))
         return
@@ -39,7 +39,7 @@ def start(data: Path, brokers: str, as_json: bool) -> None:
 @click.pass_obj
 def stop(data: Path) -> None:
     """Stop the servers and keep their data."""
-    _local().stop(data, report=say)
+    _local().stop(data, report=print_status)
 
 
 @local.command()
@@ -63,7 +63,7 @@ def status(data: Path, as_json: bool) -> None:
 @click.pass_obj
 def reset(data: Path) -> None:
     """Stop the servers and erase their data, with the logs and the key that `up` made there."""
-    _local().reset(data, report=say)
+    _local().reset(data, report=print_status)
 
 
 @cli.command()

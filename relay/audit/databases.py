@@ -1,17 +1,19 @@
 """Reading the outboxes: the window's messages as of one instant, and what else may explain a record."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 import outbox
-from ops.audit.window import Window
-from ops.errors import CommandError
-from ops.ledger import Ledger, seconds
-from ops.ledger.databases import (
+from innbox_process.commands import CommandError, Report
+from innbox_process.config import DatabaseConfig, DatabaseSettings
+from outbox import reader
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
+from relay.audit.ledger import Ledger, seconds
+from relay.audit.ledger.snapshots import (
     COMMITTED_SINCE,
     as_of_now,
     complete_from,
@@ -19,20 +21,37 @@ from ops.ledger.databases import (
     snapshot,
     stream,
 )
-from ops.progress import Report
-from outbox import reader
-from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
-from runtime.settings import Settings
+from relay.audit.window import Window
+from relay.databases import Database
 
 IDS_PER_LOOK = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What is audited, and with what: databases with their outboxes, and the topics of one cluster.
+
+    `others` are databases that are not judged, whose messages may explain a record all the same.
+    `kafka` are the properties of a client, and `topic_prefix` is before every topic.
+    """
+
+    databases: tuple[Database, ...]
+    kafka: Mapping[str, Any] = field(repr=False)
+    topic_prefix: str = ""
+    others: tuple[Database, ...] = ()
+    database: DatabaseSettings = field(default_factory=DatabaseConfig)
+
+    @property
+    def homes(self) -> list["Home"]:
+        return [Home(number, one.url, one.name) for number, one in enumerate(self.databases)]
+
+
+@dataclass(frozen=True, slots=True)
 class Home:
-    """A database whose outbox is audited, and what it is called."""
+    """A database that is judged, by its number."""
 
     id: int
-    url: str
+    url: str = field(repr=False)
     name: str
 
 
@@ -71,17 +90,17 @@ NAMED = """
 """
 
 
-def declared_topics(settings: Settings, urls: Iterable[str]) -> set[str]:
+def declared_topics(sources: Sources) -> set[str]:
     found: set[str] = set()
-    for url in urls:
-        with as_of_now(settings, url, "audit") as connection:
+    for one in sources.databases:
+        with as_of_now(sources.database, one.url, "audit") as connection:
             found |= outbox.known_topics(connection).keys()
     return found
 
 
 def read_window(
     ledger: Ledger,
-    settings: Settings,
+    sources: Sources,
     home: Home,
     window: Window,
     topics: Collection[str],
@@ -91,7 +110,7 @@ def read_window(
 
     Returns the snapshot that they were read in.
     """
-    with as_of_now(settings, home.url, "audit") as connection:
+    with as_of_now(sources.database, home.url, "audit") as connection:
         _enter(ledger, connection, home, window, topics, report)
         return snapshot(connection)
 
@@ -123,21 +142,21 @@ def _enter(
     ledger.insert("acknowledged", stream(connection, ACKNOWLEDGED, {"home": home.id}))
 
 
-def read_late(ledger: Ledger, settings: Settings, home: Home, since: str) -> None:
+def read_late(ledger: Ledger, sources: Sources, home: Home, since: str) -> None:
     """Enter the ids of what was committed since a snapshot; call this after reading the topics."""
-    with as_of_now(settings, home.url, "audit") as connection:
+    with as_of_now(sources.database, home.url, "audit") as connection:
         ledger.insert("known", stream(connection, LATE, {"snapshot": since}))
 
 
-def look_up(ledger: Ledger, settings: Settings, event_ids: Iterable[str], report: Report) -> None:
+def look_up(ledger: Ledger, sources: Sources, event_ids: Iterable[str], report: Report) -> None:
     """Enter those of the ids that any database has a message for, of any time.
 
     Each look goes through a whole outbox; at the edges of a window there are few to look for.
     """
     ids, done = iter(event_ids), 0
     while chunk := list(islice(ids, IDS_PER_LOOK)):
-        for url in settings.databases:
-            with as_of_now(settings, url, "audit") as connection:
+        for one in (*sources.databases, *sources.others):
+            with as_of_now(sources.database, one.url, "audit") as connection:
                 ledger.insert("known", stream(connection, NAMED, {"ids": chunk}))
         done += len(chunk)
         report("records without a message in the window", done, None)

@@ -10,8 +10,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 
 from innbox_process.kafka import quiet_admin
-from ops.ledger.scratch import Ledger
-from ops.ledger.topics import CONTACT_S_MAX, SILENCE_S_MAX
+from relay.audit.ledger.scratch import Ledger
+from relay.audit.ledger.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from runtime.settings import Settings
 
 # Records of a partition before `offset` are behind its group.

@@ -21,7 +21,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from ops.ledger import Ledger
+from relay.audit.ledger import Ledger
 
 # From its timestamp until others see it a commit is written to disk, and to synchronous standbys. Writers
 # without a common lock overtake each other within that time, rightly: 12 of them on one key and 2 cores

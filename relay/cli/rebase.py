@@ -1,34 +1,23 @@
-"""`innbox outbox rebase`: the step after a restore; it makes sequences and cursors right."""
+"""`rebase`: the step after a restore; it makes sequences and cursors right."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
+from innbox_process.commands import CommandError
 from innbox_process.database import is_conflict
-from ops.cli.deploy import DATABASE
-from ops.cli.outbox.group import outbox_group
-from ops.cli.output import as_json, confirm, print_json, print_table, progress, say
-from ops.environment import settings_for
-from ops.errors import CommandError
 from outbox import admin, reader
 from outbox.admin import Sequence, StillRelayed, TransactionIdsRestarted
 from outbox.reader import ForeignCursor, SequenceBehind
-from runtime.settings import Context
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, confirm, print_json, print_status, print_table, progress
 
 
-@outbox_group.command()
-@click.option(
-    "--context",
-    type=click.Choice(get_args(Context)),
-    help="Whose database, where the two contexts have one each; else every one.",
-)
+@click.command(cls=Command)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
@@ -37,14 +26,9 @@ from runtime.settings import Context
     help="After pg_upgrade: take the cursors as they are, or refuse.",
 )
 @as_json
-@click.pass_obj
+@on_database
 def rebase(
-    data: Path,
-    context: Context | None,
-    dry_run: bool,
-    yes: bool,
-    same_transaction_ids: bool,
-    as_json: bool,
+    where: Where, *, dry_run: bool, yes: bool, same_transaction_ids: bool, as_json: bool
 ) -> None:
     """Make a restored database's sequences and cursors right, so that nothing is lost.
 
@@ -54,21 +38,19 @@ def rebase(
     Relays may run: they wait for it, and go on by themselves. Writers wait while it works.
 
     \b
-    innbox outbox rebase --dry-run
-    innbox outbox rebase
+    PROGRAM rebase --dry-run
+    PROGRAM rebase
     """
     found = []
-    for url, contexts in settings_for(data, DATABASE).databases.items():
-        if context is not None and context not in contexts:
-            continue
-        with _engine(url) as engine:
-            told = {"database": " and ".join(contexts), **_foreseen(engine)}
+    for database in where.each():
+        with engine_of(database) as engine:
+            told = {"database": database.name, **_foreseen(engine)}
             sequences: list[Sequence] = told["sequences"]
             _show(told, as_json=as_json)
             if (told["is_foreign"] or sequences) and not dry_run:
                 _ask(yes=yes)
                 if told["is_foreign"] or told["is_position_behind"]:
-                    told["rewritten"] = _rebased(engine, same_transaction_ids)
+                    told["rewritten"] = _rebased(engine, same_transaction_ids=same_transaction_ids)
                 _advance(engine, sequences)
         found.append({**told, "sequences": [_shown(one) for one in sequences]})
     if as_json:
@@ -99,11 +81,11 @@ def _ask(*, yes: bool) -> None:
     confirm(
         "Rebase it?",
         yes=yes,
-        unasked="nobody is there to ask: say --yes, or --dry-run to look only",
+        unasked="not a terminal; pass --yes to confirm, or --dry-run to look only",
     )
 
 
-def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
+def _rebased(engine: Engine, *, same_transaction_ids: bool) -> int | None:
     try:
         with progress() as report, engine.begin() as connection:
             rewritten = admin.rebase(
@@ -118,11 +100,13 @@ def _rebased(engine: Engine, same_transaction_ids: bool) -> int | None:
             "nothing was changed: a transaction has the outbox in use, and did not end in time; try again"
         ) from error
     if rewritten is None:
-        say("The cursors are of this cluster, and stay.")
+        print_status("The cursors are of this cluster, and stay.")
     elif rewritten:
-        say(f"Rebased; {rewritten:,} rows were rewritten. Run VACUUM (ANALYZE) outbox.message now.")
+        print_status(
+            f"Rebased; {rewritten:,} rows were rewritten. Now run VACUUM (ANALYZE) outbox.message."
+        )
     else:
-        say("Rebased; no row had to be rewritten.")
+        print_status("Rebased; no row had to be rewritten.")
     return rewritten
 
 
@@ -132,7 +116,9 @@ def _advance(engine: Engine, sequences: list[Sequence]) -> None:
         for sequence in sequences:
             with engine.begin() as connection:
                 admin.advance_sequence(connection, sequence)
-            say(f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}.")
+            print_status(
+                f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}."
+            )
     except DBAPIError as error:
         if not is_conflict(error):
             raise
@@ -153,18 +139,20 @@ def _shown(sequence: Sequence) -> dict[str, Any]:
 
 def _show(told: dict[str, Any], *, as_json: bool) -> None:
     for sequence in map(_shown, told["sequences"]):
-        say(
+        print_status(
             f"{sequence['sequence']} is behind: it gives out {sequence['next_value']} next, and "
             f"{sequence['column']} has {sequence['highest']} already."
         )
     if not told["is_foreign"]:
         if not told["sequences"]:
-            say(f"{told['database']}: nothing to do, the cursors are of this cluster.")
+            print_status(f"{told['database']}: nothing to do, the cursors are of this cluster.")
         return
 
-    say(f"{told['database']}: {told['reason']}.")
+    print_status(f"{told['database']}: {told['reason']}.")
     if told["ids_go_on"]:
-        say("Transaction ids go on here, so the cursors can stay; only their cluster is changed.")
+        print_status(
+            "Transaction ids go on here: the cursors can stay, only their cluster is changed."
+        )
     if not as_json:
         published, unpublished = told["published"], told["unpublished"]
         print_table(
@@ -172,10 +160,3 @@ def _show(told: dict[str, Any], *, as_json: bool) -> None:
             ("topic", "published", "to be published"),
             [(topic, published[topic], unpublished[topic]) for topic in published],
         )
-
-
-@contextmanager
-def _engine(url: str) -> Iterator[Engine]:
-    engine = create_engine(url, poolclass=NullPool)
-    yield engine
-    engine.dispose()

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from ops.cli.output import print_json, print_table, say
-from ops.cli.run import INTERRUPTED as EXIT_INTERRUPTED
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 from outbox.admin import Replay, ReplayState, Selection, Survey
+from relay.cli.exits import INTERRUPTED as EXIT_INTERRUPTED
+from relay.cli.output import print_json, print_status, print_table
 
 NOT_ALL_MENDED = 1
 IDS_NAMED_MAX = 10
@@ -25,11 +25,13 @@ def tell(replay: Replay, resume: str, *, as_json: bool) -> int:
             f"with `{resume} {replay.id}`, or pass over such messages with --skip-refused."
         )
     counts = f"{replay.sent:,} of {replay.expected:,} messages sent{_lost(replay)}"
-    say(f"{named(replay)} is {replay.state}: {counts}{left_out(replay.left_out)}.")
+    print_status(f"{named(replay)} is {replay.state}: {counts}{left_out(replay.left_out)}.")
     for message_id in replay.gone:
-        say(f"No longer in the outbox, so it cannot be published again: message {message_id}")
+        print_status(
+            f"No longer in the outbox, so it cannot be published again: message {message_id}"
+        )
     if replay.state == ReplayState.INTERRUPTED:
-        say(f"Go on with: {resume} {replay.id}")
+        print_status(f"Go on with: {resume} {replay.id}")
         return EXIT_INTERRUPTED
     return NOT_ALL_MENDED if replay.is_mend and replay.sent < replay.expected else 0
 
@@ -50,8 +52,8 @@ def tell_survey(found: Survey, *, as_json: bool) -> int:
     rows = [(topic, f"{messages:,}") for topic, messages in found.topics.items()]
     print_table("To be published again", ("topic", "messages"), rows)
     if first_at and last_at:
-        say(f"Appended from {first_at.isoformat()} to {last_at.isoformat()}.")
-    say(f"{found.expected:,} messages{left_out(found.left_out)}; nothing was published.")
+        print_status(f"Appended from {first_at.isoformat()} to {last_at.isoformat()}.")
+    print_status(f"{found.expected:,} messages{left_out(found.left_out)}; nothing was published.")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Auditing any use of the outbox from the outside: what was committed is published, once, in order.
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. Everything goes
-into a ledger, read in an order that raises no false alarm (see `ops.ledger`). A message that is committed
+into a ledger, read in an order that raises no false alarm (see `ledger`). A message that is committed
 and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped (`tables`).
 
 The window says which messages are judged. Topics are read from a little before its beginning up to their
@@ -15,12 +15,15 @@ by the relay, and where it is the first of its message, it is held only against 
 
 from collections.abc import Collection
 
+from innbox_process.commands import CommandError, Report
 from innbox_process.records import Record
-from ops.audit.databases import Home, declared_topics, look_up, read_late, read_window
-from ops.audit.order import find_inversions
-from ops.audit.outcome import Audit, Finding, TopicAudit, conclude
-from ops.audit.partitioner import partition_of
-from ops.audit.tables import (
+from relay.audit.databases import Home, Sources, declared_topics, look_up, read_late, read_window
+from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds
+from relay.audit.ledger.topics import read_topics
+from relay.audit.order import find_inversions
+from relay.audit.outcome import Audit, Finding, TopicAudit, conclude
+from relay.audit.partitioner import partition_of
+from relay.audit.tables import (
     EXPLAINED,
     FINDINGS,
     INDEXES,
@@ -31,38 +34,31 @@ from ops.audit.tables import (
     TRIMMED,
     TRIMMED_ANYWHERE,
 )
-from ops.audit.window import Window
-from ops.errors import CommandError
-from ops.ledger import CLOCKS_DIFFER_S, Ledger, seconds
-from ops.ledger.topics import read_topics
-from ops.progress import Report
+from relay.audit.window import Window
 from relay.replay import MEND_HEADER, REPLAY_HEADER
-from runtime.settings import Context, Settings
 
-__all__ = ["Audit", "Finding", "TopicAudit", "Window", "audit"]
+__all__ = ["Audit", "Finding", "Sources", "TopicAudit", "Window", "audit"]
 
 _EVER = 1e18
-# What the relay's producer uses unless KAFKA_PROPERTIES names another.
+# What the relay's producer uses unless its properties name another.
 _MURMUR2 = {"murmur2", "murmur2_random"}
 
 
 def audit(
-    settings: Settings,
+    sources: Sources,
     window: Window,
     report: Report,
     *,
     topics: Collection[str] = (),
-    context: Context | None = None,
     exactly_once: bool = False,
     named_max: int | None = None,
 ) -> Audit:
-    """Audit the outboxes of these settings, or of one context's database, and their topics or some.
+    """Audit the outboxes of these sources, and their topics or some.
 
     `report` is told what is being read, how many rows so far, and of how many if that is known. Raises
     `CommandError` for what cannot be audited, what Postgres or Kafka raise, and TimeoutError.
     """
-    homes = _homes(settings, context)
-    declared = declared_topics(settings, [home.url for home in homes])
+    homes, declared = sources.homes, declared_topics(sources)
     if undeclared := set(topics) - declared:
         raise CommandError(
             f"No outbox declares {', '.join(sorted(undeclared))}; there are: "
@@ -70,27 +66,27 @@ def audit(
         )
     with Ledger(SCHEMA) as ledger:
         ledger.know("partition_of", 2, partition_of)
-        snapshots = _enter_messages(ledger, settings, homes, window, topics, report)
+        snapshots = _enter_messages(ledger, sources, homes, window, topics, report)
         read = set(topics) or declared | set(ledger.column("SELECT DISTINCT topic FROM message"))
         begins_at = window.since.timestamp() - CLOCKS_DIFFER_S if window.since else None
-        read_topics(ledger, settings, read, report, _record_row, since=begins_at)
+        read_topics(
+            ledger,
+            sources.kafka,
+            sources.topic_prefix,
+            read,
+            report,
+            _record_row,
+            since=begins_at,
+        )
         for home in homes:
-            read_late(ledger, settings, home, snapshots[home])
-        _judge(ledger, settings, report)
+            read_late(ledger, sources, home, snapshots[home])
+        _judge(ledger, sources, report)
         return conclude(ledger, read, window, exactly_once=exactly_once, named_max=named_max)
-
-
-def _homes(settings: Settings, context: Context | None) -> list[Home]:
-    return [
-        Home(number, url, " and ".join(contexts))
-        for number, (url, contexts) in enumerate(settings.databases.items())
-        if context is None or context in contexts
-    ]
 
 
 def _enter_messages(
     ledger: Ledger,
-    settings: Settings,
+    sources: Sources,
     homes: list[Home],
     window: Window,
     topics: Collection[str],
@@ -99,7 +95,7 @@ def _enter_messages(
     since = window.since.timestamp() if window.since else -_EVER
     until = window.until.timestamp() if window.until else _EVER
     ledger.insert("bounds", [(since, until)])
-    return {home: read_window(ledger, settings, home, window, topics, report) for home in homes}
+    return {home: read_window(ledger, sources, home, window, topics, report) for home in homes}
 
 
 def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
@@ -116,10 +112,10 @@ def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
     )
 
 
-def _judge(ledger: Ledger, settings: Settings, report: Report) -> None:
-    is_murmur2 = settings.kafka.get("partitioner", "murmur2") in _MURMUR2
+def _judge(ledger: Ledger, sources: Sources, report: Report) -> None:
+    is_murmur2 = sources.kafka.get("partitioner", "murmur2") in _MURMUR2
     ledger.run(INDEXES, TRIMMED if is_murmur2 else TRIMMED_ANYWHERE, JUDGED, STRANGERS, EXPLAINED)
-    look_up(ledger, settings, ledger.column(STRANGE_IDS), report)
+    look_up(ledger, sources, ledger.column(STRANGE_IDS), report)
     ledger.run(EXPLAINED)
     find_inversions(ledger)
     ledger.run(FINDINGS)

@@ -1,26 +1,30 @@
-"""`innbox outbox replay | replays`: publishing again what the outbox still has."""
+"""`replay` and `replays`: publishing again what the outbox still has."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from uuid import UUID
 
 import click
 from sqlalchemy import Connection
 
 import outbox
+from innbox_process.commands import CommandError
 from innbox_process.config import FOR_A_PERSON
 from innbox_process.database import direct_engine
 from innbox_process.logs import configure_logs
 from innbox_process.shutdown import stop_on_signals
-from ops.cli.deploy import DATABASE
-from ops.cli.ids import ids_from
-from ops.cli.instants import Instant
-from ops.cli.outbox.group import outbox_group
-from ops.cli.outbox.replay_output import (
+from outbox import admin, reader
+from outbox.admin import Replay, ReplayState, Selection, Survey, survey
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.ids import ids_from
+from relay.cli.instants import Instant
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, print_json, print_status, print_table, progress
+from relay.cli.person import person
+from relay.cli.replay_output import (
     conditions_of,
     left_out,
     named,
@@ -28,15 +32,8 @@ from ops.cli.outbox.replay_output import (
     tell,
     tell_survey,
 )
-from ops.cli.output import as_json, print_json, print_table, progress, say
-from ops.cli.person import person
-from ops.environment import settings_for
-from ops.errors import CommandError
-from ops.relay_config import relay_config
-from outbox import admin, reader
-from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.config import RelayConfig
-from runtime.settings import Context, Settings
+from relay.databases import Database
 
 PER_SECOND = 1_000
 
@@ -50,14 +47,7 @@ class Place:
     resume: str  # what a person types to go on, but for the id
 
 
-_context = click.option(
-    "--context",
-    type=click.Choice(get_args(Context)),
-    help="Whose outbox, where the two contexts have a database each.",
-)
-
-
-@outbox_group.command()
+@click.command(cls=Command)
 @click.option("--since", type=Instant(), help="Appended at this time or later: ISO 8601, or 2h.")
 @click.option("--until", type=Instant(), help="Appended before this time.")
 @click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
@@ -74,14 +64,12 @@ _context = click.option(
 @click.option("--skip-refused", is_flag=True, help="Pass over what the brokers refuse.")
 @click.option("--resume", type=int, metavar="ID", help="Go on with a replay that was interrupted.")
 @click.option("--cancel", type=int, metavar="ID", help="Give a replay up, also one that runs.")
-@_context
 @as_json
-@click.pass_obj
+@on_database
 def replay(  # noqa: PLR0913 - one for each option
-    data: Path,
+    where: Where,
     /,
     *,
-    context: Context | None,
     to_topic: str | None,
     per_second: int | None,
     dry_run: bool,
@@ -100,11 +88,11 @@ def replay(  # noqa: PLR0913 - one for each option
     RELAY_MODE is: consumers must expect repetitions, from it and because of it.
 
     \b
-    innbox outbox replay --topic room-reserve --since 2h --dry-run
-    innbox outbox replay --key 7 --since 2026-12-24T08:00Z --until 2026-12-24T09:00Z
-    innbox outbox replay --id 0f8fad5b-d9cb-469f-a165-70867728950e --to-topic room-reserve-copy
-    innbox outbox replay --ids-from lost.txt
-    innbox outbox replay --resume 12 --per-second 5000
+    PROGRAM replay --topic orders --since 2h --dry-run
+    PROGRAM replay --key 7 --since 2026-12-24T08:00Z --until 2026-12-24T09:00Z
+    PROGRAM replay --id 0f8fad5b-d9cb-469f-a165-70867728950e --to-topic orders-copy
+    PROGRAM replay --ids-from lost.txt
+    PROGRAM replay --resume 12 --per-second 5000
     """
     conditions["message_ids"] += ids_from
     is_new = any(conditions.values())
@@ -115,7 +103,7 @@ def replay(  # noqa: PLR0913 - one for each option
         )
     if not is_new and (dry_run or to_topic is not None):
         raise click.UsageError("--dry-run and --to-topic are for a new replay")
-    with _place(data, context, asks_kafka=not dry_run and cancel is None) as place:
+    with session(where, where.one(), asks_kafka=not dry_run and cancel is None) as place:
         if cancel is not None:
             return tell(
                 admin.stop_replay(place.connection, cancel, ReplayState.CANCELLED),
@@ -133,17 +121,15 @@ def replay(  # noqa: PLR0913 - one for each option
         return tell(ours, place.resume, as_json=as_json)
 
 
-@outbox_group.command()
+@click.command(cls=Command)
 @as_json
-@click.pass_obj
-def replays(data: Path, as_json: bool) -> None:
+@on_database
+def replays(where: Where, *, as_json: bool) -> None:
     """List the replays of each database, the newest 100 first."""
-    settings = settings_for(data, DATABASE)
     found: list[tuple[str, Replay]] = []
-    for url, contexts in settings.databases.items():
-        with direct_engine(settings, url, "replays").connect() as connection:
-            database = " and ".join(contexts)
-            found += [(database, replay) for replay in admin.replays(connection)]
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
+            found += [(database.name, replay) for replay in admin.replays(connection)]
     if as_json:
         print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
         return
@@ -173,26 +159,15 @@ def replays(data: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _place(data: Path, context: Context | None, *, asks_kafka: bool) -> Iterator[Place]:
-    settings = settings_for(
-        data, (*DATABASE, "kafka_bootstrap_servers") if asks_kafka else DATABASE
-    )
-    if context is None and len(settings.databases) > 1:
-        raise CommandError("the contexts have a database each: say --context rooms or reservations")
-    with session(settings, context) as place:
-        yield place
-
-
-@contextmanager
-def session(settings: Settings, context: Context | None) -> Iterator[Place]:
+def session(where: Where, database: Database, *, asks_kafka: bool = True) -> Iterator[Place]:
     """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
     configure_logs(FOR_A_PERSON, "replay")
-    resume = f"innbox outbox replay{f' --context {context}' if context else ''} --resume"
-    engine = direct_engine(settings, settings.database_of(context or "reservations"), "replay")
+    config = where.config(database, asks_kafka=asks_kafka)
+    engine = direct_engine(config.database, database.url, "replay")
     with engine.connect() as connection:
         reader.prepare_session(connection)
         try:
-            yield Place(connection, relay_config(settings, context), resume)
+            yield Place(connection, config, f"{where.typed('replay')} --resume")
         except outbox.OutboxError as error:
             raise CommandError(str(error)) from error
 
@@ -234,8 +209,8 @@ def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
 
     with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
-        say(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")
-        say(f"Should it end early, go on with: {place.resume} {replay.id}")
+        print_status(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")
+        print_status(f"Should it end early, go on with: {place.resume} {replay.id}")
 
         def show(replay: Replay) -> None:
             report("mending" if replay.is_mend else "replaying", replay.done, replay.expected)

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from innbox_process.commands import Report
+from innbox_process.config import DatabaseSettings
 from innbox_process.database import direct_engine
-from ops.ledger.scratch import ROWS_PER_INSERT
-from ops.progress import Report
 from outbox import admin
-from runtime.settings import Settings
+from relay.audit.ledger.scratch import ROWS_PER_INSERT
 
 # Committed after the snapshot, found as the relay finds it.
 COMMITTED_SINCE = """(xid >= pg_snapshot_xmax(CAST(:snapshot AS pg_snapshot))
@@ -25,7 +25,7 @@ NO_TIMEOUT = text("SET LOCAL statement_timeout = 0")
 
 
 @contextmanager
-def as_of_now(settings: Settings, url: str, name: str) -> Iterator[Connection]:
+def as_of_now(settings: DatabaseSettings, url: str, name: str) -> Iterator[Connection]:
     """A transaction in which every statement sees the one instant."""
     engine = direct_engine(settings, url, name)
     # REPEATABLE READ: all statements of the transaction see the one snapshot.

@@ -1,4 +1,4 @@
-"""Output: tables and progress for people on a terminal, JSON for programs, complaints on stderr."""
+"""Output: tables and progress for people on a terminal, JSON for programs, errors on stderr."""
 
 import json
 import sys
@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ops.errors import CommandError
-from ops.progress import Report
+from innbox_process.commands import CommandError, Report
 
 
 class _Console(Console):
-    """A console whose reader may hang up: `ops.cli.run` ends the command then."""
+    """A console whose reader may hang up: `relay.cli.exits` ends the command then."""
 
     def on_broken_pipe(self) -> NoReturn:
         self.quiet = True  # what is said while the command ends must not end that as well
@@ -42,11 +41,11 @@ def confirm(question: str, *, yes: bool, unasked: str) -> None:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-def complain(message: str) -> None:
-    errors.print(f"[red]innbox:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+def print_error(program: str, message: str) -> None:
+    errors.print(f"[red]{program}:[/] {_plain(message)}", highlight=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
+def print_status(message: str) -> None:
     """Tell a person what is going on, beside whatever is printed for programs."""
     errors.print(_plain(message), highlight=False, soft_wrap=True)
 
@@ -94,7 +93,7 @@ def _lines() -> Report:
     def report(what: str, _done: int, _total: int | None) -> None:
         if what not in begun:
             begun.add(what)
-            say(f"{what} …")
+            print_status(f"{what} …")
 
     return report
 

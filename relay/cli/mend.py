@@ -1,4 +1,4 @@
-"""`innbox outbox audit --mend`: what the audit has found missing is published again."""
+"""`audit --mend`: what the audit has found missing is published again."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -7,30 +7,28 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from ops.audit import Audit, Finding
-from ops.cli.outbox.replay import PER_SECOND, Place, run_shown, session
-from ops.cli.outbox.replay_output import shown, tell
-from ops.cli.output import confirm, print_table
-from ops.cli.person import person
 from outbox import admin
 from outbox.admin import MISSING, LostMessage, Replay, lock_mends
-from runtime.settings import Context, Settings
+from relay.audit import Audit, Finding
+from relay.cli.deployment import Where
+from relay.cli.output import confirm, print_table
+from relay.cli.person import person
+from relay.cli.replay import PER_SECOND, Place, run_shown, session
+from relay.cli.replay_output import shown, tell
 
 # By the name that an audit gives a database.
 Places = dict[str, Place]
 
 
 @contextmanager
-def locked(settings: Settings, context: Context | None) -> Iterator[Places]:
+def locked(where: Where) -> Iterator[Places]:
     """Be the one who mends these outboxes, from before the audit until the end of the block."""
     with ExitStack() as stack:
         places: Places = {}
-        for contexts in settings.databases.values():
-            if context is None or context in contexts:
-                chosen = contexts[0] if len(settings.databases) > 1 else None
-                place = stack.enter_context(session(settings, chosen))
-                lock_mends(place.connection)
-                places[" and ".join(contexts)] = place
+        for database in where.each():
+            place = stack.enter_context(session(where.only(database), database))
+            lock_mends(place.connection)
+            places[database.name] = place
         yield places
 
 

@@ -15,7 +15,7 @@ A message is known in Kafka by its header `ce_id`, and a record by the same.
        no └─────────────────────────────────────────────────────────────► missing
 """
 
-from ops.ledger import CLOCKS_DIFFER_S, topics
+from relay.audit.ledger import CLOCKS_DIFFER_S, topics
 
 SCHEMA = f"""
 CREATE TABLE bounds (since, until);

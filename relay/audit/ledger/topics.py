@@ -6,18 +6,17 @@ whatever a snapshot shows as relayed was acknowledged earlier, and so lies befor
 end, and not that of what is committed: what lies behind somebody's open transaction is waited for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from innbox_process.commands import Report
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
 from innbox_process.records import Record, record_of
-from ops.ledger.scratch import Ledger
-from ops.progress import Report
-from runtime.settings import Settings
+from relay.audit.ledger.scratch import Ledger
 
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
@@ -48,7 +47,8 @@ class _Reading:
 
 def read_topics(
     ledger: Ledger,
-    settings: Settings,
+    kafka: Mapping[str, Any],
+    prefix: str,
     topics: Iterable[str],
     report: Report,
     row_of: RowOf,
@@ -57,15 +57,15 @@ def read_topics(
 ) -> None:
     """Enter every record up to the present ends. A topic that does not exist has no record.
 
-    With `since`, from the first that was published then; earlier ones may be left out. Fills the tables
-    `record`, whose rows `row_of` makes, and `partition`.
+    `kafka` are the properties of a client, `prefix` is before every topic. With `since`, from the first
+    that was published then; earlier ones may be left out. Fills the tables `record`, whose rows `row_of`
+    makes, and `partition`.
     """
-    admin = quiet_admin(settings.kafka)
-    prefix = settings.kafka_prefix
+    admin = quiet_admin(kafka)
     places = _places(admin, {prefix + topic for topic in topics})
     ends = _offsets(admin, places, END)
     reading = _Reading(_starts(admin, places, ends, since), ends)
-    consumer = Consumer(_properties(settings))
+    consumer = Consumer(_properties(kafka, prefix))
     try:
         ledger.insert("record", _records(consumer, reading, prefix, report, row_of))
     finally:
@@ -75,12 +75,12 @@ def read_topics(
     ledger.insert("partition", _partitions(reading, lows, prefix))
 
 
-def _properties(settings: Settings) -> dict[str, Any]:
+def _properties(kafka: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
-        **settings.kafka,
+        **kafka,
         "log_level": 0,
         # The client demands a name; nothing ever joins this group.
-        "group.id": f"{settings.kafka_prefix}innbox-ledger",
+        "group.id": f"{prefix}outbox-audit",
         "isolation.level": "read_committed",
         # Retention may overtake the reading: then the oldest record there is is the next one.
         "auto.offset.reset": "earliest",

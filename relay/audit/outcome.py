@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ops.audit.window import Window
-from ops.ledger import Ledger
+from relay.audit.ledger import Ledger
+from relay.audit.window import Window
 
 RECORDS_NAMED_MAX = 10
 

@@ -1,33 +1,29 @@
-"""`innbox outbox shards | partitions`: how things stand."""
+"""`shards` and `partitions`: how things stand."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
-from ops.cli.deploy import DATABASE
-from ops.cli.outbox.group import outbox_group
-from ops.cli.output import as_json, print_json, print_table
-from ops.environment import settings_for
 from outbox import admin, reader
 from outbox.reader import Shard
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, print_json, print_table
 
 
-@outbox_group.command()
+@click.command(cls=Command)
 @as_json
-@click.pass_obj
-def shards(data: Path, as_json: bool) -> None:
+@on_database
+def shards(where: Where, *, as_json: bool) -> None:
     """List the shards: who relays which keys, how far they are, and what waits (an estimate)."""
     found = []
-    for url, contexts in settings_for(data, DATABASE).databases.items():
-        with create_engine(url, poolclass=NullPool).connect() as connection:
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
             waiting = admin.backlogs(connection)
             found += [
                 {
-                    "database": " and ".join(contexts),
+                    "database": database.name,
                     **shown(shard),
                     "backlog": waiting.get(shard.id, 0),
                 }
@@ -66,16 +62,16 @@ def shards(data: Path, as_json: bool) -> None:
     )
 
 
-@outbox_group.command()
+@click.command(cls=Command)
 @as_json
-@click.pass_obj
-def partitions(data: Path, as_json: bool) -> None:
+@on_database
+def partitions(where: Where, *, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
     found = {}
-    for url, contexts in settings_for(data, DATABASE).databases.items():
-        with create_engine(url, poolclass=NullPool).connect() as connection:
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
             days = admin.partitions(connection)
-            found[" and ".join(contexts)] = {day.isoformat(): name for day, name in days.items()}
+            found[database.name] = {day.isoformat(): name for day, name in days.items()}
     if as_json:
         print_json({"partitions": found})
         return

@@ -1,32 +1,29 @@
-"""`innbox outbox acknowledge`: a person knows of what an audit has found, and says why it may stay."""
+"""`acknowledge`: a person knows of what an audit has found, and says why it may stay."""
 
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
-from innbox_process.database import direct_engine
-from ops.cli.ids import ids_from
-from ops.cli.instants import Instant
-from ops.cli.outbox.audit import window_of
-from ops.cli.outbox.group import outbox_group
-from ops.cli.output import as_json, confirm, print_json, progress, say
-from ops.cli.person import person
-from ops.environment import settings_for
 from outbox import admin
-from runtime.settings import Context, Settings
+from relay.cli.audit import sources_of, window_of
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.ids import ids_from
+from relay.cli.instants import Instant
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, confirm, print_json, print_status, progress
+from relay.cli.person import person
 
 if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from ops.audit import Finding
+    from relay.audit import Finding
 
 NOTHING_FOUND = 1
 
 
-@outbox_group.command()
+@click.command(cls=Command)
 @click.argument("ids", type=click.UUID, nargs=-1)
 @ids_from
 @click.option("--all", "everything", is_flag=True, help="All that the audit finds; asks first.")
@@ -34,13 +31,12 @@ NOTHING_FOUND = 1
 @click.option("--since", type=Instant(), help="What was created then or later, as for `audit`.")
 @click.option("--until", type=Instant(), help="Likewise; not included.")
 @click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
-@click.option("--context", type=click.Choice(get_args(Context)), help="Whose database alone.")
 @click.option("--exactly-once", is_flag=True, help="Repeated records, too, as for `audit`.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @as_json
-@click.pass_obj
+@on_database
 def acknowledge(  # noqa: PLR0913 - one for each option
-    data: Path,
+    where: Where,
     /,
     *,
     ids: tuple[UUID, ...],
@@ -50,7 +46,6 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     since: datetime | timedelta | None,
     until: datetime | timedelta | None,
     topics: tuple[str, ...],
-    context: Context | None,
     exactly_once: bool,
     yes: bool,
     as_json: bool,
@@ -58,29 +53,28 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     """Acknowledge findings of an audit, so that they no longer make it fail.
 
     Audits, and acknowledges what it finds of these messages, or everything. What is acknowledged is kept
-    with who, when and why; `innbox outbox audit --all` lists it. A finding of another message, or of
+    with who, when and why; `PROGRAM audit --all` lists it. A finding of another message, or of
     another kind, makes the audit fail as before. Exit code 1 if there was nothing to acknowledge of one
     of the ids.
 
     \b
-    innbox outbox acknowledge 0f8fad5b-d9cb-469f-a165-70867728950e --reason "a test message"
-    innbox outbox acknowledge --all --since 2026-12-24 --until 2026-12-25 --reason "INC-12: broker 2"
+    PROGRAM acknowledge 0f8fad5b-d9cb-469f-a165-70867728950e --reason "a test message"
+    PROGRAM acknowledge --all --since 2026-12-24 --until 2026-12-25 --reason "INC-12: broker 2"
     """
     wanted = {*ids, *ids_from}
     if everything == bool(wanted):
         raise click.UsageError("give ids (or --ids-from), or --all")
     if not reason.strip():
         raise click.BadParameter("say why", param_hint="'--reason'")
-    from ops.audit import audit
+    from relay.audit import audit
 
-    settings, window = settings_for(data), window_of(since, until)
+    window = window_of(since, until)
     with progress() as report:
         found = audit(
-            settings,
+            sources_of(where),
             window,
             report,
             topics=topics,
-            context=context,
             exactly_once=exactly_once,
             named_max=0,
         )
@@ -92,14 +86,14 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     unfound = wanted - {UUID(finding.message_id) for finding in findings}
     if everything and findings:
         _ask(findings, yes=yes)
-    done = _acknowledged(settings, findings, reason)
+    done = _acknowledged(where, findings, reason)
     _tell(findings, done, unfound, as_json=as_json)
     return NOTHING_FOUND if unfound else 0
 
 
 def _ask(findings: "Collection[Finding]", *, yes: bool) -> None:
     for line in _counts(findings):
-        say(line)
+        print_status(line)
     confirm(
         f"Acknowledge {len(findings):,} findings?",
         yes=yes,
@@ -107,18 +101,17 @@ def _ask(findings: "Collection[Finding]", *, yes: bool) -> None:
     )
 
 
-def _acknowledged(settings: Settings, findings: "Collection[Finding]", reason: str) -> int:
+def _acknowledged(where: Where, findings: "Collection[Finding]", reason: str) -> int:
     """Keep them, each in the database of its message."""
     done = 0
-    for url, contexts in settings.databases.items():
-        database = " and ".join(contexts)
+    for database in where.each():
         ours = [
             admin.Finding(finding.kind, finding.topic, UUID(finding.message_id))
             for finding in findings
-            if finding.database == database
+            if finding.database == database.name
         ]
         if ours:
-            with direct_engine(settings, url, "acknowledge").begin() as connection:
+            with engine_of(database) as engine, engine.begin() as connection:
                 done += admin.acknowledge(connection, ours, acknowledged_by=person(), reason=reason)
     return done
 
@@ -134,10 +127,10 @@ def _tell(
         print_json({"acknowledged": named, "nothing_found": sorted(map(str, unfound))})
     else:
         for line in _counts(findings):
-            say(line)
+            print_status(line)
     for message_id in sorted(unfound):
-        say(f"message {message_id}: the audit finds nothing to acknowledge")
-    say(f"{done:,} findings acknowledged.")
+        print_status(f"message {message_id}: the audit finds nothing to acknowledge")
+    print_status(f"{done:,} findings acknowledged.")
 
 
 def _counts(findings: "Collection[Finding]") -> list[str]:

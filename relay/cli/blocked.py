@@ -1,60 +1,48 @@
-"""`innbox outbox blocked`: keys that a refused message holds up, shown and decided."""
+"""`blocked`: keys that a refused message holds up, shown and decided."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
-from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
-from ops.cli.deploy import DATABASE
-from ops.cli.outbox.group import outbox_group
-from ops.cli.output import as_json, confirm, print_json, print_table, say
-from ops.cli.person import person
-from ops.environment import settings_for
-from ops.errors import CommandError
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
-from runtime.settings import Context
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.lazy import Group
+from relay.cli.output import as_json, confirm, print_json, print_status, print_table
+from relay.cli.person import person
 
 NOT_BLOCKED = 1
 _RETRIED = "is tried again"
 
-_context = click.option(
-    "--context",
-    type=click.Choice(get_args(Context)),
-    help="Whose outbox, where the two contexts have a database each.",
-)
 _keys = click.argument("keys", metavar="KEY…", nargs=-1, required=True)
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@outbox_group.group("blocked", invoke_without_command=True)
+@click.group("blocked", cls=Group, invoke_without_command=True)
 @click.pass_context
 def blocked_group(context: click.Context) -> None:
     """Look at keys whose message the brokers refuse, and decide about them. Alone: list them.
 
     \b
-    innbox outbox blocked
-    innbox outbox blocked retry 7
-    innbox outbox blocked retry --all
-    innbox outbox blocked skip 7 --note "a test booking"
-    innbox outbox blocked skipped
+    PROGRAM blocked
+    PROGRAM blocked retry 7
+    PROGRAM blocked retry --all
+    PROGRAM blocked skip 7 --note "a test"
+    PROGRAM blocked skipped
     """
     if context.invoked_subcommand is None:
         context.invoke(list_blocked)
 
 
 @blocked_group.command("list")
-@_context
 @as_json
-@click.pass_obj
-def list_blocked(data: Path, context: Context | None, as_json: bool) -> None:
+@on_database
+def list_blocked(where: Where, *, as_json: bool) -> None:
     """List the blocked keys, the longest blocked first, and how many messages wait behind."""
-    found = _of_each(data, context, _blocked)
+    found = _of_each(where, _blocked)
     if as_json:
         print_json({"blocked_keys": found})
         return
@@ -76,17 +64,9 @@ def list_blocked(data: Path, context: Context | None, as_json: bool) -> None:
     "--all", "is_all", is_flag=True, help="Every blocked key, after their number was shown."
 )
 @_yes
-@_context
 @as_json
-@click.pass_obj
-def retry(
-    data: Path,
-    keys: tuple[str, ...],
-    is_all: bool,
-    yes: bool,
-    context: Context | None,
-    as_json: bool,
-) -> int:
+@on_database
+def retry(where: Where, *, keys: tuple[str, ...], is_all: bool, yes: bool, as_json: bool) -> int:
     """Have the relay publish the refused message after all, and then what waits behind it.
 
     What is refused again blocks the key again. Exit code 1 if a key that was named is not blocked.
@@ -94,8 +74,8 @@ def retry(
     if is_all == bool(keys):
         raise click.UsageError("name the keys, or pass --all")
     if not is_all:
-        return _decide(data, context, keys, admin.retry_key, _RETRIED, as_json=as_json)
-    with _database(data, context) as engine:
+        return _decide(where, keys, admin.retry_key, _RETRIED, as_json=as_json)
+    with engine_of(where.one()) as engine:
         with engine.connect() as connection:
             blocked = [key.key for key in reader.blocked_keys(connection) if key.state == "BLOCKED"]
         if blocked:
@@ -110,17 +90,9 @@ def retry(
 @_keys
 @click.option("--note", default="", help="Why; it is kept with the message.")
 @_yes
-@_context
 @as_json
-@click.pass_obj
-def skip(
-    data: Path,
-    keys: tuple[str, ...],
-    note: str,
-    yes: bool,
-    context: Context | None,
-    as_json: bool,
-) -> int:
+@on_database
+def skip(where: Where, *, keys: tuple[str, ...], note: str, yes: bool, as_json: bool) -> int:
     """Never publish the refused message; what waits behind it is published.
 
     The message is kept whole, with who skipped it, when and why; see `skipped`. Exit code 1 if a key is
@@ -131,16 +103,15 @@ def skip(
     def skip_one(connection: Connection, key: str) -> None:
         admin.skip_message(connection, key, skipped_by=person(), note=note)
 
-    return _decide(data, context, keys, skip_one, "message skipped", as_json=as_json)
+    return _decide(where, keys, skip_one, "message skipped", as_json=as_json)
 
 
 @blocked_group.command()
-@_context
 @as_json
-@click.pass_obj
-def skipped(data: Path, context: Context | None, as_json: bool) -> None:
+@on_database
+def skipped(where: Where, *, as_json: bool) -> None:
     """List the messages that were skipped, the newest 1,000 first; whole with --json."""
-    found = _of_each(data, context, _skipped)
+    found = _of_each(where, _skipped)
     if as_json:
         print_json({"skipped": found})
         return
@@ -175,21 +146,18 @@ def _skipped(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _of_each(
-    data: Path, context: Context | None, find: Callable[[Connection], Iterator[dict[str, Any]]]
+    where: Where, find: Callable[[Connection], Iterator[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Return what is found in the database of the context, or in every one."""
     found = []
-    for url, contexts in settings_for(data, DATABASE).databases.items():
-        if context is None or context in contexts:
-            with _engine(url) as engine, engine.connect() as connection:
-                database = " and ".join(contexts)
-                found += [{"database": database, **each} for each in find(connection)]
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
+            found += [{"database": database.name, **each} for each in find(connection)]
     return found
 
 
 def _decide(
-    data: Path,
-    context: Context | None,
+    where: Where,
     keys: tuple[str, ...],
     decide: Callable[[Connection, str], None],
     decided: str,
@@ -198,7 +166,7 @@ def _decide(
 ) -> int:
     """Decide about each key in a transaction of its own, and tell what came of it."""
     outcome, exit_code = {}, 0
-    with _database(data, context) as engine:
+    with engine_of(where.one()) as engine:
         for key in dict.fromkeys(keys):
             try:
                 with engine.begin() as connection:
@@ -215,26 +183,10 @@ def _tell(outcome: dict[str, str], *, as_json: bool) -> None:
         print_json({"blocked_keys": outcome})
         return
     for key, what in outcome.items():
-        say(f"{key}: {what}")
+        print_status(f"{key}: {what}")
     if not outcome:
-        say("No key is blocked.")
+        print_status("No key is blocked.")
 
 
 def _ask(question: str, *, yes: bool) -> None:
     confirm(question, yes=yes, unasked=f"{question} This is not a terminal; pass --yes to confirm.")
-
-
-@contextmanager
-def _database(data: Path, context: Context | None) -> Iterator[Engine]:
-    settings = settings_for(data, DATABASE)
-    if context is None and len(settings.databases) > 1:
-        raise CommandError("the contexts have a database each: say --context rooms or reservations")
-    with _engine(settings.database_of(context or "reservations")) as engine:
-        yield engine
-
-
-@contextmanager
-def _engine(url: str) -> Iterator[Engine]:
-    engine = create_engine(url, poolclass=NullPool)
-    yield engine
-    engine.dispose()
