@@ -31,7 +31,7 @@ proof: $(READY)  ## Long proofs against real servers: every fault, twenty seeds 
 	$(RUN)/pytest -m proof
 
 audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what cannot be asked fails
-	@$(UV) export --quiet --frozen --all-extras --no-emit-project --output-file $(VENV)/locked.txt
+	@$(UV) export --quiet --frozen --all-extras --no-emit-workspace --output-file $(VENV)/locked.txt
 	$(RUN)/pip-audit --strict --requirement $(VENV)/locked.txt --disable-pip --require-hashes
 
 BENCHES := relay "relay --mode exactly-once" latency "latency --mode exactly-once" writers contention consumer cost \
@@ -47,7 +47,7 @@ format: $(READY)  ## Format and mend what can be mended
 clean:  ## Remove the virtual environment and the tools' caches; data stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(READY): pyproject.toml uv.lock
+$(READY): pyproject.toml uv.lock $(wildcard */pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "innbox needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	@test -x $(UV) || { echo "Making a virtual environment in $(VENV) …"; \

@@ -183,7 +183,7 @@ def _child(
 ) -> Child:
     port = port or free_port()
     environment = as_environment(settings) | {"HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    arguments = [sys.executable, "-m", "ops.cli", *command]
+    arguments = [sys.executable, "-P", "-m", "innbox", *command]
     url = f"http://{settings.host}:{port}"
     return Child(name, arguments, environment, url, logs / f"{name}.log")
 

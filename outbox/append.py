@@ -49,7 +49,7 @@ class Appendable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message for callers who have no class of their own.
+    """A message for callers without a class of their own.
 
     `type` and `source` are those of CloudEvents 1.0. `key` orders: messages of one key keep their order,
     in one partition. `message_id` tells a consumer that it has the message already.

@@ -1,10 +1,10 @@
 """The doorbell: a wake-up after commit, off the write path.
 
 NOTIFY inside a write transaction takes a lock at commit that all the database's writers share, and
-halves their throughput. So `append` only marks its connection. When the connection returns to its
-pool, which is after the commit, a thread sends at most one NOTIFY per interval on a connection of its
-own. A lost ring costs latency, never a message: who waits for the bell also polls. That holds, too, for
-a writer that keeps its connection from one transaction to the next.
+halves their throughput. So `append` only marks its connection. When the connection returns to its pool,
+which is after the commit, a thread sends at most one NOTIFY per interval on a connection of its own. A
+lost ring costs latency, never a message: a relay that waits for the bell also polls. That holds, too,
+for a writer that keeps its connection from one transaction to the next.
 """
 
 import logging

@@ -6,19 +6,19 @@ OutboxError
 ├── ValueTooLarge   ├ refused by `append`: nothing unpublishable may enter
 ├── HeadersTooLarge ┘
 ├── InvalidTopicName  refused by `declare_topics`: no topic can have that name
-├── LeaseLost         refused by the shard: somebody else relays it now
+├── LeaseLost         refused by the shard: another relay has it now
 ├── NoSuchShard     ┐
-├── HandoverTaken   ├ refused to who shares the work out anew
+├── HandoverTaken   ├ refused to a change of the shards
 ├── NotNeighbours   ┘
-├── KeyNotBlocked     there is nothing to decide about it
-├── ForeignCursor        refused to who would relay by it: it is of another cluster
-├── SequenceBehind             refused to who would relay: positions would be given out twice
-├── StillRelayed             ┐ refused to who would make it anew
+├── KeyNotBlocked     there is nothing to decide about the key
+├── ForeignCursor     refused to a relay: the cursor belongs to another Postgres cluster
+├── SequenceBehind    refused to a relay: positions would be given out twice
+├── StillRelayed             ┐ refused to a rebase
 ├── TransactionIdsRestarted  ┘
-├── NoSuchReplay         ┐
-├── ReplayTaken          │
-├── MendTaken            ├ refused to who would go on with a replay
-├── ReplayOver           │
+├── NoSuchReplay   ┐
+├── ReplayTaken    │
+├── MendTaken      ├ refused to a process that would go on with a replay
+├── ReplayOver     │
 └── ForeignReplay  ┘
 """
 
@@ -95,12 +95,14 @@ class HeadersTooLarge(OutboxError):
 
 
 class LeaseLost(OutboxError):
-    """The shard's epoch moved on: another relay took it over, and our cursor write was refused."""
+    """The shard's epoch moved on: another relay took it over, and this one's cursor was refused."""
 
     code = "LEASE_LOST"
 
     def __init__(self, shard_id: int, epoch: int) -> None:
-        super().__init__(f"shard {shard_id} is no longer ours (we held epoch {epoch})")
+        super().__init__(
+            f"shard {shard_id}: another relay has taken it over (this one had epoch {epoch})"
+        )
         self.shard_id = shard_id
         self.epoch = epoch
 
@@ -116,23 +118,27 @@ class NoSuchShard(OutboxError):
 
 
 class HandoverTaken(OutboxError):
-    """Somebody else is about to change the shard."""
+    """Another process has requested the shard's handover, to change it."""
 
     code = "SHARD_RESERVED"
 
     def __init__(self, shard_id: int, reserved_for: str) -> None:
-        super().__init__(f"shard {shard_id} is reserved for {reserved_for}")
+        super().__init__(
+            f"shard {shard_id}: its handover to {reserved_for} is pending; try again when that has ended"
+        )
         self.shard_id = shard_id
         self.reserved_for = reserved_for
 
 
 class NotNeighbours(OutboxError):
-    """Only shards that touch, and stand at the same place, can become one."""
+    """Only shards whose ranges touch, and that stand at the same snapshot, can become one."""
 
     code = "NOT_NEIGHBOURS"
 
     def __init__(self, left_id: int, right_id: int) -> None:
-        super().__init__(f"shards {left_id} and {right_id} do not touch at one place of the log")
+        super().__init__(
+            f"shards {left_id} and {right_id} are not neighbours that stand at the same snapshot"
+        )
         self.left_id = left_id
         self.right_id = right_id
 
@@ -148,14 +154,14 @@ class KeyNotBlocked(OutboxError):
 
 
 class ForeignCursor(OutboxError):
-    """The cursor is of another cluster's transactions: to relay by it would lose messages."""
+    """The cursor belongs to another Postgres cluster: to publish by it would lose messages."""
 
     code = "CURSOR_FROM_ELSEWHERE"
 
     def __init__(self, shard_id: int, reason: str) -> None:
         super().__init__(
-            f"the cursor of shard {shard_id} comes from elsewhere: it {reason}; nothing is relayed "
-            "until `innbox outbox rebase` has been run"
+            f"shard {shard_id}: the cursor belongs to another Postgres cluster ({reason}); publishing is "
+            "stopped until `outbox rebase` is run"
         )
         self.shard_id = shard_id
         self.reason = reason
@@ -168,23 +174,22 @@ class SequenceBehind(OutboxError):
 
     def __init__(self, next_position: int, highest: int) -> None:
         super().__init__(
-            f"outbox.message_position_seq gives out {next_position} next, and there are positions up to "
-            f"{highest}: a restore has left the sequence behind; nothing is relayed until "
-            "`innbox outbox rebase` has been run"
+            f"sequence outbox.message_position_seq is behind its table (next {next_position}, highest "
+            f"{highest}), as after a restore; publishing is stopped until `outbox rebase` is run"
         )
         self.next_position = next_position
         self.highest = highest
 
 
 class StillRelayed(OutboxError):
-    """A cursor is made anew only while nobody may write it."""
+    """A cursor is rebased only while no relay may write it."""
 
     code = "STILL_RELAYED"
 
     def __init__(self, shard_id: int, owner: str, leased_until: datetime) -> None:
         super().__init__(
-            f"shard {shard_id} is leased to {owner} until {leased_until:%H:%M:%S %Z}; stop that relay, "
-            "or if it is one of the old cluster, wait until then"
+            f"shard {shard_id}: relay {owner} has its lease until {leased_until:%H:%M:%S %Z}; stop that "
+            "relay, or wait until then if it ran in the old cluster"
         )
         self.shard_id = shard_id
         self.owner = owner
@@ -192,14 +197,14 @@ class StillRelayed(OutboxError):
 
 
 class TransactionIdsRestarted(OutboxError):
-    """The cursors may not stay as they are: they might hide messages that were written here."""
+    """The cursors cannot be kept: they might hide messages that were written in this cluster."""
 
     code = "TRANSACTION_IDS_RESTARTED"
 
     def __init__(self) -> None:
         super().__init__(
-            "the cursors have seen transaction ids that this cluster gives out anew; they can only be "
-            "kept where the ids go on, as after pg_upgrade: run it without --same-transaction-ids"
+            "the cursors contain transaction ids that this cluster assigns again; they can be kept only "
+            "where ids continue, as after pg_upgrade: run it without --same-transaction-ids"
         )
 
 
@@ -219,7 +224,7 @@ class ReplayTaken(OutboxError):
     code = "REPLAY_TAKEN"
 
     def __init__(self, replay_id: int) -> None:
-        super().__init__(f"replay {replay_id} is run by another process")
+        super().__init__(f"replay {replay_id} is being run by another process")
         self.replay_id = replay_id
 
 
@@ -231,12 +236,12 @@ class MendTaken(OutboxError):
     def __init__(self) -> None:
         super().__init__(
             "another process mends this outbox; wait until it ends, then audit again "
-            "(`innbox outbox replays` shows how far it is)"
+            "(`outbox replays` shows its progress)"
         )
 
 
 class ReplayOver(OutboxError):
-    """It is done or cancelled, maybe while it ran."""
+    """The replay is done, or was cancelled, perhaps while it ran."""
 
     code = "REPLAY_OVER"
 
@@ -253,7 +258,7 @@ class ForeignReplay(OutboxError):
 
     def __init__(self, replay_id: int) -> None:
         super().__init__(
-            f"replay {replay_id} was begun in another cluster, and cannot tell here what was published "
-            "then; cancel it and begin anew"
+            f"replay {replay_id} was created in another Postgres cluster, whose transaction ids say "
+            "nothing here; cancel it and create a new one"
         )
         self.replay_id = replay_id

@@ -76,7 +76,7 @@ class JobLease:
     owner: str = field(default_factory=_a_new_owner)
 
     def claim(self, lease_s: float) -> JobRecord:
-        """Take or renew the lease, unless another process has it; returns who leads, and the record."""
+        """Take or renew the lease, unless another process has it; returns the record."""
         values = self._values(lease_s=lease_s)
         with self.engine.begin() as connection:
             row = connection.execute(CLAIM, values).one_or_none()

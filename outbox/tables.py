@@ -2,8 +2,12 @@
 
 `message` is an append-only log: rows are inserted and never updated, and retention drops whole
 partitions, so it collects no dead tuples. It is partitioned by day, with a default partition so that no
-insert is ever refused for want of one. Partitions come and go at run time (`outbox.admin.partitions`)
-and are therefore no part of this metadata.
+insert is ever refused because there is none. Partitions come and go at run time
+(`outbox.admin.partitions`) and are therefore no part of this metadata.
+
+Nor are storage parameters, which SQLAlchemy 2.0 has no keyword for: the statements of `outbox.schema`
+give the tables that are updated a fillfactor, so that a rewritten row stays on its page and touches no
+index.
 """
 
 from sqlalchemy import (
@@ -114,10 +118,10 @@ shard = Table(
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("owner", Text),
     Column("leased_until", DateTime(timezone=True)),
-    # Who is to have the shard next, so that its owner hands it over and nobody else claims it.
+    # The process that asked for the handover: the owner releases the shard, and no other claims it.
     Column("reserved_for", Text),
     Column("reserved_until", DateTime(timezone=True)),
-    # The first message after a claim, and how many relays died with it in hand.
+    # The first message after a claim, and how many relays crashed while publishing it.
     Column("touched", BigInteger),
     Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("hash_from < hash_to", name="range_not_empty"),
@@ -126,8 +130,6 @@ shard = Table(
     CheckConstraint("(reserved_for IS NULL) = (reserved_until IS NULL)", name="reservation_whole"),
     # Two relays of one key would publish its messages twice, and out of order.
     ExcludeConstraint((text("int8range(hash_from, hash_to)"), "&&"), name="ex_shard_ranges_apart"),
-    # Every saved cursor rewrites the row: room on the page keeps the rewrites there.
-    postgresql_with={"fillfactor": 20},
 )
 
 relay = Table(
@@ -135,7 +137,6 @@ relay = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("seen_until", DateTime(timezone=True), nullable=False),
-    postgresql_with={"fillfactor": 20},
 )
 
 # A blocked key is a shard of that key alone: its cursor says what of the key is published.
@@ -156,13 +157,13 @@ blocked_key = Table(
     Column("position", BigInteger),
     Column("floor", BigInteger, nullable=False),
     Column("next_xid", Xid8, nullable=False),
-    # How many relays died with the key's next message in hand.
+    # How many relays crashed while publishing the key's next message.
     Column("touches", Integer, nullable=False, server_default="0"),
     CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
     CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
 )
 
-# A copy, since retention drops the message; and the record of who decided, and why.
+# A copy, since retention drops the message; and the record of the decision: by whom, and why.
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -243,7 +244,6 @@ replay = Table(
     CheckConstraint(
         "cardinality(positions) IN (0, cardinality(message_ids))", name="positions_of_messages"
     ),
-    postgresql_with={"fillfactor": 50},
 )
 
 # Findings of an audit that are no alarm any more; see `outbox.admin.acknowledged`.
@@ -285,5 +285,4 @@ scheduled_job = Table(
     Column("failure", Text),
     CheckConstraint("(succeeded_at IS NULL) = (succeeded_by IS NULL)", name="success_whole"),
     CheckConstraint("num_nulls(failed_at, failed_by, failure) IN (0, 3)", name="failure_whole"),
-    postgresql_with={"fillfactor": 20},
 )

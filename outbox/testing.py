@@ -1,4 +1,4 @@
-"""A kit for the tests of whoever appends: what was appended, what would be published, and crashes.
+"""A kit for the tests of code that appends: what was appended, what would be published, and crashes.
 
 It needs a real Postgres with the outbox's tables, as everything here does, and neither a relay nor a
 broker nor a test framework. All of it goes by one notion: a message is new until it is drained.

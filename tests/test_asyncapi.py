@@ -17,7 +17,6 @@ from referencing.jsonschema import DRAFT7
 
 from api.identity.auth import INVENTORY, READ, WRITE
 from api.identity.signing import sign
-from client import Innbox
 from domain import messages
 from domain.answers import Answer, ReasonCode
 from domain.messages import (
@@ -30,6 +29,7 @@ from domain.messages import (
     decode_room_request,
 )
 from domain.stay import Stay
+from innbox_client import Innbox
 from runtime.settings import Settings
 from tests.api_client import an_api, today
 from tests.kafka_reader import read_topics

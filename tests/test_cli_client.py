@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from api.identity.auth import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
-from client import Innbox, Problem, Unavailable
+from innbox_client import Innbox, Problem, Unavailable
 from ops.cli.asking import explained
 from ops.cli.days import WEEKDAYS, Day, Weekdays
 from ops.cli.loading import format_of

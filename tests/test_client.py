@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from sqlalchemy import Engine
 
-import client
+import innbox_client
 from api.identity.auth import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
-from client import Format, Innbox, Loaded, Problem, Transition, Unavailable
-from client import loading as parts
+from innbox_client import Format, Innbox, Loaded, Problem, Transition, Unavailable
+from innbox_client import loading as parts
 from runtime.settings import Settings
 from tests.api_client import ANOTHER, ME, Api, Wire, an_api, count, today
 from tests.waiting import eventually
@@ -54,7 +54,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("client.sending.time", clock)
+    monkeypatch.setattr("innbox_client.sending.time", clock)
     return clock
 
 
@@ -658,8 +658,8 @@ def test_what_a_newer_api_adds_is_ignored() -> None:
 
 @pytest.mark.unit
 def test_every_public_name_is_one_of_the_package() -> None:
-    assert client.__all__ == sorted(client.__all__)
-    assert all(getattr(client, name) for name in client.__all__)
+    assert innbox_client.__all__ == sorted(innbox_client.__all__)
+    assert all(getattr(innbox_client, name) for name in innbox_client.__all__)
 
 
 A_RESERVATION = {

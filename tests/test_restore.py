@@ -109,7 +109,7 @@ def test_all_that_is_unpublished_is_read_after_a_rebase_and_nothing_else(
     with restored.begin() as connection:
         assert connection.execute(XIDS_SHOWN, {"ids": ids_of(native)}).scalar_one() == len(native)
 
-    with pytest.raises(ForeignCursor, match="innbox outbox rebase"):
+    with pytest.raises(ForeignCursor, match="`outbox rebase`"):
         check(restored)
     assert rebased(restored)
     check(restored)
@@ -132,7 +132,7 @@ def test_a_relay_refuses_until_the_rebase_and_goes_on_by_itself(
     append(restored, *native)
     wanted = [*history.unpublished, *native]
     with a_relay(settings) as relay:
-        eventually(lambda: "innbox outbox rebase" in relay.health.problems.get("database", ""))
+        eventually(lambda: "`outbox rebase`" in relay.health.problems.get("database", ""))
         assert relay.health.is_live
 
         assert rebased(restored)
@@ -251,7 +251,7 @@ def test_a_rebase_waits_for_writers_no_longer_than_it_says(
     history: History, restored: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next try sees what they have written."""
-    monkeypatch.setattr(import_module("outbox.rebase"), "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(import_module("outbox.admin.rebase"), "LOCK_TIMEOUT_MS", 50)
     native = messages_of_keys(3)
     with restored.connect() as writer:
         outbox.append(writer, native)

@@ -144,7 +144,7 @@ def test_what_was_appended_at_positions_that_were_taken_is_read_once_and_in_orde
     append(engine, *(new := messages_of_keys(25)))
 
     with engine.begin() as connection:
-        with pytest.raises(SequenceBehind, match="innbox outbox rebase"):
+        with pytest.raises(SequenceBehind, match="`outbox rebase`"):
             reader.check_positions(connection)
         assert admin.rebase(connection) is None
         reader.check_positions(connection)
@@ -184,7 +184,7 @@ def test_a_relay_waits_for_the_sequence_and_loses_nothing(
     execute(engine, SET_BACK_POSITIONS.format(next_value=1))
     append(engine, *(low := [a_message() for _ in range(5)]))
     with a_relay(relaying) as relay:
-        eventually(lambda: "innbox outbox rebase" in relay.health.problems.get("database", ""))
+        eventually(lambda: "`outbox rebase`" in relay.health.problems.get("database", ""))
         assert relay.health.is_live
         with engine.begin() as connection:
             admin.rebase(connection)

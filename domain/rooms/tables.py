@@ -60,8 +60,8 @@ room_night = Table(
     CheckConstraint("0 <= taken AND taken <= capacity", name="taken_within_capacity"),
     CheckConstraint("capacity <= capacity_peak", name="capacity_within_peak"),
     CheckConstraint("min_stay BETWEEN 1 AND 365", name="bounded_min_stay"),
-    # Room on each page keeps the many updates of `taken` off the index (HOT).
-    postgresql_with={"fillfactor": 70},
+    # The migration gives it a fillfactor of 70: room on each page keeps the many updates of `taken` off
+    # the index (HOT).
 )
 
 # No foreign key to room: a refused reservation of an unknown room is remembered too.

@@ -1,4 +1,4 @@
-"""`python -m ops.cli`: the same as `innbox`."""
+"""`python -m ops.cli`: the same as `innbox`, in a checkout."""
 
 from ops.cli import main
 

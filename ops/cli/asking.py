@@ -16,7 +16,7 @@ from uuid import uuid4
 import click
 import httpx
 
-from client import Innbox, Problem, Unavailable
+from innbox_client import Innbox, Problem, Unavailable
 from innbox_process.commands import CommandError
 from ops.environment import settings_for
 from ops.stack import running_url

@@ -7,7 +7,7 @@ from itertools import islice
 import click
 import msgspec
 
-from client import Availability, FailingNight, Innbox, Night, NightsChange
+from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
 from ops.cli.asking import asks, under_a_key
 from ops.cli.days import Day, Weekdays, arrives, leaves, shown
 from ops.cli.root import cli

@@ -13,8 +13,8 @@ import click
 import msgspec
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
-from client.loading import PATIENCE_S
+from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
+from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
 from ops.cli.asking import asks_for
 from ops.cli.inventory import inventory

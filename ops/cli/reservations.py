@@ -7,7 +7,7 @@ from itertools import islice
 import click
 import msgspec
 
-from client import Filters, Innbox, Reservation, Transition
+from innbox_client import Filters, Innbox, Reservation, Transition
 from ops.cli.asking import asks, under_a_key
 from ops.cli.days import Day, arrives, leaves, shown, shown_instant
 from ops.cli.root import cli

@@ -20,14 +20,14 @@ def expected() -> exits.Expected:
     """As `relay.cli.exits.expected`, and what the API may answer."""
     import httpx
 
-    from client import Problem, Unavailable
+    from innbox_client import Problem, Unavailable
 
     return (*exits.expected(), Problem, Unavailable, httpx.TransportError)
 
 
 def in_words(error: Exception) -> str:
     """Say what went wrong, for one of the expected errors."""
-    from client import Problem, Unavailable
+    from innbox_client import Problem, Unavailable
     from ops.cli.asking import explained
 
     if isinstance(error, Problem | Unavailable):
@@ -36,7 +36,7 @@ def in_words(error: Exception) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-    from client import Problem
+    from innbox_client import Problem
     from ops.cli.asking import is_refusal
 
     return isinstance(error, Problem) and is_refusal(error)

@@ -17,7 +17,7 @@ from typing import Self
 import httpx
 
 from api.identity.signing import sign
-from client import Innbox
+from innbox_client import Innbox
 from ops.demo.hotel import Hotel
 from runtime.settings import Settings
 

@@ -13,9 +13,9 @@ from sqlalchemy.pool import NullPool
 
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
-from client import Innbox
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation
+from innbox_client import Innbox
 from innbox_process.commands import Report
 from ops.demo.guests import Guests, Stayed, wishes
 from ops.demo.hotel import Hotel

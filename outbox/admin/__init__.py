@@ -30,7 +30,7 @@ from outbox.admin.replays import (
     take_replay,
 )
 from outbox.admin.resharding import cancel_handover, merge, request_handover, split
-from outbox.admin.selection import Extent, Part, Selection, Survey, survey
+from outbox.admin.selection import Batch, Extent, Selection, Survey, survey
 from outbox.admin.sequences import Sequence, advance_sequence, sequences_behind
 from outbox.admin.skipped import SkippedMessage, skip_message, skipped_messages
 from outbox.errors import (
@@ -48,6 +48,7 @@ from outbox.errors import (
 
 __all__ = [
     "MISSING",
+    "Batch",
     "Extent",
     "Finding",
     "ForeignReplay",
@@ -57,7 +58,6 @@ __all__ = [
     "MendTaken",
     "NoSuchReplay",
     "NotNeighbours",
-    "Part",
     "PartitionChanges",
     "RebasePlan",
     "Replay",

@@ -36,7 +36,7 @@ def acknowledge(
 ) -> int:
     """Record that a person knows of these findings, in the caller's transaction; returns how many.
 
-    One that is acknowledged already stays with who said so first, and is not counted.
+    One that is acknowledged already keeps the first name and reason, and is not counted.
     """
     values = {
         "kinds": [finding.kind for finding in findings],

@@ -1,13 +1,13 @@
 """Mends: what the brokers have lost is published again, exactly that, each message once.
 
 A broker that loses its disk, or the tail of a log, loses messages that the cursors have passed: no
-relay will publish them again. An audit finds them; whoever calls `begin_mend` must have called
+relay will publish them again. An audit finds them; a caller of `begin_mend` must have called
 `lock_mends` before that audit, on the same session. So no second mend runs between the look and the
 publishing, and what a mend was told is missing is still missing when it begins.
 
-A mend is a replay by positions: its progress is saved part by part, so a crash repeats one part at most.
-Beginning anew instead is as safe, since an audit finds only what is missing still; the mend that did not
-finish is cancelled by the same statement, so that nobody goes on with it.
+A mend is a replay by positions: its progress is saved batch by batch, so a crash repeats one batch at
+most. Beginning anew instead is as safe, since an audit finds only what is missing still; the mend that
+did not finish is cancelled by the same statement, so that it is not resumed.
 """
 
 from collections import Counter

@@ -1,14 +1,14 @@
-"""Retention: a partition a day, made ahead of time and dropped whole once nobody needs it.
+"""Partitions: one a day, made ahead of time, and dropped whole once published and past retention.
 
 Nothing here waits for a lock, and so makes writers wait behind it, for longer than `LOCK_TIMEOUT_MS`: a
 lock that is not had by then raises, the caller's transaction is rolled back, and the next run tries
 again. Run in READ COMMITTED: what is decided under a lock must see what was committed before it.
 
-A message that found no partition of its day is a stray in the default one. It is moved, under its own
+A message that found no partition of its day is in the default one. It is moved, under its own
 transaction id and position, when the day's partition is made; no reader sees it twice or not at all.
 
-What is done under a lock is done by functions of the schema, so who runs this need not own the log: see
-version 4 in `outbox.schema`.
+What is done under a lock is done by functions of the schema, so the role that runs this need not own
+the log: see version 4 in `outbox.schema`.
 
 Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default partition, which is
 what keeps an insert from being refused. It would wait, too, for every transaction that uses the log,
@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy import Connection, text
 
 LOCK_TIMEOUT_MS = 100
-# Moving the strays of days takes longer than an engine's ordinary statements may.
+# To move the rows of days may take longer than an engine allows ordinary statements.
 _STATEMENT_TIMEOUT_S = 300
 # A process that is paused while it holds these locks would hold up everybody.
 _IDLE_TIMEOUT_S = 5
@@ -84,9 +84,9 @@ def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -
 
 
 def move_from_default_partition(connection: Connection, today: date) -> list[str]:
-    """Make the partitions of past days that strays are found of; returns their names.
+    """Make the partitions of past days that rows in the default partition are of; returns their names.
 
-    Or retention would never drop them: by itself, nobody makes a partition for a day that is over.
+    Without this, retention would never drop them: partitions are otherwise made for days to come only.
     """
     days = connection.execute(STRAY_DAYS, {"before": _starts_at(today)}).scalars()
     return _make_missing(connection, days)

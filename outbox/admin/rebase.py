@@ -4,18 +4,18 @@ A stored message is one of two. A *native* one was written here: by its writer, 
 the lower half of its `xid`, and since the table was made here, so its `xid` is not below that of the
 transaction that made it (`born`). A *restored* one came with the dump. What of those is published, the
 old cursors tell: a blocked key's for the messages of that key, the shard's for all others. A native one
-is unpublished, since nobody relays under a cursor from elsewhere.
+is unpublished, since no relay publishes by a foreign cursor.
 
-Let `ours` be the rebase's own transaction id and `least` the least id of a native message, or else
-`ours`. Every shard's new cursor is the snapshot `least:least:`, which shows what is below `least` and
+Let `own_xid` be the rebase's own transaction id and `least` the least id of a native message, or else
+`own_xid`. Every shard's new cursor is the snapshot `least:least:`, which shows what is below `least` and
 nothing else:
 
 - a restored and published message keeps an `xid` below `least`, or gets 2, which is below any: shown;
-- a restored and unpublished message gets `ours`: not shown, as `ours` >= `least`;
+- a restored and unpublished message gets `own_xid`: not shown, as `own_xid` >= `least`;
 - a native message has at least `least`: not shown; and so has every later one, as its id is above
-  `ours`;
-- all that is not shown is of finished transactions (writers are locked out meanwhile, and `ours` ends
-  with the commit), so the first reading finds it, once, and in the order of positions. A restored
+  `own_xid`;
+- all that is not shown is of finished transactions (writers are locked out meanwhile, and `own_xid` ends
+  with the commit), so the first batch finds it, once, and in the order of positions. A restored
   message lies below the native ones, since the sequence was restored, too; so each key is in order.
 
 What a blocked key held back is unpublished like all else, so there is nothing left to hold back: it is
@@ -54,7 +54,7 @@ LOCK_TIMEOUT_MS = 2_000
 
 Report = Callable[[str, int, int | None], None]
 
-# Writers of the moment end first, and new ones wait; who only reads is not disturbed.
+# Writers of the moment end first, and new ones wait; readers are not disturbed.
 LOCK = text("LOCK TABLE outbox.message IN SHARE ROW EXCLUSIVE MODE")
 LOCK_SHARDS = text("""
     SELECT id, owner, leased_until, leased_until > clock_timestamp() AS is_leased
@@ -64,8 +64,8 @@ LOCK_SHARDS = text("""
 # When the table was made: by the row of a column that nobody can alter. As all row versions it bears the
 # lower half of an id, which is taken for the latest that it can be.
 IDS = text("""
-    SELECT ours, ours - ((ours - attribute.xmin::text::bigint) & 4294967295) AS born
-    FROM pg_attribute AS attribute, (SELECT pg_current_xact_id()::text::bigint AS ours) AS here
+    SELECT own_xid, own_xid - ((own_xid - attribute.xmin::text::bigint) & 4294967295) AS born
+    FROM pg_attribute AS attribute, (SELECT pg_current_xact_id()::text::bigint AS own_xid) AS here
     WHERE attrelid = 'outbox.message'::regclass AND attname = 'xmin'
 """)
 
@@ -99,7 +99,7 @@ LEAST_NATIVE = text(f"""
 
 REWRITE = f"""
     UPDATE outbox.{{partition}} AS message
-    SET xid = CASE WHEN {_IS_PUBLISHED} THEN '2'::xid8 ELSE CAST(:ours AS xid8) END
+    SET xid = CASE WHEN {_IS_PUBLISHED} THEN '2'::xid8 ELSE CAST(:own_xid AS xid8) END
     WHERE NOT ({_IS_NATIVE}) AND NOT (xid < CAST(:least AS xid8) AND {_IS_PUBLISHED})
 """
 
@@ -151,7 +151,7 @@ class RebasePlan:
 
 
 def _silent(*_: object) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 def plan_rebase(connection: Connection) -> RebasePlan:
@@ -166,7 +166,7 @@ def rebase(
 
     None if they are so already. Sequences of the outbox that are behind are advanced in any case, and
     what was appended at positions too low is moved behind the rest. Writers wait meanwhile, and a lock
-    that is not had in `LOCK_TIMEOUT_MS` raises. Raises `StillRelayed` while somebody holds a lease; with
+    that is not had in `LOCK_TIMEOUT_MS` raises. Raises `StillRelayed` while a relay holds a lease; with
     `same_transaction_ids`, which promises to rewrite no transaction id and no cursor,
     `TransactionIdsRestarted` if that would lose some.
     """
@@ -206,7 +206,7 @@ def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) 
     if keep_cursors:
         raise TransactionIdsRestarted
 
-    least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["ours"]
+    least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["own_xid"]
     values |= {"least": str(least), "snapshot": f"{least}:{least}:"}
     rewritten = _rewrite(connection, values, report)
     connection.execute(RENEW_CURSORS, values | {"floor": _floor(connection, plan)})

@@ -5,10 +5,10 @@
                   ▼   └─take──┐                    │
                  INTERRUPTED, REFUSED ───cancel────┘
 
-Progress is saved after every acknowledged part, so a crash repeats that part at most. A replay is run by
-who holds its advisory lock, and saved on the very session that holds it. The lock ends with the session:
-who was killed holds up nobody, and who has lost the lock has lost the means to save. A lease would make
-a person wait for it to run out. Needs a direct connection, in autocommit (`outbox.prepare_session`).
+Progress is saved after every acknowledged batch, so a crash repeats that batch at most. The session that
+runs a replay holds its advisory lock, and saves on that very session. The lock ends with the session: a
+process that was killed blocks no other, and one that has lost the lock can no longer save. A lease would
+make an operator wait until it expires. Needs a direct connection, in autocommit (`prepare_session`).
 
 A replay by positions is a mend (`outbox.admin.mending`), and of those one runs at a time in an outbox.
 """
@@ -22,7 +22,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from outbox.admin.selection import Extent, Part, Selection, Survey, read_part
+from outbox.admin.selection import Batch, Extent, Selection, Survey, read_selected
 from outbox.errors import (
     ForeignReplay,
     MendTaken,
@@ -123,7 +123,7 @@ TAKE = text(f"""
     RETURNING {_REPLAY}
 """)
 
-# Done with its last part, in the same write: no replay that has sent everything can be taken again.
+# Done with its last batch, in the same write: no replay that has sent everything can be taken again.
 SAVE = text(f"""
     UPDATE outbox.replay
     SET position = :position, sent = sent + :sent, refused = refused + :refused,
@@ -186,13 +186,13 @@ def inserted(
 
 
 def lock_mends(connection: Connection) -> None:
-    """Become the one who mends this outbox, for as long as the session lasts; raises `MendTaken`."""
+    """Take the right to mend this outbox, for as long as the session lasts; raises `MendTaken`."""
     if not connection.execute(LOCK_MENDS).scalar_one():
         raise MendTaken
 
 
 def take_replay(connection: Connection, replay_id: int, *, per_second: int | None = None) -> Replay:
-    """Become the one who runs it, for as long as the session lasts; maybe at another rate.
+    """Take the right to run it, for as long as the session lasts; perhaps at another rate.
 
     Raises `NoSuchReplay`, `ReplayTaken`, `MendTaken`, `ReplayOver` or `ForeignReplay`.
     """
@@ -205,9 +205,9 @@ def take_replay(connection: Connection, replay_id: int, *, per_second: int | Non
     return _replay(row) if row else _refuse(connection, replay_id)
 
 
-def read_replay(connection: Connection, replay: Replay, *, limit: int) -> Part:
-    """Read the next messages; an empty part says nothing of what is behind its position."""
-    return read_part(
+def read_replay(connection: Connection, replay: Replay, *, limit: int) -> Batch:
+    """Read the next messages; an empty batch says nothing of what is behind its position."""
+    return read_selected(
         connection, replay.extent, replay.position, to_topic=replay.to_topic, limit=limit
     )
 
@@ -234,9 +234,9 @@ def save_replay(
 def stop_replay(
     connection: Connection, replay_id: int, state: ReplayState, reason: str | None = None
 ) -> Replay:
-    """Leave a replay, INTERRUPTED or REFUSED, or end it, CANCELLED, whoever runs it.
+    """Leave a replay, INTERRUPTED or REFUSED, or end it, CANCELLED, whichever process runs it.
 
-    Who runs a cancelled one learns of it when it saves. Raises `NoSuchReplay` or `ReplayOver`.
+    A process that runs a cancelled one learns of it when it saves. Raises `NoSuchReplay` or `ReplayOver`.
     """
     values = {"id": replay_id, "state": state, "reason": reason}
     row = connection.execute(STOP, values).one_or_none()

@@ -1,7 +1,7 @@
 """Resharding: one shard made several, or two neighbours one; nothing is read again or left out.
 
-Whoever changes a shard owns it at that moment: it requests the handover, so that the owner releases the
-shard and nobody else claims it, and then claims it.
+A process that changes a shard owns it at that moment: it requests the handover, so that the owner
+releases the shard and no other relay claims it, and then claims it.
 
 A shard never changes its range. What has another range has another id, and the sequence gives an id out
 once: so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is not taken for
@@ -16,8 +16,8 @@ from sqlalchemy import Connection, text
 from outbox.errors import HandoverTaken, NotNeighbours
 from outbox.reader.difference import Cursor, HashRange
 from outbox.reader.shards import (
+    IS_OWNER,
     NOT_RESERVED,
-    OURS,
     SHARD,
     SHARD_CHANNEL,
     Shard,
@@ -44,7 +44,7 @@ CANCEL_HANDOVER = text(f"""
     SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM free
 """)
 
-DROP = text(f"DELETE FROM outbox.shard WHERE {OURS}")
+DROP = text(f"DELETE FROM outbox.shard WHERE {IS_OWNER}")
 MAKE = text(f"""
     INSERT INTO outbox.shard (hash_from, hash_to, snapshot, batch_snapshot, position, floor, next_xid,
                               number)
@@ -61,16 +61,16 @@ TELL = text(f"SELECT pg_notify('{SHARD_CHANNEL}', '')")
 def request_handover(connection: Connection, shard_id: int, owner: str, *, for_s: float) -> None:
     """Have a shard handed over: its owner releases it, and only `owner` may claim it for so long.
 
-    Can be repeated to prolong it. Raises `NoSuchShard`, or `HandoverTaken` if somebody else was first.
+    Can be repeated to prolong it. Raises `NoSuchShard`, or `HandoverTaken` if another was first.
     """
     values = {"id": shard_id, "owner": owner, "for_s": for_s}
     if connection.execute(REQUEST_HANDOVER, values).rowcount == 0:
         other = find_shard(connection, shard_id).reserved_for
-        raise HandoverTaken(shard_id, other or "somebody else")
+        raise HandoverTaken(shard_id, other or "another process")
 
 
 def cancel_handover(connection: Connection, shard_id: int, owner: str) -> None:
-    """Cancel the request; whoever listens to `SHARD_CHANNEL` may claim the shard again."""
+    """Cancel the request, and notify `SHARD_CHANNEL`: any relay may claim the shard again."""
     connection.execute(CANCEL_HANDOVER, {"id": shard_id, "owner": owner})
 
 

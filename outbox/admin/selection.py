@@ -4,8 +4,8 @@ Only what the relay has published is selected; to publish anything else would be
 of its order. What was published is fixed by the cursors of all shards and blocked keys, taken together
 when the messages are counted: so the set never grows, and only retention makes it smaller.
 
-The log has no index on topics, keys or times. It is walked by position, a stretch at a time, in the
-partitions of the days in question: no statement sorts, holds or locks more than a stretch of it.
+The log has no index on topics, keys or times. It is walked by position, a chunk at a time, in the
+partitions of the days in question: no statement sorts, holds or locks more than a chunk of it.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ from outbox.reader.driver import fetch
 from outbox.reader.published import covers
 
 # Positions to a statement: some 50 ms where all of them are there and none is selected.
-STRETCH = 100_000
+CHUNK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Batch:
     """Messages, and the position up to which there are no others.
 
     A row is (position, topic, key, value, headers, message id), with headers as `outbox.read` has them.
@@ -169,23 +169,23 @@ def survey(
     """Count what is selected, on a connection prepared as for `read`; nothing is locked or written.
 
     `report` hears how many positions have been looked at, and of how many. Raises `ForeignCursor`
-    where nobody can tell what is published.
+    where it cannot be told what is published.
     """
     check_cluster_identity(connection)
     cursors: str = connection.execute(CURSORS).scalar_one()
     groups: list[TupleRow] = []
-    for position, to, share in _stretches(connection, selection):
+    for position, to, share in _chunks(connection, selection):
         values = _values(selection) | {"cursors": cursors, "position": position, "to": to}
         groups += fetch(connection, COUNT.format(selected=_selected(selection)), values)
         report(*share)
     return _survey(selection, cursors, groups)
 
 
-def read_part(
+def read_selected(
     connection: Connection, extent: Extent, position: int, *, to_topic: str | None, limit: int
-) -> Part:
-    """Read the next messages after a position, of one stretch: there may be none, and more after."""
-    selection, to = extent.selection, min(position + STRETCH, extent.last_position)
+) -> Batch:
+    """Read the next messages after a position, of one chunk: there may be none, and more after."""
+    selection, to = extent.selection, min(position + CHUNK, extent.last_position)
     if selection.positions:
         selection = selection.behind(position, limit)
         to = selection.positions[-1]
@@ -199,7 +199,7 @@ def read_part(
         "limit": limit,
     }
     rows = fetch(connection, ROWS.format(selected=_selected(selection)), values)
-    return Part(rows, rows[-1][0] if len(rows) == limit else to, _gone(selection, rows))
+    return Batch(rows, rows[-1][0] if len(rows) == limit else to, _gone(selection, rows))
 
 
 def _gone(selection: Selection, rows: list[TupleRow]) -> tuple[UUID, ...]:
@@ -210,17 +210,17 @@ def _gone(selection: Selection, rows: list[TupleRow]) -> tuple[UUID, ...]:
     return tuple(message_id for position, message_id in pairs if position not in here)
 
 
-def _stretches(
+def _chunks(
     connection: Connection, selection: Selection
 ) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Return (after, up to, (done, in all)) of each stretch of the log that may have some."""
+    """Return (after, up to, (done, in all)) of each chunk of the log that may have some."""
     when = _selected(Selection(since=selection.since, until=selection.until))
     ((first, last),) = fetch(connection, BOUNDS.format(when=when), _values(selection))
     if first is None:
         return
     total = last - first + 1
-    for position in range(first - 1, last, STRETCH):
-        to = min(position + STRETCH, last)
+    for position in range(first - 1, last, CHUNK):
+        to = min(position + CHUNK, last)
         yield position, to, (to - first + 1, total)
 
 

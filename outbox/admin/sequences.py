@@ -38,7 +38,7 @@ SEQUENCES = text("""
 """)
 # Row-level security would hide rows, and with them what is taken: rather fail.
 SHOW_ALL = text("SET LOCAL row_security = off")
-# Whoever writes to the table meanwhile waits behind us.
+# Writers to the table wait behind this meanwhile.
 LOCK_TIMEOUT_MS = 2_000
 
 

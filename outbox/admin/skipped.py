@@ -1,4 +1,4 @@
-"""SkippedMessage messages: given up by a person, and kept whole with who it was, when and why.
+"""Skipped messages: given up by a person, and kept whole with the person's name, the time and the reason.
 
 The message that is in the way of its key becomes a dead letter, and the key goes on behind it, in one
 statement: it is never both skipped and tried again. A dead letter is a record, and nothing deletes it.
@@ -15,7 +15,7 @@ from outbox.tables import dead_letter
 
 LIST_MAX = 1_000
 
-# A copy, since retention drops the message. The key is locked first, so that of two who decide at once
+# A copy, since retention drops the message. The key is locked first, so that of two decisions at once
 # the second finds it decided. All of the key below the message is published, or that would have been in
 # the way itself; so to step over it is to put the key's cursor onto it.
 SKIP = text("""

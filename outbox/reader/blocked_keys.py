@@ -1,7 +1,7 @@
-"""Blocked keys: a message that is refused for good holds up its key, and nobody else.
+"""Blocked keys: a message that is refused for good holds up its key, and no other.
 
 A blocked key is a shard of that key alone: its cursor says what of the key is published, and while
-there is one, whoever relays the shard passes the key's messages over. So nothing overtakes the refused
+there is one, the relay of the shard passes the key's messages over. So nothing overtakes the refused
 message, and nothing is copied or forgotten: what is held back is still in the log, which retention keeps.
 
     (refused) ──► BLOCKED ──retry, skip──► RETRYING ──caught up with its shard──► (gone)
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, text
 
 from outbox.errors import LeaseLost
 from outbox.reader.difference import ALL_KEYS, Cursor, HashRange
-from outbox.reader.shards import CURSOR, OURS, SAVE, Shard, cursor_of, cursor_values, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, cursor_of, cursor_values, owned
 
 REASON_LENGTH_MAX = 1_000
 
@@ -46,16 +46,17 @@ BLOCKED_KEYS = text(f"""
     WHERE key_hash >= :hash_from AND key_hash < :hash_to ORDER BY blocked_at, key
 """)
 
-# The shard is locked in the same statement: who has lost it, or is losing it now, blocks nothing.
+# The shard is locked in the same statement: a relay that has lost it, or is losing it now, blocks
+# nothing.
 BLOCK = text(f"""
-    WITH ours AS (SELECT FROM outbox.shard WHERE {OURS} FOR UPDATE)
+    WITH held AS (SELECT FROM outbox.shard WHERE {IS_OWNER} FOR UPDATE)
     INSERT INTO outbox.blocked_key (key, message_id, topic, message_position, reason, snapshot,
                                     batch_snapshot, position, floor, next_xid)
     SELECT key, message_id, topic, message.position, :reason, CAST(:snapshot AS pg_snapshot),
            CAST(:batch_snapshot AS pg_snapshot), message.position - 1, :floor,
            CAST(:next_xid AS xid8)
     FROM outbox.message
-    WHERE message.position = :position AND EXISTS (SELECT FROM ours)
+    WHERE message.position = :position AND EXISTS (SELECT FROM held)
     ON CONFLICT (key) DO UPDATE
     SET state = 'BLOCKED', reason = excluded.reason, message_id = excluded.message_id,
         topic = excluded.topic, message_position = excluded.message_position,
@@ -97,9 +98,9 @@ def block_key(
 ) -> None:
     """Block the key of the message at a position, which is the last that `cursor` covers.
 
-    The cursor is that of a reading of this one message. Raises `LeaseLost`.
+    The cursor is that of a batch of this one message. Raises `LeaseLost`.
     """
-    assert cursor.position == position, "a reading of one message ends with it"
+    assert cursor.position == position, "a batch of one message ends with it"
     reason = reason.replace("\0", "?")[:REASON_LENGTH_MAX]
     values = cursor_values(cursor) | {"position": position, "reason": reason}
     if connection.execute(BLOCK, values | owned(shard)).rowcount == 0:

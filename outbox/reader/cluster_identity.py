@@ -1,10 +1,10 @@
-"""Origin: a cursor is made of transaction ids, and means nothing where other ids were given out.
+"""Cluster identity: a cursor is made of transaction ids, and means nothing in another Postgres cluster.
 
 A dump that is restored into another cluster brings its cursors along. There transaction ids begin anew,
-so such a cursor may show what was never published, and hide what is new, for ever. Two marks tell:
+so such a cursor may show what was never published, and hide what is new. Two marks tell:
 
 - a cursor bears the system identifier of the cluster whose ids it speaks of;
-- whoever saves a cursor has a transaction id of its own, which is given out after all that the cursor
+- the transaction that saves a cursor has an id of its own, which is given out after all that the cursor
   has seen. So a cursor that has seen more than the writer of its row was saved in another history,
   though the identifier be the same: that of a copy, or of a primary that was ahead of the standby it
   failed over to.
@@ -52,11 +52,9 @@ def check_cluster_identity(connection: Connection) -> None:
         return
 
     if row.system_identifier != row.identifier:
-        reason = f"is of cluster {row.system_identifier}, and this one is {row.identifier}"
+        reason = f"{row.system_identifier}; this one is {row.identifier}"
     else:
-        reason = (
-            f"has seen transactions up to {row.seen_until}, and was saved by {row.saved_by} here"
-        )
+        reason = f"it has seen transactions up to {row.seen_until}; here {row.saved_by} saved it"
     raise ForeignCursor(row.id, reason)
 
 

@@ -1,31 +1,31 @@
-"""Marks: which message a relay had in hand when it died.
+"""The crash guard: which message a relay was publishing when it crashed.
 
 The first message after a claim, and the first of a blocked key that is retried, are published alone, and
 marked before: in the row of the shard, or in that of the key, since the two take turns. Whatever records
 that the message is published takes the mark away, and so does a relay that lives to wait. So a mark that
-is found again is that of a relay which died with this message in hand.
+is found again is that of a relay which crashed while it published this message.
 """
 
 from sqlalchemy import Connection, text
 
 from outbox.errors import LeaseLost
-from outbox.reader.shards import OURS, Shard, owned
+from outbox.reader.shards import IS_OWNER, Shard, owned
 
 MARK = text(f"""
     UPDATE outbox.shard
     SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
-    WHERE {OURS}
+    WHERE {IS_OWNER}
     RETURNING touches
 """)
 MARK_KEY = text(f"""
     UPDATE outbox.blocked_key SET touches = touches + 1
-    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {OURS})
+    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {IS_OWNER})
     RETURNING touches
 """)
 
 CLEAR = text(f"""
     WITH shard AS (
-        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {OURS} RETURNING hash_from, hash_to
+        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {IS_OWNER} RETURNING hash_from, hash_to
     )
     UPDATE outbox.blocked_key SET touches = 0 FROM shard
     WHERE key_hash >= hash_from AND key_hash < hash_to AND touches > 0

@@ -1,12 +1,12 @@
 """Reading: every message that was committed since a snapshot, once, and in an order that is safe.
 
-A cursor is a Postgres snapshot. A reading is what is visible now and was not visible then, so a
+A cursor is a Postgres snapshot. A batch is what is visible now and was not visible then, so a
 transaction that commits late is never stepped over, whatever its position, and one that is still open
-holds up nobody. The statement that reads also returns the snapshot it read with: the next cursor.
+holds up no other. The statement that reads also returns the snapshot it read with: the next cursor.
 
 Order. If two writers of one key hold a common lock from before their appends until their commits, the
 first to commit has the lower position, and no snapshot shows the second without the first. Within a
-reading messages are sorted by position; so the messages of such a key come in commit order. Not
+batch messages are sorted by position; so the messages of such a key come in commit order. Not
 good enough would be: `position > last` (skips late committers), `xid < xmin` (one open transaction
 stops all delivery, and the order of transaction ids is not the order of locks), SKIP LOCKED claims
 and the order of a timestamp or UUID.
@@ -137,7 +137,7 @@ class Cursor:
 
     While a backlog is published in parts, also what `batch_snapshot` shows up to `position`. `floor` and
     `next_xid` tell where what comes after the difference begins; those of zero are true of any log. The
-    number grows with every reading.
+    number grows with every batch.
     """
 
     snapshot: str
@@ -151,7 +151,7 @@ class Cursor:
 
     @property
     def ends_at(self) -> str:
-        """The snapshot that the difference in hand ends at."""
+        """The snapshot that the current difference ends at."""
         return self.batch_snapshot or self.snapshot
 
 

@@ -1,11 +1,11 @@
-"""Announcing: before a cursor is made final somewhere else, the database says so, durably.
+"""Intents: before a cursor becomes final in another store (Kafka, say), the database records the intent.
 
-Who keeps cursors elsewhere (see `relay.exactly_once`) must not get ahead of the database's memory. A
-crash of the server takes back what is not flushed yet, and a fail-over what had not reached the standby;
+A relay that keeps its cursors in another store must not get ahead of what Postgres will remember. A crash
+of the server takes back what is not flushed yet, and a failover what had not reached the standby;
 transaction ids and positions are then given out a second time, and a cursor that has seen the first ones
-would hide messages that bear them again. An announcement is flushed, and with it all that was given out
-before. It takes the number of the cursor to come; the rest of the row still says where the shard stands.
-So a row that is found as it was announced has not heard what became of it, and any other row has.
+would hide messages that have them again. An intent is flushed, and with it all that was given out before.
+It takes the number of the cursor to come; the rest of the row still says where the shard stands. So a row
+that has an intent's number and the old cursor does not know the outcome yet, and any other row does.
 """
 
 from dataclasses import replace
@@ -14,14 +14,14 @@ from sqlalchemy import Connection, text
 
 from outbox.errors import LeaseLost
 from outbox.reader.difference import Cursor
-from outbox.reader.shards import CURSOR, OURS, UNTIL, Shard, cursor_of, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, UNTIL, Shard, cursor_of, owned
 
 # Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
 RECORD_INTENT = text(f"""
     UPDATE outbox.shard
     SET number = coalesce(CAST(:number AS bigint), number),
         leased_until = {UNTIL}
-    WHERE {OURS}
+    WHERE {IS_OWNER}
     RETURNING {CURSOR}, number, set_config('synchronous_commit', 'on', true)
 """)
 

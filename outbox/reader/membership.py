@@ -1,8 +1,8 @@
-"""Shares: relays that are alive say so at every beat, and each takes its share of the shards.
+"""Membership: relays that are alive send heartbeats, and each takes its share of the shards.
 
-Nobody hands shares out. Each beat tells a relay how many others there are and what they have, and from
-that each computes the same: as many shards as the others, or one more. What it holds beyond its share
-it hands over; what is free and within its share it claims.
+There is no coordinator. Each heartbeat tells a relay how many others there are and what they have, and
+from that each computes the same: as many shards as the others, or one more. What it holds beyond its
+share it hands over; what is free and within its share it claims.
 
 A relay that cannot claim at the moment does not count, so that the others take what it leaves.
 """
@@ -17,7 +17,7 @@ from outbox.reader.shards import NOT_RESERVED, SHARD_CHANNEL, UNTIL
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a beat has found: the shards that are still the relay's, and how many it should have.
+    """What a heartbeat has found: the shards that are still the relay's, and how many it should have.
 
     `wanted` are those of its shards that are reserved for another. `free` may be claimed by it.
     """
@@ -28,7 +28,7 @@ class Assignment:
     free: int
 
 
-# One statement, as it is what an idle relay costs. Two who beat at once never wait for each other: each
+# One statement, as it is what an idle relay costs. Two heartbeats at once never wait for each other: each
 # has its own row before it looks at others', and of those it passes over what is locked. Its shards are
 # locked in the order of their ids, as by all who lock several.
 HEARTBEAT = text(f"""
@@ -43,13 +43,13 @@ HEARTBEAT = text(f"""
             WHERE seen_until < clock_timestamp() AND name <> (SELECT name FROM alive)
             FOR UPDATE SKIP LOCKED
         )
-    ), ours AS MATERIALIZED (
+    ), own AS MATERIALIZED (
         SELECT id
         FROM unnest(CAST(:ids AS int[]), CAST(:epochs AS bigint[])) AS held (held_id, held_epoch)
         JOIN outbox.shard ON id = held_id AND epoch = held_epoch AND owner = :owner
         ORDER BY id FOR UPDATE OF shard
     ), kept AS (
-        UPDATE outbox.shard SET leased_until = {UNTIL} WHERE id IN (SELECT id FROM ours)
+        UPDATE outbox.shard SET leased_until = {UNTIL} WHERE id IN (SELECT id FROM own)
         RETURNING id, NOT {NOT_RESERVED} AS is_wanted
     ), standing AS (
         SELECT name, (SELECT count(*) FROM outbox.shard
@@ -83,7 +83,7 @@ def heartbeat(
 ) -> Assignment:
     """Say that a relay is alive and renew its shards, given as epochs by id.
 
-    A relay that does not beat for `lease_s` counts for dead, and its shards for free. One that is not
+    A relay without a heartbeat for `lease_s` counts as dead, and its shards as free. One that is not
     able to claim keeps what it has, and the others share as if it were not there.
     """
     values = {
@@ -102,14 +102,14 @@ def heartbeat(
 def share_of(shards: int, relays: int, before: int) -> int:
     """Return how many of the shards are for the relay that so many others stand before.
 
-    Who has most stands first in line for what does not divide, so that little moves.
+    The relay that has most is first in line for what does not divide, so that little moves.
     """
     each, left_over = divmod(shards, relays)
     return each + (before < left_over)
 
 
 def join(connection: Connection, owner: str) -> None:
-    """Tell the others that there is one more to share with; to be called after the first beat."""
+    """Tell the others that there is one more to share with; to be called after the first heartbeat."""
     connection.execute(JOIN, {"owner": owner})
 
 

@@ -1,6 +1,6 @@
 """Notifications: how a relay hears that there is something to do, without asking in a loop.
 
-A notification only saves time. One that is lost costs no message, since whoever waits also polls.
+A notification only saves time. One that is lost costs no message, since a relay that waits also polls.
 """
 
 from sqlalchemy import Connection, text

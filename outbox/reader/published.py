@@ -25,7 +25,7 @@ IS_PUBLISHED = f"""coalesce(
     (SELECT {covers("shard")} FROM outbox.shard WHERE {_OF_ITS_SHARD}),
     false)"""
 
-# The same, for who reads a whole log: joined, the cursors cost a quarter of what looking them up does.
+# The same, to read a whole log: joined, the cursors cost a quarter of what looking them up does.
 MESSAGES_WITH_CURSORS = f"""outbox.message
     LEFT JOIN outbox.shard ON {_OF_ITS_SHARD}
     LEFT JOIN outbox.blocked_key ON {_OF_ITS_KEY}"""

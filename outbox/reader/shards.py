@@ -1,4 +1,4 @@
-"""Shards: who relays which keys, and how far they are.
+"""Shards: which relay has which keys, and how far they are published.
 
 A shard is a half-open range of key hashes, a cursor and a lease. The lease runs on the database's
 clock. Every take-over raises the epoch, and every write of a cursor is conditional on the epoch, so a
@@ -47,7 +47,7 @@ SHARD = f"""id, hash_from, hash_to, {CURSOR}, number, epoch, owner, leased_until
     CASE WHEN reserved_until > clock_timestamp() THEN reserved_for END AS reserved_for"""
 
 UNTIL = "clock_timestamp() + make_interval(secs => :lease_s)"
-OURS = "id = :id AND epoch = :epoch AND owner = :owner"
+IS_OWNER = "id = :id AND epoch = :epoch AND owner = :owner"
 NOT_RESERVED = (
     "(reserved_until IS NULL OR reserved_until < clock_timestamp() OR reserved_for = :owner)"
 )
@@ -57,9 +57,9 @@ _CURSOR = """snapshot = CAST(:snapshot AS pg_snapshot),
 
 SHARDS = text(f"SELECT {SHARD} FROM outbox.shard ORDER BY hash_from")
 
-# SKIP LOCKED is right here, unlike for messages: shards have no order, and a shard that somebody is
-# claiming at this moment is not worth waiting for. An owner may claim its own shard again, unless it has
-# it in hand: one whose connection broke need not wait for its own lease to run out.
+# SKIP LOCKED is right here, unlike for messages: shards have no order, and a shard that another relay
+# is claiming at this moment is not worth waiting for. An owner may claim its own shard again, unless it
+# holds it: one whose connection broke need not wait for its own lease to run out.
 CLAIM = text(f"""
     UPDATE outbox.shard SET owner = :owner, epoch = epoch + 1, leased_until = {UNTIL}
     WHERE id = (
@@ -74,22 +74,22 @@ CLAIM = text(f"""
 
 SAVE = text(f"""
     UPDATE outbox.shard SET {_CURSOR}, leased_until = {UNTIL}, touched = NULL, touches = 0
-    WHERE {OURS}
+    WHERE {IS_OWNER}
 """)
 
 # Within a batch: its snapshots, of some bytes for each transaction in flight, stay as they are.
 SAVE_PART = text(f"""
     UPDATE outbox.shard
     SET position = :position, number = :number, leased_until = {UNTIL}, touched = NULL, touches = 0
-    WHERE {OURS}
+    WHERE {IS_OWNER}
 """)
 
-RENEW = text(f"UPDATE outbox.shard SET leased_until = {UNTIL} WHERE {OURS}")
+RENEW = text(f"UPDATE outbox.shard SET leased_until = {UNTIL} WHERE {IS_OWNER}")
 
 RELEASE = text(f"""
     WITH released AS (
         UPDATE outbox.shard SET owner = NULL, leased_until = NULL, touched = NULL, touches = 0
-        WHERE {OURS}
+        WHERE {IS_OWNER}
         RETURNING id
     )
     SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM released
@@ -117,7 +117,7 @@ def claim(
     holding: Iterable[int] = (),
     shard_id: int | None = None,
 ) -> Shard | None:
-    """Take a shard that is free, or the owner's already and not in hand; None if there is none.
+    """Take a shard that is free, or the owner's already and not in `holding`; None if there is none.
 
     `owner` names one relay, not one machine: two relays of one name would take from each other.
     """
@@ -148,7 +148,7 @@ def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
 
 
 def release_shard(connection: Connection, shard: Shard) -> None:
-    """Give the shard up at once and tell those who listen to `SHARD_CHANNEL`; raises `LeaseLost`."""
+    """Give the shard up at once, and notify `SHARD_CHANNEL`; raises `LeaseLost`."""
     conditional(connection, RELEASE, shard, {})
 
 

@@ -8,7 +8,7 @@
     def downgrade() -> None:
         downgrade_outbox(0, since=2)
 
-A migration names the versions it goes between, so that it does the same for ever, whichever outbox is
+A migration names the versions it goes between, so that it always does the same, whichever outbox is
 installed. Plain functions and not methods of `op`: they are found by a reader and a type checker, and
 need no import for its side effect. Only this module imports Alembic.
 """

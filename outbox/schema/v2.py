@@ -2,8 +2,8 @@
 
 A position is now drawn after the transaction's id, so a cursor can keep a floor: every transaction
 whose id is `next_xid` or later has positions above `floor` only (see `outbox.reader.difference`). A
-cursor's number only grows, whoever writes it and wherever. The system identifier is of the cluster
-whose transaction ids the cursor speaks of.
+cursor's number only grows, whichever process writes it and wherever. The system identifier is of the
+cluster whose transaction ids the cursor speaks of.
 """
 
 UPGRADE = (

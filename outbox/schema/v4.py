@@ -1,9 +1,9 @@
-"""Version 4: the log's partitions are made and dropped by functions, so who keeps house need not own it.
+"""Version 4: the log's partitions are made and dropped by functions, so their keeper need not own it.
 
-They run as who calls them. For a housekeeper with few rights of its own their owner makes them
-`SECURITY DEFINER`, and grants EXECUTE to nobody else: they say every name in full, look for nothing in
+They run with the rights of their caller. For a role with few rights of its own their owner makes them
+`SECURITY DEFINER`, and grants EXECUTE to no other: they say every name in full, look for nothing in
 a schema of the caller's, and touch the days of `outbox.message` only. `outbox.admin.partitions` says
-what they promise; that nobody is waited for in vain is up to the caller's `lock_timeout`.
+what they promise; that no lock is waited for in vain is up to the caller's `lock_timeout`.
 """
 
 UPGRADE = (

@@ -1,7 +1,7 @@
 """Version 7: timed jobs are led by a leased row, and the row records how their runs ended.
 
 Before, an advisory lock of a session elected; behind a pooler such a lock stays with a connection that
-nobody uses any more.
+no process uses any more.
 """
 
 UPGRADE = (

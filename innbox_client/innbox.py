@@ -1,8 +1,8 @@
 """`Innbox`: the calls, one method each.
 
 What changes something has an idempotency key, one's own or a new one, and is repeated under it; see
-`client.sending`. Threads may share an `Innbox`: its connections are pooled, and it keeps nothing of a
-call. The iterators it returns belong to one thread each.
+`innbox_client.sending`. Threads may share an `Innbox`: its connections are pooled, and it keeps nothing
+of a call. The iterators it returns belong to one thread each.
 """
 
 import time
@@ -15,9 +15,9 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from client import following, loading
-from client.loading import Format, Loaded
-from client.results import (
+from innbox_client import following, loading
+from innbox_client.loading import Format, Loaded
+from innbox_client.results import (
     Availability,
     Calendar,
     NightsSet,
@@ -26,8 +26,8 @@ from client.results import (
     RoomAvailability,
     Transition,
 )
-from client.sending import Asked, Token, Wire, read
-from client.words import Filters, NightsChange, camel, texts
+from innbox_client.sending import Asked, Token, Wire, read
+from innbox_client.words import Filters, NightsChange, camel, texts
 
 _ASK_AGAIN_S = 0.5
 
@@ -40,7 +40,7 @@ class _Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 class Innbox:
-    """The API at `url`, as whoever the token says.
+    """The API at `url`, as the subject of the token.
 
     `token` is a bearer token, or a function that is asked for one before every request. `patience_s`
     is for how long, from its first failure, a request is repeated that nobody answers: 30 s unless you

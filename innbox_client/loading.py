@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 import httpx
 import msgspec
 
-from client.errors import UNREADABLE, Problem, Unavailable
-from client.sending import Asked, Attempts, Wire
+from innbox_client.errors import UNREADABLE, Problem, Unavailable
+from innbox_client.sending import Asked, Attempts, Wire
 
 Format = Literal["ndjson", "csv"]
 

@@ -10,11 +10,11 @@ import httpx
 import msgspec
 from httpx_sse import EventSource
 
-from client.errors import UNREADABLE, Unavailable
-from client.results import Transition
-from client.sending import Asked, Attempts, Wire
+from innbox_client.errors import UNREADABLE, Unavailable
+from innbox_client.results import Transition
+from innbox_client.sending import Asked, Attempts, Wire
 
-# Several heartbeats: who sends none for so long is gone.
+# Several heartbeats: a server that sends none for so long is gone.
 SILENT_S = 60.0
 # Nothing becomes of a reservation after these.
 LAST = frozenset({"REJECTED", "CANCELLED"})

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from client.errors import UNREADABLE, Problem, Unavailable
+from innbox_client.errors import UNREADABLE, Problem, Unavailable
 
 PATIENCE_S = 30.0
 CONNECT_S, ANSWER_S = 5.0, 15.0

@@ -58,7 +58,7 @@ class Problem(Exception):
     @classmethod
     def of(cls, response: httpx.Response, key: str | None = None) -> Self:
         """Read an answer; one that is no problem document (a proxy's page) is told by its status."""
-        # The other form of the header, a date, is not one of ours.
+        # The API never sends the other form of the header, a date.
         after = response.headers.get("Retry-After", "")
         retry_after_s = float(after) if after.isdecimal() else None
         try:

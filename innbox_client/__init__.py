@@ -9,10 +9,10 @@ so a lost answer never means a doubled reservation. Results are frozen; fields t
 ignored.
 """
 
-from client.errors import Fault, Problem, Unavailable
-from client.innbox import Innbox
-from client.loading import Format, LineRefused, Loaded
-from client.results import (
+from innbox_client.errors import Fault, Problem, Unavailable
+from innbox_client.innbox import Innbox
+from innbox_client.loading import Format, LineRefused, Loaded
+from innbox_client.results import (
     Availability,
     Calendar,
     FailingNight,
@@ -23,7 +23,7 @@ from client.results import (
     RoomAvailability,
     Transition,
 )
-from client.words import Filters, NightsChange
+from innbox_client.words import Filters, NightsChange
 
 __all__ = [
     "Availability",

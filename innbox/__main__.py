@@ -1,0 +1,5 @@
+"""`python -m innbox`: the same as `innbox`."""
+
+from innbox import main
+
+main()
