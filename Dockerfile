@@ -8,14 +8,15 @@ WORKDIR /innbox
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY api api
 COPY consumers consumers
+COPY distributions distributions
 COPY domain domain
 COPY innbox innbox
 COPY innbox_client innbox_client
+COPY innbox_process innbox_process
 COPY migrations migrations
 COPY ops ops
 COPY outbox outbox
 COPY relay relay
-COPY innbox_process innbox_process
 COPY runtime runtime
 # Without the embedded servers: the image brings processes, not databases.
 RUN uv sync --frozen --no-dev --no-editable --python-preference only-system

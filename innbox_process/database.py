@@ -22,8 +22,6 @@ from innbox_process.bounds import BoundedConnection, answer_s_max, traffic_of
 from innbox_process.config import DatabaseSettings
 
 LOCK_TIMEOUT_S = 5
-# The role of a process that takes none: its waits are bounded, its rights are the login's own.
-NO_ROLE = ""
 
 # Classes of SQLSTATE that say that the server cannot work: connection, resources, operator, system.
 OUTAGES = frozenset({"08", "53", "57", "58"})

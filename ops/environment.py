@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 from runtime.settings import Settings, SettingsError, load_settings
 
 # What stands in for a server that a command has no use for.

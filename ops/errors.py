@@ -1,12 +1,8 @@
-"""What a command says when it cannot be carried out."""
+"""What is quoted of logs below a message that says why a command could not be carried out."""
 
 from pathlib import Path
 
 LAST_LINES = 15
-
-
-class CommandError(Exception):
-    """A message for the person at the terminal, which says what to do next."""
 
 
 def quoted(*logs: Path) -> str:

@@ -13,7 +13,7 @@ from alembic.util import CommandError as AlembicError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 
 # By their place beside this package, and not by name: another project has a package of that name, too.
 MIGRATIONS = Path(__file__).parent.parent / "migrations"

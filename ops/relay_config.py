@@ -1,8 +1,10 @@
-"""What a relay is told, from innbox's settings."""
+"""What the relay and an audit are told, from innbox's settings."""
 
 from innbox_process.config import DatabaseConfig
 from ops.topics import topics_of
+from relay.audit.databases import Sources
 from relay.config import RelayConfig
+from relay.databases import Database
 from runtime.settings import Context, Role, Settings
 
 _ROLE: Role = "innbox_relay"
@@ -39,4 +41,22 @@ def database_config(settings: Settings) -> DatabaseConfig:
         statement_timeout_s=settings.statement_timeout_s,
         behind_pgbouncer=settings.behind_pgbouncer,
         database_roles=settings.database_roles,
+    )
+
+
+def databases_of(settings: Settings) -> list[Database]:
+    """Return innbox's databases, each by the names of the contexts that live in it."""
+    return [Database(tuple(contexts), url) for url, contexts in settings.databases.items()]
+
+
+def audit_sources(settings: Settings, context: Context | None = None) -> Sources:
+    """Return what an audit judges: all of innbox's outboxes, or that of one context."""
+    known = databases_of(settings)
+    chosen = tuple(one for one in known if context is None or context in one.names)
+    return Sources(
+        chosen,
+        settings.kafka,
+        settings.kafka_prefix,
+        others=tuple(one for one in known if one not in chosen),
+        database=database_config(settings),
     )

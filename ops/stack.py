@@ -9,9 +9,9 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
+from innbox_process.commands import CommandError
 from ops import signals
 from ops.environment import embedded_servers, settings_for
-from ops.errors import CommandError
 from ops.ports import free_port, is_free
 from ops.supervisor import Supervisor, children_of
 from ops.topics import create_topics

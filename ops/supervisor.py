@@ -20,10 +20,11 @@ from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from innbox_process.commands import CommandError
 from innbox_process.health import INSTANCE
 from ops import signals
 from ops.environment import as_environment
-from ops.errors import CommandError, quoted
+from ops.errors import quoted
 from ops.ports import free_port
 from runtime.settings import Context, Settings
 

@@ -17,9 +17,9 @@ from sqlalchemy import make_url
 from api.identity.auth import INVENTORY, READ, WRITE
 from api.identity.signing import sign
 from ops import signals
-from ops.cli.output import console, say
 from ops.stack import Running, running_stack
 from ops.supervisor import ChildState
+from relay.cli.output import console, print_status
 from runtime.settings import SettingsError
 
 REFRESH_S = 1.0
@@ -37,9 +37,9 @@ ROUTES = "/v1"
 
 def run_up(data: Path, *, port: int, brokers: int) -> None:
     """Run until SIGINT or SIGTERM, then stop all in good order."""
-    with running_stack(data, say, port=port, brokers=brokers) as stack:
+    with running_stack(data, print_status, port=port, brokers=brokers) as stack:
         look_around(stack)
-    say("Stopped. The data stays; `innbox local reset` erases it.")
+    print_status("Stopped. The data stays; `innbox local reset` erases it.")
 
 
 def look_around(stack: Running) -> None:
@@ -50,7 +50,7 @@ def look_around(stack: Running) -> None:
             _show(stack, stop)
         else:
             _tell(stack, stop)
-        say("Stopping …")
+        print_status("Stopping …")
 
 
 def changes(before: Mapping[str, ChildState], now: Iterable[ChildState]) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _tell(stack: Running, stop: Event) -> None:
     while not stop.is_set():
         now = stack.supervisor.states()
         for line in changes(before, now):
-            say(line)
+            print_status(line)
         before = {state.name: state for state in now}
         stop.wait(REFRESH_S)
 

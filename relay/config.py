@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from innbox_process.config import DatabaseConfig, DatabaseSettings
-from innbox_process.database import NO_ROLE
+from innbox_process.config import NO_ROLE, DatabaseConfig, DatabaseSettings
 
 Mode = Literal["at-least-once", "exactly-once"]
 

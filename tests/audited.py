@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Engine, text
 
 from domain.messages import ROOM_RESERVE
 from innbox_process.database import direct_engine
-from ops.audit import Audit, TopicAudit, Window, audit
+from ops.relay_config import audit_sources
 from outbox import Message, reader
+from relay.audit import Audit, TopicAudit, Window, audit
 from runtime.settings import Settings
 from tests.relays import append
 
@@ -62,7 +63,8 @@ class System:
             return result.scalar() if result.returns_rows else None
 
     def audit(self, window: Window | None = None, **options: Any) -> Audit:
-        return audit(self.settings, window or Window(), lambda *_: None, **options)
+        sources = audit_sources(self.settings, options.pop("context", None))
+        return audit(sources, window or Window(), lambda *_: None, **options)
 
 
 def of(found: Audit, topic: str = ROOM_RESERVE) -> TopicAudit:

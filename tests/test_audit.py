@@ -23,15 +23,16 @@ from sqlalchemy import Engine, create_engine, text
 import outbox
 import outbox.admin
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
-from ops.audit import TopicAudit, Window, audit
-from ops.audit import databases as audit_databases
-from ops.audit.order import COMMIT_S_MAX, Delivered, judge
-from ops.audit.partitioner import partition_of
+from innbox_process.commands import CommandError
 from ops.cli import cli
 from ops.environment import as_environment
-from ops.errors import CommandError
+from ops.relay_config import audit_sources
 from ops.topics import create_topics
 from outbox import Message, reader
+from relay.audit import TopicAudit, Window, audit
+from relay.audit import databases as audit_databases
+from relay.audit.order import COMMIT_S_MAX, Delivered, judge
+from relay.audit.partitioner import partition_of
 from runtime.settings import Settings
 from tests.audited import System, lose, named, of
 from tests.commands import innbox
@@ -167,7 +168,7 @@ def test_what_lies_behind_an_open_transaction_of_another_producer_is_waited_for(
         if what == "records" and next(reports) == 2:
             producer.commit_transaction(30)
 
-    found = audit(system.settings, Window(), report)
+    found = audit(audit_sources(system.settings), Window(), report)
     producer.close()
     assert of(found).published == 1
 
@@ -587,9 +588,11 @@ def test_records_of_before_the_window_are_not_read(system: System) -> None:
         if what == "records":
             read.append(done)
 
-    audit(system.settings, Window(since=datetime.now(UTC) + timedelta(hours=2)), report)
+    audit(
+        audit_sources(system.settings), Window(since=datetime.now(UTC) + timedelta(hours=2)), report
+    )
     assert read[-1] == 0
-    audit(system.settings, Window(since=datetime.now(UTC)), report)
+    audit(audit_sources(system.settings), Window(since=datetime.now(UTC)), report)
     assert read[-1] == 1
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 
 import outbox
 from domain import messages
+from innbox_process.commands import CommandError
 from ops import local
 from ops.bench import (
     Comparison,
@@ -32,7 +33,6 @@ from ops.bench.backlog import fill
 from ops.bench.contention import SERVER
 from ops.bench.environment import a_stay, processes
 from ops.environment import as_environment
-from ops.errors import CommandError
 from ops.supervisor import children_of
 from runtime.settings import Settings
 from tests.waiting import eventually

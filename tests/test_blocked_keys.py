@@ -12,12 +12,12 @@ from sqlalchemy import Engine, text
 
 import outbox
 from domain.messages import ROOM_RESERVE
-from ops.cli.person import person
 from ops.environment import as_environment
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked
 from outbox.reader import LeaseLost
 from relay import holding, loop
+from relay.cli.person import person
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.kafka_reader import ids

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
+import relay.cli
+import relay.cli.root
 from ops.cli import cli
 from ops.cli.root import COMMANDS
 
@@ -18,8 +20,7 @@ HEAVY = {"sqlalchemy", "confluent_kafka", "litestar", "httpx", "rich", "structlo
 
 _PROGRAM = """
 import json, sys
-from ops.cli import main
-sys.argv = ["innbox", *sys.argv[1:]]
+from {package} import main
 try:
     main()
 finally:
@@ -27,10 +28,10 @@ finally:
 """
 
 
-def imported_by(*arguments: str) -> set[str]:
+def imported_by(*arguments: str, package: str = "ops.cli") -> set[str]:
     """Run a command and return the top-level modules that it has imported."""
     ran = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        [sys.executable, "-c", _PROGRAM.format(package=package), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -82,3 +83,31 @@ def test_without_the_extra_it_says_what_to_install(command: str, tmp_path: Path)
     assert ran.returncode == 2
     assert "pip install 'innbox[local]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [(["--help"], set()), (["health", "http://127.0.0.1:1"], {"rich"})],
+    ids=["help", "health"],
+)
+def test_the_relays_own_command_starts_as_quickly(arguments: list[str], heavy: set[str]) -> None:
+    assert imported_by(*arguments, package="relay.cli") & HEAVY == heavy
+
+
+@pytest.mark.parametrize("name", relay.cli.root.COMMANDS)
+def test_the_relays_list_says_what_its_commands_say_of_themselves(name: str) -> None:
+    command = relay.cli.cli.get_command(click.Context(relay.cli.cli), name)
+    assert command is not None
+    assert command.name == name
+    said = command.get_short_help_str(limit=1_000)
+    assert said.startswith(relay.cli.root.COMMANDS[name].help.removesuffix("."))
+
+
+def test_innbox_shows_the_operators_commands_of_the_relay() -> None:
+    """The same ones, each under its name."""
+    outbox = cli.get_command(click.Context(cli), "outbox")
+    assert isinstance(outbox, click.Group)
+    context = click.Context(outbox)
+    assert outbox.list_commands(context) == list(relay.cli.root.OPERATORS)
+    shown = {name: outbox.get_command(context, name) for name in relay.cli.root.OPERATORS}
+    assert all(command and command.name == name for name, command in shown.items())

@@ -39,11 +39,29 @@ class Distribution:
 
     @property
     def name(self) -> str:
-        return f"innbox_{self.directory.removeprefix('innbox_')}"
+        return f"innbox_{Path(self.directory).name.removeprefix('innbox_')}"
 
 
 DISTRIBUTIONS = (
     Distribution("outbox", frozenset({"outbox"}), frozenset({"msgspec", "psycopg", "sqlalchemy"})),
+    Distribution(
+        "distributions/relay",
+        frozenset({"relay", "innbox_process"}),
+        frozenset(
+            {
+                "apscheduler",
+                "click",
+                "confluent-kafka",
+                "innbox-outbox",
+                "msgspec",
+                "prometheus-client",
+                "psycopg",
+                "rich",
+                "sqlalchemy",
+                "structlog",
+            }
+        ),
+    ),
     Distribution(
         "innbox_client",
         frozenset({"innbox_client"}),
@@ -90,7 +108,7 @@ def shop(
         file.write_text(content)
     python = tmp_path / "environment" / "bin" / "python"
     run(UV, "venv", "--python", sys.executable, python.parent.parent, cwd=tmp_path)
-    extras = {"innbox_outbox": "[alembic,binary]"}
+    extras = {"innbox_outbox": "[alembic,binary]", "innbox_relay": "[binary]"}
     wanted = [f"{name}{extras.get(name, '')} @ {wheel.as_uri()}" for name, wheel in wheels.items()]
     wanted += [request.param] if request.param else []
     run(UV, "pip", "install", "--python", python, *wanted, cwd=tmp_path)

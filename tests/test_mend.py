@@ -25,15 +25,15 @@ from sqlalchemy import Engine, create_engine
 import outbox
 import outbox.admin
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE, TOPICS
+from innbox_process.commands import CommandError
 from ops.cli import cli
-from ops.cli.ids import ids_from
-from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
-from ops.errors import CommandError
 from ops.relay_config import relay_config
 from ops.topics import create_topics
 from outbox import Message, reader
 from outbox.admin import LostMessage, MendTaken, Replay, ReplayState
+from relay.cli.ids import ids_from
+from relay.cli.replay_output import tell
 from relay.replay import MEND_HEADER, REPLAY_HEADER, run_replay
 from runtime.settings import Settings
 from tests.audited import System, lose, named, of
@@ -59,7 +59,7 @@ def command(
     """`innbox outbox … --json` in this process, which is spared a start of another one."""
     for name, value in as_environment(settings).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("ops.cli.outbox.replay.configure_logs", lambda *_: None)
+    monkeypatch.setattr("relay.cli.replay.configure_logs", lambda *_: None)
 
     def run(*arguments: str) -> Told:
         capsys.readouterr()

@@ -10,10 +10,11 @@ from sqlalchemy import Engine
 from domain.messages import ROOM_CANCEL, ROOM_RESERVE, TOPICS
 from domain.reservations.model import Status
 from ops import local
-from ops.audit import Audit, Window, audit
 from ops.environment import as_environment
+from ops.relay_config import audit_sources
 from ops.topics import create_topics
 from ops.verify import verify
+from relay.audit import Audit, Window, audit
 from runtime.settings import Settings
 from tests.broker_logs import cut_half
 from tests.commands import innbox
@@ -53,7 +54,7 @@ def in_topics(settings: Settings) -> list[str]:
 
 
 def audited(settings: Settings) -> Audit:
-    return audit(settings, Window(), lambda *_: None)
+    return audit(audit_sources(settings), Window(), lambda *_: None)
 
 
 def relay_all(engine: Engine, settings: Settings) -> None:

@@ -22,8 +22,6 @@ from consumers.rooms import RoomsHandler
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE, TOPICS
 from domain.reservations.model import Status
 from ops.cli import cli
-from ops.cli.instants import Instant
-from ops.cli.outbox.replay_output import tell
 from ops.environment import as_environment
 from ops.relay_config import relay_config
 from outbox import Doorbell, Message, UnknownTopic, ValueTooLarge, admin
@@ -38,6 +36,8 @@ from outbox.admin import (
     survey,
 )
 from outbox.testing import drain
+from relay.cli.instants import Instant
+from relay.cli.replay_output import tell
 from relay.replay import REPLAY_HEADER, next_turn, run_replay
 from runtime.settings import Settings
 from tests.commands import innbox

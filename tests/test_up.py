@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from api.middleware.observe import SECONDS
 from consumers.metrics import HANDLED
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 from ops.local import Servers
 from ops.stack import only_one, running_stack, suggestions
 from ops.supervisor import ChildState

@@ -21,12 +21,12 @@ from sqlalchemy import text
 
 from api.identity.auth import READ, WRITE
 from api.identity.signing import sign
+from innbox_process.commands import Report
 from ops.bench.environment import process_pool, processes, scratch, session
 from ops.bench.load_generator import Called, Script, call
 from ops.bench.measure import Comparison, Measured, Times
 from ops.bench.pgbench import reserve_per_s
 from ops.ports import free_port
-from ops.progress import Report
 from ops.supervisor import Child, children_of
 from ops.topics import declare
 from runtime.settings import Settings

@@ -17,11 +17,11 @@ from domain import messages
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
+from innbox_process.commands import Report
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
 from ops.bench.environment import scratch
 from ops.bench.measure import Comparison, Measured, rate
-from ops.progress import Report
 from ops.topics import create_topics
 from relay.publisher import producer_properties
 from runtime.settings import Settings

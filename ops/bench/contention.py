@@ -13,11 +13,10 @@ from os import getpid
 
 from sqlalchemy import Connection, text
 
+from innbox_process.commands import CommandError, Report
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured
-from ops.errors import CommandError
-from ops.progress import Report
 from ops.topics import create_topics
 from runtime.settings import Settings
 

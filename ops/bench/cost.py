@@ -13,12 +13,11 @@ from sqlalchemy import Connection, Engine, make_url, text
 
 import outbox
 from domain import messages
+from innbox_process.commands import CommandError, Report
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, scratch, session
 from ops.bench.measure import Comparison, Measured
-from ops.errors import CommandError
-from ops.progress import Report
 from ops.topics import create_topics
 from runtime.settings import Settings
 

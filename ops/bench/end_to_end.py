@@ -13,14 +13,13 @@ from secrets import token_urlsafe
 
 from pydantic import SecretStr
 
+from innbox_process.commands import CommandError, Report
 from ops.bench.environment import processes, scratch
 from ops.bench.measure import Measured, Times
 from ops.demo.guests import MEMBERS, Guests, Stayed, Wish
 from ops.demo.hotel import Hotel, RoomType, Season
 from ops.demo.run import open_hotel
-from ops.errors import CommandError
 from ops.ports import free_port
-from ops.progress import Report
 from ops.stack import Running
 from ops.supervisor import children_of
 from ops.topics import create_topics

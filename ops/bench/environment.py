@@ -16,8 +16,9 @@ from sqlalchemy.pool import NullPool
 import outbox
 import outbox.admin
 from domain.stay import Stay
+from innbox_process.commands import CommandError
 from innbox_process.kafka import quiet_admin
-from ops.errors import CommandError, quoted
+from ops.errors import quoted
 from ops.migrate import migrate
 from ops.supervisor import Child, Supervisor, children_of
 from runtime.settings import RelayMode, Settings

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from innbox_process.commands import Report
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
 from ops.bench.measure import Comparison, Measured
-from ops.progress import Report
 from ops.topics import create_topics
 from outbox import admin
 from outbox.reader import Cursor

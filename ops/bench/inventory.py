@@ -22,11 +22,10 @@ from sqlalchemy import Connection, text
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
 from domain.rooms.search import SEARCH
+from innbox_process.commands import CommandError, Report
 from ops.bench.environment import processes, scratch, session
 from ops.bench.measure import Measured
-from ops.errors import CommandError
 from ops.ports import free_port
-from ops.progress import Report
 from ops.supervisor import children_of
 from ops.topics import declare
 from runtime.settings import Settings

@@ -24,12 +24,11 @@ import outbox
 from consumers.group import consumer_properties
 from domain import messages
 from domain.messages import ROOM_RESERVE
+from innbox_process.commands import CommandError, Report
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, process_pool, scratch
 from ops.bench.measure import Measured, Times
-from ops.errors import CommandError
-from ops.progress import Report
 from ops.topics import create_topics
 from runtime.settings import RelayMode, Settings
 

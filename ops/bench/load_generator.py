@@ -15,7 +15,7 @@ from typing import cast
 
 import uvloop
 
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from api.identity.row_security import ALL_MEMBERS, set_member_statement
 from domain.reservations.reserve import TAKE_TURN, reserve_sql
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 from outbox import append_within
 from runtime.settings import Settings
 

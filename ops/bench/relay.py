@@ -12,10 +12,10 @@ from confluent_kafka import Producer
 from sqlalchemy import Connection, text
 
 from domain.messages import ROOM_RESERVE
+from innbox_process.commands import Report
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured, rate
-from ops.progress import Report
 from ops.topics import create_topics
 from outbox import reader
 from outbox.reader import Cursor

@@ -17,11 +17,11 @@ from sqlalchemy import text
 
 import outbox
 from domain import messages
+from innbox_process.commands import Report
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_stay, process_pool, scratch, session
 from ops.bench.measure import Comparison, Measured
-from ops.progress import Report
 from ops.topics import declare
 from outbox import reader
 from runtime.settings import Settings

@@ -17,10 +17,10 @@ import click
 import httpx
 
 from innbox_client import Innbox, Problem, Unavailable
-from ops.cli.output import say
+from innbox_process.commands import CommandError
 from ops.environment import settings_for
-from ops.errors import CommandError
 from ops.stack import running_url
+from relay.cli.output import print_status
 
 # Who one is on one's own machine; the token that `innbox up` prints is this member's, too.
 OWN_MEMBER = 7
@@ -134,7 +134,7 @@ def _interrupted(key: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if key:
-            say(_repeat(key))
+            print_status(_repeat(key))
         raise
 
 

@@ -6,8 +6,8 @@ from typing import get_args
 import click
 
 from ops.cli.bench_output import bench_environment, show
-from ops.cli.output import as_json
 from ops.cli.root import cli
+from relay.cli.output import as_json
 from runtime.settings import RelayMode
 
 rounds_option = click.option(

@@ -4,7 +4,7 @@ import click
 
 from ops.cli.bench import bench, rounds_option
 from ops.cli.bench_output import bench_environment, show
-from ops.cli.output import as_json
+from relay.cli.output import as_json
 
 
 @bench.command("end-to-end")

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from innbox_process.commands import Report
 from innbox_process.logs import configure_logs
-from ops.cli.output import print_json, print_table, progress, say
 from ops.cli.tempdir import temporary
 from ops.environment import settings_for
-from ops.progress import Report
+from relay.cli.output import print_json, print_status, print_table, progress
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def bench_environment(
 
     with (
         temporary("innbox-bench-") as data,
-        servers(data, say, brokers=1, postgres_settings=postgres_settings),
+        servers(data, print_status, brokers=1, postgres_settings=postgres_settings),
         progress() as report,
     ):
         prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"

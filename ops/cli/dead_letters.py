@@ -9,12 +9,12 @@ import click
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from innbox_process.commands import CommandError
 from innbox_process.logs import configure_logs
 from ops.cli.deploy import DATABASE
-from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 from ops.environment import settings_for
-from ops.errors import CommandError
+from relay.cli.output import as_json, print_json, print_status, print_table
 from runtime.settings import Context, Settings
 
 _context = click.option(
@@ -155,7 +155,7 @@ def _told(outcome: dict[int, str], *, as_json: bool) -> int:
         print_json({"dead_letters": outcome})
     else:
         for id_, what in outcome.items():
-            say(f"{id_}: {what}")
+            print_status(f"{id_}: {what}")
     return int(any(what not in {"applied", "discarded"} for what in outcome.values()))
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.topics import create_topics
+from relay.cli.output import as_json, print_json, print_status, print_table, progress
 
 DATABASE = ("database_url",)
 
@@ -46,7 +46,7 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
     if as_json:
         print_json({"databases": reached})
     for contexts_of, change in reached.items() if not as_json else ():
-        say(f"{contexts_of}: {change['from'] or 'nothing'} → {change['to']}")
+        print_status(f"{contexts_of}: {change['from'] or 'nothing'} → {change['to']}")
 
 
 @cli.command()

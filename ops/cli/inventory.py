@@ -10,8 +10,8 @@ import msgspec
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
 from ops.cli.api_client import asks, under_a_key
 from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
-from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
+from relay.cli.output import as_json, print_json, print_status, print_table
 
 NOT_BOOKABLE = 1
 NIGHTS_NAMED_MAX = 3
@@ -105,7 +105,7 @@ def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> 
     if as_json:
         print_json(msgspec.to_builtins(named))
         return
-    say(f"Room {named.id} is {named.name}.")
+    print_status(f"Room {named.id} is {named.name}.")
 
 
 @inventory.command("show")
@@ -165,7 +165,7 @@ def set_(
     if as_json:
         print_json(msgspec.to_builtins(done))
         return
-    say(f"Room {done.room_id}: {done.nights} nights set.")
+    print_status(f"Room {done.room_id}: {done.nights} nights set.")
 
 
 def _row(one: Availability) -> tuple[object, ...]:

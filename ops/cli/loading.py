@@ -15,10 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
+from innbox_process.commands import CommandError
 from ops.cli.api_client import asks_for
 from ops.cli.inventory import inventory
-from ops.cli.output import as_json, errors, print_json, print_table, say
-from ops.errors import CommandError
+from relay.cli.output import as_json, errors, print_json, print_status, print_table
 
 REFUSED = 1
 REFUSED_SHOWN_MAX = 20
@@ -77,7 +77,7 @@ def load(
             chosen = format_of(file) if format_ == "auto" else format_
             so_far = innbox.load_inventory(file, format=chosen, progress=hear)
         except (KeyboardInterrupt, Problem, Unavailable, OSError):
-            say(f"Cut short: {_counts(so_far)}. Repeating the whole load is safe.")
+            print_status(f"Cut short: {_counts(so_far)}. Repeating the whole load is safe.")
             raise
     if as_json:
         print_json(
@@ -98,8 +98,8 @@ def _print(loaded: Loaded) -> None:
         rows = [(one.line, one.code, one.field, one.detail, _nights(one)) for one in shown]
         print_table("Refused", ("line", "why", "field", "", "nights"), rows)
     if more := len(loaded.refused) - len(shown):
-        say(f"and {more:,} more; --report FILE keeps them all")
-    say(f"Loaded: {_counts(loaded)}.")
+        print_status(f"and {more:,} more; --report FILE keeps them all")
+    print_status(f"Loaded: {_counts(loaded)}.")
 
 
 def _counts(loaded: Loaded) -> str:

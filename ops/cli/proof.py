@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.cli.tempdir import temporary
 from ops.environment import settings_for
+from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
 
 VIOLATED = 1
 
@@ -51,7 +51,7 @@ def demo(
     chosen = load_hotel(hotel)
     with ExitStack() as exits:
         data = exits.enter_context(temporary("innbox-demo-"))
-        stack = exits.enter_context(running_stack(data, say, brokers=int(brokers)))
+        stack = exits.enter_context(running_stack(data, print_status, brokers=int(brokers)))
         with progress() as report:
             outcome = run_demo(stack, chosen, reservations, seed, report)
         if as_json:
@@ -103,7 +103,7 @@ def verify(data: Path, name_all: bool, as_json: bool) -> int:
             ],
         )
         _print_violations(verdict.as_dict())
-        say("at rest" if verdict.at_rest else "not at rest: what is in flight was exempt")
+        print_status("at rest" if verdict.at_rest else "not at rest: what is in flight was exempt")
     return 0 if verdict.holds else VIOLATED
 
 

@@ -10,8 +10,8 @@ import msgspec
 from innbox_client import Filters, Innbox, Reservation, Transition
 from ops.cli.api_client import asks, under_a_key
 from ops.cli.dates import Day, arrives, leaves, shown, shown_instant
-from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
+from relay.cli.output import as_json, print_json, print_status, print_table
 
 REFUSED = 1
 UNANSWERED = 3
@@ -193,7 +193,9 @@ def _waited(one: Reservation, wait_s: int | None) -> int:
     """Say so if the rooms have not answered while somebody waited for them."""
     if not (wait_s and one.open):
         return 0
-    say(f"Accepted, but the rooms have not answered yet: innbox reservations watch {one.id}")
+    print_status(
+        f"Accepted, but the rooms have not answered yet: innbox reservations watch {one.id}"
+    )
     return UNANSWERED
 
 

@@ -36,11 +36,7 @@ COMMANDS = {
     "local": Listed(("servers",), "Start and stop real Postgres and Kafka servers here."),
     "migrate": Listed(("deploy",), "Bring every database of the settings to the newest schema."),
     "outbox": Listed(
-        tuple(
-            f"outbox.{name}"
-            for name in ("look", "blocked", "reshard", "audit", "acknowledge", "rebase", "replay")
-        ),
-        "Look at the outbox of each database, share its work out, and repair it.",
+        ("outbox",), "Look at the outbox of each database, share its work out, and repair it."
     ),
     "relay": Listed(("processes",), "Publish the outbox of one database to Kafka."),
     "reservations": Listed(("reservations",), "List reservations, or look at one."),

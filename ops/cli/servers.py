@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 from ops.environment import embedded_servers
+from relay.cli.output import as_json, print_json, print_status, print_table
 
 
 @cli.group()
@@ -26,7 +26,7 @@ def local() -> None:
 @click.pass_obj
 def start(data: Path, brokers: str, as_json: bool) -> None:
     """Start the servers and leave them running. The first time downloads Kafka (about 45 MB)."""
-    servers = embedded_servers().start(data, brokers=int(brokers), report=say)
+    servers = embedded_servers().start(data, brokers=int(brokers), report=print_status)
     if as_json:
         print_json(asdict(servers))
         return
@@ -38,7 +38,7 @@ def start(data: Path, brokers: str, as_json: bool) -> None:
 @click.pass_obj
 def stop(data: Path) -> None:
     """Stop the servers and keep their data."""
-    embedded_servers().stop(data, report=say)
+    embedded_servers().stop(data, report=print_status)
 
 
 @local.command()
@@ -62,7 +62,7 @@ def status(data: Path, as_json: bool) -> None:
 @click.pass_obj
 def reset(data: Path) -> None:
     """Stop the servers and erase their data, with the logs and the key that `up` made there."""
-    embedded_servers().reset(data, report=say)
+    embedded_servers().reset(data, report=print_status)
 
 
 @cli.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ops.cli.output import say
+from relay.cli.output import print_status
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def temporary(prefix: str) -> Iterator[Path]:
     try:
         yield directory
     except Exception:
-        say(f"The logs are kept in {directory}.")
+        print_status(f"The logs are kept in {directory}.")
         raise
     except BaseException:  # interrupted: nobody will look
         shutil.rmtree(directory, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from ops.errors import CommandError
+from innbox_process.commands import CommandError
 
 SAMPLE: Traversable = files("ops.demo") / "hotel.toml"
 

@@ -16,9 +16,9 @@ from api.identity.signing import sign
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from innbox_client import Innbox
+from innbox_process.commands import Report
 from ops.demo.guests import Guests, Stayed, wishes
 from ops.demo.hotel import Hotel
-from ops.progress import Report
 from ops.stack import Running
 from ops.verify import Verdict, verify
 from runtime.settings import Settings

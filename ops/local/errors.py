@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ops.errors import CommandError, quoted
+from innbox_process.commands import CommandError
+from ops.errors import quoted
 
 
 class LocalError(CommandError):

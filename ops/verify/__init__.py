@@ -2,16 +2,15 @@
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
 reading makes that safe, and it is: the consumers' offsets, the reservations' database, the rooms'
-database, the topics, and then what was committed meanwhile (see `reading` and `ops.ledger`). Everything
-goes into a scratch ledger, where each invariant is a query for what breaks it (`history`, `delivery`,
-`inventory`, `consumption`).
+database, the topics, and then what was committed meanwhile (see `reading` and `relay.audit.ledger`).
+Everything goes into a scratch ledger, where each invariant is a query for what breaks it (`history`,
+`delivery`, `inventory`, `consumption`).
 
 What retention has dropped cannot be checked any more; it is counted in the notes, not held against
 anybody. I10 (no saga stays open) and I11 (durable answers) need a witness inside and are left to tests.
 """
 
-from ops.ledger import Ledger
-from ops.progress import Report
+from innbox_process.commands import Report
 from ops.verify.consumption import CONSUMPTION
 from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
@@ -19,6 +18,7 @@ from ops.verify.inventory import INVENTORY
 from ops.verify.ledger import SCHEMA
 from ops.verify.reading import read_all
 from ops.verify.verdict import VIOLATIONS_NAMED_MAX, Counts, Finding, Verdict, judge
+from relay.audit.ledger import Ledger
 from runtime.settings import Settings
 
 __all__ = ["VIOLATIONS_NAMED_MAX", "Counts", "Finding", "Report", "Verdict", "verify"]

@@ -15,8 +15,11 @@ from sqlalchemy import Connection
 
 import outbox
 from domain.messages import RESERVATIONS_SOURCE, ROOMS_SOURCE
-from ops.ledger import Ledger
-from ops.ledger.databases import (
+from innbox_process.commands import Report
+from ops.verify.ledger import fields
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
+from relay.audit.ledger import Ledger
+from relay.audit.ledger.snapshots import (
     COMMITTED_SINCE,
     as_of_now,
     complete_from,
@@ -24,9 +27,6 @@ from ops.ledger.databases import (
     snapshot,
     stream,
 )
-from ops.progress import Report
-from ops.verify.ledger import fields
-from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from runtime.settings import Context, Settings
 
 SOURCES: dict[Context, str] = {"reservations": RESERVATIONS_SOURCE, "rooms": ROOMS_SOURCE}

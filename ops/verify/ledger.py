@@ -1,4 +1,4 @@
-"""The tables of verifying: both contexts and every topic side by side (see `ops.ledger`).
+"""The tables of verifying: both contexts and every topic side by side (see `relay.audit.ledger`).
 
 An invariant is one query that returns what breaks it. Dates and ids are as they are written.
 
@@ -13,7 +13,8 @@ import msgspec
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from innbox_process.records import Record
-from ops.ledger import CLOCKS_DIFFER_S, Ledger, offsets, seconds, topics
+from ops.verify import offsets
+from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
 from relay.replay import MEND_HEADER, REPLAY_HEADER
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.

@@ -1,13 +1,13 @@
 """Filling the ledger in the order that makes reading a running system safe."""
 
 from domain.messages import TOPICS
-from ops.ledger import Ledger
-from ops.ledger.offsets import read_offsets
-from ops.ledger.topics import read_topics
-from ops.progress import Report
+from innbox_process.commands import Report
 from ops.verify.consumption import GROUPS
 from ops.verify.databases import read_databases, read_late
 from ops.verify.ledger import close_entry, record_row
+from ops.verify.offsets import read_offsets
+from relay.audit.ledger import Ledger
+from relay.audit.ledger.topics import read_topics
 from runtime.settings import Settings
 
 
@@ -15,6 +15,7 @@ def read_all(ledger: Ledger, settings: Settings, report: Report) -> None:
     """Enter offsets, databases, topics, and what was committed meanwhile."""
     read_offsets(ledger, settings, GROUPS)
     snapshots = read_databases(ledger, settings, report)
-    read_topics(ledger, settings, snapshots.topics | set(TOPICS), report, record_row)
+    topics = snapshots.topics | set(TOPICS)
+    read_topics(ledger, settings.kafka, settings.kafka_prefix, topics, report, record_row)
     read_late(ledger, settings, snapshots, report)
     close_entry(ledger)

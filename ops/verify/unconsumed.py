@@ -4,11 +4,11 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from ops.ledger import Ledger
-from ops.progress import Report
+from innbox_process.commands import Report
 from ops.verify.consumption import UNCONSUMED
 from ops.verify.ledger import SCHEMA
 from ops.verify.reading import read_all
+from relay.audit.ledger import Ledger
 from runtime.settings import Settings
 
 _OF_THE_WINDOW = f"""

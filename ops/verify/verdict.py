@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ops.ledger import Ledger
+from relay.audit.ledger import Ledger
 
 # What a breach means to a member, where it means one of these.
 Harm = Literal["lost", "doubled", "oversold"]

@@ -1,0 +1,104 @@
+"""`innbox outbox`: the operators' commands of `relay.cli`, for innbox's databases."""
+
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import dataclass
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from innbox_process.commands import Report
+from ops.cli.root import cli
+from relay.cli.lazy import LazyGroup
+from relay.cli.root import OPERATORS
+
+if TYPE_CHECKING:
+    from relay.audit import Window
+    from relay.config import RelayConfig
+    from relay.databases import Database
+
+_DATABASE = ("database_url",)
+_CONSUMED = """
+--consumed reads the contexts' tables as well: a record that its consumer group is past has an
+allocation, a settled reservation or a dead letter, or it was never consumed, and the exit code is 1.
+
+"""
+
+
+class _Outbox(LazyGroup):
+    listed = OPERATORS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        return _with_consumed(command) if command and cmd_name == "audit" else command
+
+
+@cli.group("outbox", cls=_Outbox)
+@click.pass_context
+def outbox_group(context: click.Context) -> None:
+    """Look at the outbox of each database, share its work out, and repair it."""
+    context.obj = InnboxOutboxes(context.obj)
+
+
+@dataclass(frozen=True, slots=True)
+class InnboxOutboxes:
+    """innbox's databases and cluster, as the operators' commands see them."""
+
+    data: Path
+    command: str = "innbox outbox"
+
+    def databases(self) -> "Sequence[Database]":
+        from ops.environment import settings_for
+        from ops.relay_config import databases_of
+
+        return databases_of(settings_for(self.data, _DATABASE))
+
+    def relay_config(self, database: "Database", *, asks_kafka: bool = True) -> "RelayConfig":
+        from ops.environment import settings_for
+        from ops.relay_config import relay_config
+
+        needs = (*_DATABASE, "kafka_bootstrap_servers") if asks_kafka else _DATABASE
+        settings = settings_for(self.data, needs)
+        return relay_config(settings, settings.databases[database.url][0])
+
+    def never_consumed(
+        self, window: "Window", topics: Collection[str], report: Report
+    ) -> list[dict[str, Any]]:
+        """Return the window's records that their consumer group is past without an effect."""
+        from ops.environment import settings_for
+        from ops.verify.unconsumed import find_unconsumed
+
+        settings = settings_for(self.data)
+        return find_unconsumed(
+            settings, report, since=window.since, until=window.until, topics=topics
+        )
+
+
+def _with_consumed(audit: click.Command) -> click.Command:
+    """Return the command with an option that has it ask the domain, of which the audit knows nothing."""
+    from relay.cli.audit import Also
+
+    @click.pass_obj
+    def audit_consumed(outboxes: InnboxOutboxes, /, *, consumed: bool, **options: Any) -> Any:  # noqa: ANN401
+        also = Also("never_consumed", outboxes.never_consumed, _passed_over) if consumed else None
+        assert audit.callback
+        return audit.callback(also=also, **options)
+
+    described, examples, lines = cleandoc(audit.help or "").partition("\b")
+    more = click.Option(
+        ["--consumed"], is_flag=True, help="Also look for what the consumers passed over."
+    )
+    made = copy(audit)
+    made.params = [*audit.params, more]
+    made.callback = audit_consumed
+    made.help = f"{described}{_CONSUMED.lstrip()}{examples}{lines}"
+    return made
+
+
+def _passed_over(record: dict[str, Any]) -> str:
+    return (
+        "{topic}: never consumed: message {message_id}, key {key}, partition {partition} "
+        "offset {offset}: {found}".format(**record)
+    )

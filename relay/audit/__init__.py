@@ -1,0 +1,121 @@
+"""Auditing any use of the outbox from the outside: what was committed is published, once, in order.
+
+Nothing of the running system is asked, locked or written; it may be as busy as it likes. Everything goes
+into a ledger, read in an order that raises no false alarm (see `ledger`). A message that is committed
+and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped (`tables`).
+
+The window says which messages are judged. Topics are read from a little before its beginning up to their
+ends, since messages are published after they are created. A record of ours is unknown if its own time,
+`ce_time`, lies in the window and no database has a message of its id, of whatever time. Which sources are
+ours is learnt from the messages themselves, for nothing is known here of what they mean.
+
+A record that a mend or a replay published says so in a header. It came when it came: it is no repetition
+by the relay, and where it is the first of its message, it is held only against others of the same run.
+"""
+
+from collections.abc import Collection
+
+from innbox_process.commands import CommandError, Report
+from innbox_process.records import Record
+from relay.audit.databases import Home, Sources, declared_topics, look_up, read_late, read_window
+from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds
+from relay.audit.ledger.topics import read_topics
+from relay.audit.order import find_inversions
+from relay.audit.outcome import Audit, Finding, TopicAudit, conclude
+from relay.audit.partitioner import partition_of
+from relay.audit.tables import (
+    EXPLAINED,
+    FINDINGS,
+    INDEXES,
+    JUDGED,
+    SCHEMA,
+    STRANGE_IDS,
+    STRANGERS,
+    TRIMMED,
+    TRIMMED_ANYWHERE,
+)
+from relay.audit.window import Window
+from relay.replay import MEND_HEADER, REPLAY_HEADER
+
+__all__ = ["Audit", "Finding", "Sources", "TopicAudit", "Window", "audit"]
+
+_EVER = 1e18
+# What the relay's producer uses unless its properties name another.
+_MURMUR2 = {"murmur2", "murmur2_random"}
+
+
+def audit(
+    sources: Sources,
+    window: Window,
+    report: Report,
+    *,
+    topics: Collection[str] = (),
+    exactly_once: bool = False,
+    named_max: int | None = None,
+) -> Audit:
+    """Audit the outboxes of these sources, and their topics or some.
+
+    `report` is told what is being read, how many rows so far, and of how many if that is known. Raises
+    `CommandError` for what cannot be audited, what Postgres or Kafka raise, and TimeoutError.
+    """
+    homes, declared = sources.homes, declared_topics(sources)
+    if undeclared := set(topics) - declared:
+        raise CommandError(
+            f"No outbox declares {', '.join(sorted(undeclared))}; there are: "
+            f"{', '.join(sorted(declared)) or 'none'}."
+        )
+    with Ledger(SCHEMA) as ledger:
+        ledger.know("partition_of", 2, partition_of)
+        snapshots = _enter_messages(ledger, sources, homes, window, topics, report)
+        read = set(topics) or declared | set(ledger.column("SELECT DISTINCT topic FROM message"))
+        begins_at = window.since.timestamp() - CLOCKS_DIFFER_S if window.since else None
+        read_topics(
+            ledger,
+            sources.kafka,
+            sources.topic_prefix,
+            read,
+            report,
+            _record_row,
+            since=begins_at,
+        )
+        for home in homes:
+            read_late(ledger, sources, home, snapshots[home])
+        _judge(ledger, sources, report)
+        return conclude(ledger, read, window, exactly_once=exactly_once, named_max=named_max)
+
+
+def _enter_messages(
+    ledger: Ledger,
+    sources: Sources,
+    homes: list[Home],
+    window: Window,
+    topics: Collection[str],
+    report: Report,
+) -> dict[Home, str]:
+    since = window.since.timestamp() if window.since else -_EVER
+    until = window.until.timestamp() if window.until else _EVER
+    ledger.insert("bounds", [(since, until)])
+    return {home: read_window(ledger, sources, home, window, topics, report) for home in homes}
+
+
+def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key.decode(errors="replace") if record.key is not None else None,
+        record.headers.get("ce_id"),
+        record.headers.get("ce_source"),
+        seconds(record.headers.get("ce_time")),
+        published_at,
+        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
+    )
+
+
+def _judge(ledger: Ledger, sources: Sources, report: Report) -> None:
+    is_murmur2 = sources.kafka.get("partitioner", "murmur2") in _MURMUR2
+    ledger.run(INDEXES, TRIMMED if is_murmur2 else TRIMMED_ANYWHERE, JUDGED, STRANGERS, EXPLAINED)
+    look_up(ledger, sources, ledger.column(STRANGE_IDS), report)
+    ledger.run(EXPLAINED)
+    find_inversions(ledger)
+    ledger.run(FINDINGS)

@@ -1,0 +1,107 @@
+"""What the operators' commands work on: databases with outboxes, by name, and the cluster they go to.
+
+The command line that shows the commands says which ones there are: `innbox-relay` takes one database
+from its environment. Nothing is read before a command asks for it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Protocol
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from innbox_process.commands import CommandError
+from relay.config import RelayConfig
+from relay.databases import Database
+
+
+class Deployment(Protocol):
+    """The context object of the commands."""
+
+    @property
+    def command(self) -> str:
+        """What a person types before the name of a command."""
+
+    def databases(self) -> Sequence[Database]:
+        """Return the databases; raises `SettingsError` where none is known."""
+
+    def relay_config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
+        """Return what a relay of a database is told; raises `SettingsError`.
+
+        Whoever does not ask Kafka gets one in which no broker is named, if none is known.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The databases that a command is for: the one that was named, or every one."""
+
+    deployment: Deployment
+    named: str | None
+
+    def each(self) -> list[Database]:
+        """Return the one that was named, or else all."""
+        known = self.deployment.databases()
+        found = [one for one in known if self.named is None or self.named in one.names]
+        if not found:
+            names = ", ".join(name for one in known for name in one.names)
+            raise click.BadParameter(
+                f"{self.named!r} is none of them: {names}", param_hint="'--database'"
+            )
+        return found
+
+    def others(self) -> list[Database]:
+        """Return those that the command is not for."""
+        return [one for one in self.deployment.databases() if one not in self.each()]
+
+    def one(self) -> Database:
+        """Return the only one; raises `CommandError` if there are several and none was named."""
+        found = self.each()
+        if len(found) > 1:
+            names = " or ".join(name for one in found for name in one.names)
+            raise CommandError(f"there are several databases: pass --database {names}")
+        return found[0]
+
+    def only(self, database: Database) -> "Where":
+        """Return the same for one of them."""
+        is_single = len(self.deployment.databases()) == 1
+        return Where(self.deployment, None if is_single else database.names[0])
+
+    def config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
+        return self.deployment.relay_config(database, asks_kafka=asks_kafka)
+
+    def typed(self, command: str) -> str:
+        """Return what a person types to call a command for the same database."""
+        option = f" --database {self.named}" if self.named else ""
+        return f"{self.deployment.command} {command}{option}"
+
+
+def on_database(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option that names a database, and `Where` as its first argument."""
+
+    @wraps(command)
+    def called(deployment: Deployment, /, *, database: str | None, **options: Any) -> Any:  # noqa: ANN401
+        return command(Where(deployment, database), **options)
+
+    option = click.option(
+        "--database",
+        "--context",
+        "database",
+        metavar="NAME",
+        help="Which database, where there are several.",
+    )
+    return option(click.pass_obj(called))
+
+
+@contextmanager
+def engine_of(database: Database) -> Iterator[Engine]:
+    """An engine for a few statements of an operator."""
+    engine = create_engine(database.url, poolclass=NullPool)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

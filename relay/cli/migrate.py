@@ -1,0 +1,79 @@
+"""`migrate`: the outbox's tables in a database of anybody's, without a migration tool."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, print_json, print_status
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+# Any number that nobody else takes, so that two who migrate at once do so one after the other.
+_LOCK = 7_073_002_311
+
+
+@click.command(cls=Command)
+@click.option(
+    "--sql", is_flag=True, help="Print the SQL, to be run in one transaction, and do nothing."
+)
+@click.option(
+    "--since", type=int, default=0, show_default=True, help="With --sql: the version that is there."
+)
+@as_json
+@on_database
+def migrate(where: Where, *, sql: bool, since: int, as_json: bool) -> None:
+    """Make the outbox's tables, or bring them to the newest version.
+
+    They live in the schema `outbox`, which must be theirs alone. All of it is one transaction.
+    Repeatable; a project with Alembic can have them as a step of its own migrations instead, by
+    `outbox.schema.operations`.
+
+    \b
+    PROGRAM migrate
+    PROGRAM migrate --sql > outbox.sql
+    """
+    if sql:
+        click.echo(_sql(since))
+        return
+    reached = {}
+    for database in where.each():
+        with engine_of(database) as engine:
+            before, after = _migrated(engine)
+        reached[database.name] = {"from": before, "to": after}
+        if not as_json:
+            print_status(
+                f"{database.name}: version {after}, as it was"
+                if before == after
+                else f"{database.name}: version {before or 'none'} → {after}"
+            )
+    if as_json:
+        print_json({"databases": reached})
+
+
+def _migrated(engine: "Engine") -> tuple[int, int]:
+    from sqlalchemy import text
+
+    from outbox.schema import LATEST, upgrades
+    from outbox.schema.installed import installed_version
+
+    with engine.begin() as connection:
+        # Rather fail than hold up writers behind a lock that does not come.
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        before = installed_version(connection)
+        for statement in upgrades(since=before, to=LATEST):
+            connection.exec_driver_sql(statement)
+    return before, LATEST
+
+
+def _sql(since: int) -> str:
+    from outbox.schema import upgrades
+
+    try:
+        statements = upgrades(since=since)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--since'") from error
+    return "\n".join(f"{statement.strip()};" for statement in statements)

@@ -1,0 +1,91 @@
+"""`shards` and `partitions`: how things stand."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from outbox import admin, reader
+from outbox.reader import Shard
+from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.lazy import Command
+from relay.cli.output import as_json, print_json, print_table
+
+
+@click.command(cls=Command)
+@as_json
+@on_database
+def shards(where: Where, *, as_json: bool) -> None:
+    """List the shards: who relays which keys, how far they are, and what waits (an estimate)."""
+    found = []
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
+            waiting = admin.backlogs(connection)
+            found += [
+                {
+                    "database": database.name,
+                    **shown(shard),
+                    "backlog": waiting.get(shard.id, 0),
+                }
+                for shard in reader.shards(connection)
+            ]
+    if as_json:
+        print_json({"shards": found})
+        return
+    print_table(
+        "Shards",
+        (
+            "database",
+            "shard",
+            "key hashes",
+            "owner",
+            "leased until",
+            "epoch",
+            "backlog",
+            "reserved for",
+            "cursor",
+        ),
+        [
+            (
+                shard["database"],
+                shard["id"],
+                f"{shard['hashes']['hash_from']} to {shard['hashes']['hash_to'] - 1}",
+                shard["owner"] or "nobody",
+                shard["leased_until"],
+                shard["epoch"],
+                f"{shard['backlog']:,}",
+                shard["reserved_for"],
+                _shortened(shard["cursor"]["snapshot"]),
+            )
+            for shard in found
+        ],
+    )
+
+
+@click.command(cls=Command)
+@as_json
+@on_database
+def partitions(where: Where, *, as_json: bool) -> None:
+    """List the daily partitions, oldest first."""
+    found = {}
+    for database in where.each():
+        with engine_of(database) as engine, engine.connect() as connection:
+            days = admin.partitions(connection)
+            found[database.name] = {day.isoformat(): name for day, name in days.items()}
+    if as_json:
+        print_json({"partitions": found})
+        return
+    rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
+    print_table("Partitions", ("database", "day (UTC)", "table"), rows)
+
+
+def _shortened(snapshot: str) -> str:
+    """Leave the transactions in flight out, of which there may be a thousand."""
+    return ":".join(snapshot.split(":")[:2])
+
+
+def shown(shard: Shard) -> dict[str, Any]:
+    """A shard for programs: what its row says, without what only a relay's memory knows."""
+    fields = asdict(shard)
+    del fields["saved"], fields["cursor"]["read_at"]
+    return fields
