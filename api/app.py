@@ -13,11 +13,11 @@ from api.databases import ROLE, Database, Databases
 from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
 from api.identity.rate_limit import RateLimiter
-from api.identity.tokens import Keys, OneKey, Tokens
-from api.inventory import Loads, inventory_routes
+from api.identity.tokens import SigningKeys, StaticKey, Tokens
+from api.inventory import ActiveUploads, inventory_routes
 from api.middleware import errors
-from api.middleware.hosts import KnownHosts
-from api.middleware.observe import Observed
+from api.middleware.hosts import AllowedHostsMiddleware
+from api.middleware.observability import ObservabilityMiddleware
 from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
@@ -54,21 +54,21 @@ def create_app(settings: Settings) -> Litestar:
     It connects to nothing before a request or its lifespan asks it to.
     """
     state = Health(beat_s_max=hung_s(settings))
-    keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
+    keys = Jwks(settings, state) if settings.jwks_url else StaticKey(settings)
     limiter = RateLimiter(settings.requests_per_s_max, settings.requests_burst_max)
     checks = (known_parameters, one_line_each, scope_granted)
     databases = Databases.of(settings, state)
     deps, steps = _reservations(settings, databases.reservations)
     rooms = databases.rooms
     room_deps = RoomDependencies(rooms.writing, rooms.reading, settings.page_size_max)
-    loads = Loads()
+    uploads = ActiveUploads()
     v1 = Router(
         "/v1",
         guards=[members_only(Tokens(keys, settings), limiter, *checks)],
         route_handlers=[
             reservation_routes(deps),
             room_routes(room_deps),
-            inventory_routes(rooms.writing, loads, settings.bulk_bytes_max),
+            inventory_routes(rooms.writing, uploads, settings.bulk_bytes_max),
             operation_routes(deps.reading),
         ],
         security=[{"bearer": []}],
@@ -83,9 +83,11 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,  # runtime.logs has seen to it
         debug=False,
     )
-    app.state.watchers, app.state.loads = deps.watchers, loads
-    known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
-    app.asgi_handler = Observed(known, is_production=settings.environment == "production")
+    app.state.watchers, app.state.uploads = deps.watchers, uploads
+    known = AllowedHostsMiddleware(app.asgi_handler, settings.allowed_hosts)
+    app.asgi_handler = ObservabilityMiddleware(
+        known, is_production=settings.environment == "production"
+    )
     return app
 
 
@@ -118,7 +120,7 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
     return deps, ShutdownSteps((doorbell.close, pool.close), (thread_doorbell.close, changes.close))
 
 
-def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+def _kept(keys: SigningKeys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         task = asyncio.create_task(keys.keep())
@@ -138,8 +140,9 @@ def _alive(
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        # More threads than connections: who gets none within the pool's timeout hears 503, and does
-        # not queue unheard for a thread. There are two pools, to write and to read.
+        # More threads than connections: a request that gets no connection within the pool's timeout is
+        # answered 503, and does not wait for a thread without a bound. There are two pools of threads'
+        # connections, to write and to read.
         threads = ThreadPoolExecutor(2 * 2 * settings.pool_size, thread_name_prefix="api")
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
@@ -155,7 +158,7 @@ def _alive(
             stack.enter_context(databases.probed())
             for end in steps.in_threads:
                 stack.callback(end)
-            # A thread goes on after who waited for it is gone: it rings, and gives its connection back.
+            # A thread goes on after its request is gone: it rings, and gives its connection back.
             # If it never ends, `stop_on_signals` ends the process.
             stack.push_async_callback(loop.shutdown_default_executor)
             for end in reversed(steps.in_loop):

@@ -33,7 +33,7 @@ from sqlalchemy import (
 class KeyedRequest:
     """A request of a caller under an idempotency key of theirs, perhaps not the first; or without a key.
 
-    The caller is a member, or somebody of the staff who acts for one.
+    The caller is a member, or staff acting for one.
     """
 
     caller_id: int
@@ -130,7 +130,7 @@ class IdempotencyKeys:
     def answer(
         self, connection: Connection, request: KeyedRequest, *, status: int, body: bytes
     ) -> None:
-        """Keep the response of a claimed key, for whoever repeats the request."""
+        """Keep the response of a claimed key, for repeats of the request."""
         values = {"caller_id": request.caller_id, "key": request.key}
         answered = connection.execute(self._sql(ANSWER), {**values, "status": status, "body": body})
         assert answered.rowcount == 1, f"{request} was never claimed"

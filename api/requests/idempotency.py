@@ -12,7 +12,7 @@ import msgspec
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
-from api.problems import InvalidHeader, Refused
+from api.problems import DomainRefusal, InvalidHeader
 from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest, Mismatch, Repeat
 
 HEADER = "Idempotency-Key"
@@ -50,7 +50,7 @@ def bare(header: str) -> str:
     if header.startswith('"'):
         quoted = _STRING.fullmatch(header)
         if quoted is None:
-            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 and is none")
+            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 but is not one")
         key = _ESCAPED.sub(r"\1", quoted[1])
     if not 0 < len(key) <= KEY_LENGTH_MAX:
         raise InvalidHeader(HEADER, f"a key has between 1 and {KEY_LENGTH_MAX} characters")
@@ -60,7 +60,7 @@ def bare(header: str) -> str:
 def answered(connection: Connection, keys: IdempotencyKeys, request: KeyedRequest) -> Repeat | None:
     """Return the answer that this key got before, or claim the key for this transaction.
 
-    Raises `Refused` if the key was used for another request, or its first one is still being done.
+    Raises `DomainRefusal` if the key was used for another request, or its first request is still running.
     """
     if request.key is None:
         return None
@@ -70,14 +70,14 @@ def answered(connection: Connection, keys: IdempotencyKeys, request: KeyedReques
         case Repeat() as repeat:
             return repeat
         case (Mismatch() | InFlight()) as refusal:
-            raise Refused(refusal)
+            raise DomainRefusal(refusal)
 
 
 def as_kept(body: bytes, kind: type[_View]) -> _View | None:
-    """Read an answer that was kept; None if it is of a form that answers had before."""
+    """Read an answer that was kept; None if it has a form that answers no longer have."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError:  # ours, so nothing that the caller could put right
+    except msgspec.ValidationError:  # kept by this service: the caller cannot fix it
         return None
 
 

@@ -19,7 +19,7 @@ import outbox
 from api.identity.auth import WRITE, MemberRequest, needs
 from api.identity.row_security import set_member
 from api.identity.tokens import Member
-from api.problems import Declined, Missing, Refused, documented
+from api.problems import DomainRefusal, NotFound, ProblemError, problem_responses
 from api.requests import idempotency
 from api.requests.etags import is_meant
 from api.requests.idempotency import Key, keyed_request
@@ -51,7 +51,7 @@ IfMatch = Annotated[
     **needs(WRITE),
     responses={
         200: ENDED,
-        **documented(
+        **problem_responses(
             "SCOPE_MISSING",
             "OUTCOME_UNKNOWN",
             "NOT_FOUND",
@@ -99,10 +99,10 @@ def _cancel(
         reservation = _locked(connection, reservation_id, caller)
         if not is_meant(if_match, reservation.version):
             current = f"the reservation is at version {reservation.version}"
-            raise Declined("PRECONDITION_FAILED", current)
+            raise ProblemError("PRECONDITION_FAILED", current)
         match cancel(reservation):
             case NotCancellable() as refusal:
-                raise Refused(refusal)
+                raise DomainRefusal(refusal)
             case Reservation() as cancelling:
                 reservation = _cancelled(connection, cancelling, caller, trace)
             case Unchanged():
@@ -114,10 +114,10 @@ def _cancel(
 
 
 def _locked(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
-    """Lock what the caller may cancel; raises `Missing`, also for one of somebody else."""
+    """Lock what the caller may cancel; raises `NotFound`, also for another member's."""
     reservation = store.lock(connection, [reservation_id]).get(reservation_id)
     if reservation is None or not (caller.is_staff or reservation.member_id == caller.id):
-        raise Missing
+        raise NotFound
     return reservation
 
 

@@ -15,7 +15,7 @@ from litestar.params import JSONBody
 from api.identity.auth import STAFF, WRITE, MemberRequest, ScopeMissing, needs
 from api.identity.row_security import set_member_statement
 from api.identity.tokens import Member
-from api.problems import OF_A_BODY, Declined, Refused, documented
+from api.problems import OF_A_BODY, DomainRefusal, ProblemError, problem_responses
 from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
 from api.requests.prefer import Prefer
@@ -46,7 +46,7 @@ _Refusal = NotReservable | InFlight | TooManyPending
     **needs(WRITE),
     responses={
         200: ENDED,
-        **documented(
+        **problem_responses(
             "SCOPE_MISSING",
             "OUTCOME_UNKNOWN",
             "TOO_MANY_PENDING",
@@ -127,8 +127,11 @@ def _earlier(
         case Reservation():
             return found
         case Mismatch():
-            raise Refused(found)
+            raise DomainRefusal(found)
     if isinstance(refusal, TooManyPending):
-        detail = f"{refusal.pending_max} reservations wait for an answer; no more are accepted now"
-        raise Declined(refusal.code, detail)
-    raise Refused(refusal)
+        detail = (
+            f"{refusal.pending_max} reservations wait for an answer; no more are accepted until some are "
+            "answered"
+        )
+        raise ProblemError(refusal.code, detail)
+    raise DomainRefusal(refusal)

@@ -14,7 +14,7 @@ from litestar.status_codes import HTTP_200_OK
 from sqlalchemy import Connection
 
 from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.problems import OF_A_BODY, Refused, documented
+from api.problems import OF_A_BODY, DomainRefusal, problem_responses
 from api.requests import idempotency
 from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
@@ -36,7 +36,7 @@ _KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
     operation_id="nameRoom",
     summary="Name a room, or make it",
     **needs(INVENTORY),
-    responses=documented(*_WRITTEN, *_KEYED),
+    responses=problem_responses(*_WRITTEN, *_KEYED),
     dto=Strict[NewName],
     return_dto=None,
     sync_to_thread=True,
@@ -62,7 +62,7 @@ def name_room(
     operation_id="setNights",
     summary="Open nights, or change how many rooms they have and which rules",
     **needs(INVENTORY),
-    responses=documented(
+    responses=problem_responses(
         *_WRITTEN,
         "CAPACITY_BELOW_TAKEN",
         "NIGHT_WITHOUT_CAPACITY",
@@ -89,7 +89,7 @@ def set_nights(
             return _repeated(earlier.response_body, NightsView(room_id, len(change.nights)))
         [outcome] = change_nights(connection, [change])
         if not isinstance(outcome, NightsSet):
-            raise Refused(outcome)
+            raise DomainRefusal(outcome)
         return _kept(connection, keyed, NightsView(room_id, outcome.count))
 
 
@@ -99,6 +99,6 @@ def _kept(connection: Connection, keyed: KeyedRequest, view: _View) -> Response[
 
 
 def _repeated(answer: bytes, asked: _View) -> Response[_View]:
-    """Repeat the answer, or what was asked for if the answer is of a form that we no longer have."""
+    """Repeat the answer, or what was asked for if the answer has a form that answers no longer have."""
     view = idempotency.as_kept(answer, type(asked)) or asked
     return Response(view, headers={"Idempotency-Replayed": "true"})

@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, stop: Event) -> None:
         app = create_app(settings)
-        self._waiters, self._loads = app.state.watchers, app.state.loads
+        self._watchers, self._uploads = app.state.watchers, app.state.uploads
         self._stop = stop
         super().__init__(
             uvicorn.Config(
@@ -77,8 +77,8 @@ class Server(uvicorn.Server):
         return self._stop.is_set() or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._waiters.close()
-        self._loads.close()
+        self._watchers.close()
+        self._uploads.close()
         await super().shutdown(sockets)
 
     @contextmanager

@@ -29,7 +29,7 @@ from domain.stay import Stay
 REDRIVEN: Final = "REDRIVEN"
 NO_REASON_GIVEN: Final = "NO_REASON_GIVEN"
 
-# Who changes a reservation: the rooms' answers, ourselves when we ask again, or a person.
+# Actors that change a reservation: the rooms' answer, innbox when it asks again, or a person.
 ROOMS: Final = "rooms"
 INNBOX: Final = "innbox"
 
@@ -54,7 +54,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewReservation:
-    """A wish within the rules, not yet stored."""
+    """A request within the rules, not yet stored."""
 
     member_id: int
     room_id: int
@@ -100,11 +100,11 @@ class Transition:
 
 
 def by_member(member_id: int, *, staff: bool = False) -> str:
-    """Name a person as the actor: a member, or somebody of the staff who acts for one."""
+    """Name a person as the actor: a member, or staff acting for one."""
     return f"{'staff' if staff else 'member'}:{member_id}"
 
 
-class Refusal(StrEnum):
+class NotReservableCode(StrEnum):
     CHECK_IN_PAST = "CHECK_IN_PAST"
     STAY_TOO_LONG = "STAY_TOO_LONG"
     TOO_FAR_AHEAD = "TOO_FAR_AHEAD"
@@ -114,7 +114,7 @@ class Refusal(StrEnum):
 class NotReservable:
     """The rules forbid this stay; `text` tells the member why."""
 
-    code: Refusal
+    code: NotReservableCode
     text: str
 
 
@@ -145,13 +145,19 @@ class Alarm:
 def new(
     member_id: int, room_id: int, stay: Stay, *, today: date, nights_max: int, days_max: int
 ) -> NewReservation | NotReservable:
-    """Check a wish against the rules: a check-in from today to `days_max` days ahead."""
+    """Check a request against the rules: a check-in from today to `days_max` days ahead."""
     if stay.check_in < today:
-        return NotReservable(Refusal.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past")
+        return NotReservable(
+            NotReservableCode.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past"
+        )
     if stay.length > nights_max:
-        return NotReservable(Refusal.STAY_TOO_LONG, f"a stay is at most {nights_max} nights")
+        return NotReservable(
+            NotReservableCode.STAY_TOO_LONG, f"a stay is at most {nights_max} nights"
+        )
     if stay.check_in > today + timedelta(days=days_max):
-        return NotReservable(Refusal.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead")
+        return NotReservable(
+            NotReservableCode.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead"
+        )
 
     return NewReservation(member_id, room_id, stay)
 

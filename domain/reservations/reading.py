@@ -66,7 +66,7 @@ def history(
 
 
 def versions(connection: Connection, ids: Collection[int]) -> dict[int, int]:
-    """Read how far many reservations are, for those who wait for them."""
+    """Read how far many reservations are, for the requests that wait for them."""
     rows = connection.execute(VERSIONS, {"ids": list(ids)})
     return {row.id: row.version for row in rows}
 

@@ -1,4 +1,4 @@
-"""Reservations in Postgres; `reserving` makes them. Nothing here begins, commits or rolls back.
+"""Reservations in Postgres; `reserve` makes them. Nothing here begins, commits or rolls back.
 
 Every change of a reservation and its row in `transition` are one statement, so neither is ever
 there without the other.
@@ -14,7 +14,7 @@ from domain.reservations.model import Cause, Reservation, Status
 from domain.reservations.tables import reservation
 from domain.stay import Stay
 
-# Who waits for an answer listens here; the payload names reservation ids, joined by commas.
+# Requests that wait for an answer listen here; the payload names reservation ids, joined by commas.
 SETTLED_CHANNEL: Final = "reservations"
 
 # Asked in vain, a saga waits up to 2^6 times as long: an hour, where it was a minute.
@@ -39,7 +39,7 @@ LOCK = text("""
     FOR UPDATE
 """)
 
-# SKIP LOCKED is right here, and only here: what somebody holds is being settled, cancelled or
+# SKIP LOCKED is right here, and only here: a row that is locked is being settled, cancelled or
 # asked again at this moment, so it is not stale; and these rows have no order to keep.
 # Each time it was asked again in vain doubles the wait: an outage must not multiply its own backlog.
 # How often that was, the versions tell: all since the newest that is no redrive. The first of the two

@@ -37,7 +37,7 @@ _FITTING_REASON = """
         ELSE reason IS NULL
     END
 """
-# A member or somebody of the staff who acted for them, the rooms' answer, or us asking again.
+# A member, staff acting for one, the rooms' answer, or innbox asking again.
 _KNOWN_ACTOR = "actor ~ '^((member|staff):[1-9][0-9]{0,18}|rooms|innbox)$'"
 _W3C_TRACE_ID = "trace_id ~ '^[0-9a-f]{32}$'"
 
