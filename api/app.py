@@ -1,10 +1,12 @@
 """The API put together: what each part is given is said here and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from litestar import Litestar, Router
 
@@ -13,7 +15,7 @@ from api.databases import ROLE, Database, Databases
 from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
 from api.identity.rate_limit import RateLimiter
-from api.identity.tokens import SigningKeys, StaticKey, Tokens
+from api.identity.tokens import StaticKey, Tokens
 from api.inventory import ActiveUploads, inventory_routes
 from api.middleware import errors
 from api.middleware.hosts import AllowedHostsMiddleware
@@ -38,6 +40,8 @@ from runtime.database import url_in_role
 from runtime.health import Health, hung_s
 from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
+
+Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,17 @@ def create_app(settings: Settings) -> Litestar:
         ],
         security=[{"bearer": []}],
     )
+    url = url_in_role(settings, settings.reservations_database_url, ROLE)
+    tasks = (
+        keys.keep,
+        partial(health.beat, state),
+        deps.topics.load,
+        partial(watchers.poll, deps.watchers),
+        partial(watchers.listen, deps.watchers, url),
+    )
     app = Litestar(
         [v1, problem_routes(), health.health_routes(state)],
-        lifespan=[_alive(settings, databases, deps, steps, state), _kept(keys)],
+        lifespan=[_running(settings, databases, steps, tasks)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -120,39 +132,19 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
     return deps, ShutdownSteps((doorbell.close, pool.close), (thread_doorbell.close, changes.close))
 
 
-def _kept(keys: SigningKeys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(keys.keep())
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    return lifespan
-
-
-def _alive(
-    settings: Settings,
-    databases: Databases,
-    deps: Dependencies,
-    steps: ShutdownSteps,
-    state: Health,
+def _running(
+    settings: Settings, databases: Databases, steps: ShutdownSteps, tasks: Iterable[Task]
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    """Return the lifespan: probes and tasks run for as long as the API does, and all ends in order."""
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         # More threads than connections: a request that gets no connection within the pool's timeout is
-        # answered 503, and does not wait for a thread without a bound. There are two pools of threads'
-        # connections, to write and to read.
+        # answered 503, and does not wait for a thread without a bound. Two pools, to write and to read.
         threads = ThreadPoolExecutor(2 * 2 * settings.pool_size, thread_name_prefix="api")
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
-        url = url_in_role(settings, settings.reservations_database_url, ROLE)
-        tasks = [
-            asyncio.create_task(health.beat(state)),
-            asyncio.create_task(deps.topics.load()),
-            asyncio.create_task(watchers.poll(deps.watchers)),
-            asyncio.create_task(watchers.listen(deps.watchers, url)),
-        ]
+        running = [asyncio.create_task(task()) for task in tasks]
         async with AsyncExitStack() as stack:  # the last one in is the first one out
             stack.callback(databases.dispose)
             stack.enter_context(databases.probed())
@@ -164,8 +156,8 @@ def _alive(
             for end in reversed(steps.in_loop):
                 stack.callback(end)
             yield
-            for task in tasks:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     return lifespan

@@ -24,7 +24,7 @@ from consumers.dead_letters import NoFreeId
 from consumers.metrics import BISECTED, DEAD_LETTERS
 from consumers.records import Record
 from domain.messages import PoisonMessage
-from domain.reservations.store import ReservationMoved
+from domain.reservations.store import StaleVersion
 from domain.rooms.store import AllocatedMeanwhile
 from outbox import UnknownTopic
 from runtime.database import is_conflict, is_outage
@@ -116,7 +116,7 @@ def is_passing(error: BaseException) -> bool:
 
 def is_race(error: BaseException) -> bool:
     """Tell a transaction that another one was faster than: run again at once, it will do."""
-    return is_conflict(error) or isinstance(error, AllocatedMeanwhile | ReservationMoved)
+    return is_conflict(error) or isinstance(error, AllocatedMeanwhile | StaleVersion)
 
 
 def _is_timeout(error: Exception) -> bool:

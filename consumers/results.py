@@ -9,7 +9,7 @@ from consumers.records import Record
 from domain import messages
 from domain.answers import RoomResult
 from domain.reservations import store
-from domain.reservations.model import ROOMS, Alarm, Cause, Reservation, settle
+from domain.reservations.model import ROOMS, Cause, Contradiction, Reservation, settle
 from outbox import Doorbell
 from runtime.traces import trace_id, valid
 
@@ -55,7 +55,7 @@ def _settled(known: Mapping[int, Reservation], result: RoomResult) -> Reservatio
     match settle(reservation, result):
         case Reservation() as settled:
             return settled
-        case Alarm(code=code):
+        case Contradiction(code=code):
             return f"{code}: {result.status} for a reservation that is {reservation.status}"
     return None
 

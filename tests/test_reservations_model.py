@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from domain.answers import Answer, RoomResult
 from domain.reservations.model import (
     REDRIVEN,
-    Alarm,
+    Contradiction,
     NewReservation,
     NotCancellable,
     NotReservable,
@@ -46,13 +46,13 @@ def an_answer(status: Answer, message: str = "") -> RoomResult:
 SETTLED = [
     (Status.PENDING, Answer.SUCCESS, Status.CONFIRMED),
     (Status.PENDING, Answer.FAILURE, Status.REJECTED),
-    (Status.PENDING, Answer.CANCEL, Alarm),
+    (Status.PENDING, Answer.CANCEL, Contradiction),
     (Status.CANCELLING, Answer.SUCCESS, Unchanged),
     (Status.CANCELLING, Answer.FAILURE, Unchanged),
     (Status.CANCELLING, Answer.CANCEL, Status.CANCELLED),
     (Status.CONFIRMED, Answer.SUCCESS, Unchanged),
-    (Status.CONFIRMED, Answer.FAILURE, Alarm),
-    (Status.CONFIRMED, Answer.CANCEL, Alarm),
+    (Status.CONFIRMED, Answer.FAILURE, Contradiction),
+    (Status.CONFIRMED, Answer.CANCEL, Contradiction),
     (Status.REJECTED, Answer.SUCCESS, Unchanged),
     (Status.REJECTED, Answer.FAILURE, Unchanged),
     (Status.REJECTED, Answer.CANCEL, Unchanged),
@@ -64,7 +64,7 @@ SETTLED = [
 
 @pytest.mark.parametrize(("status", "answer", "expected"), SETTLED)
 def test_an_answer_settles_a_reservation_as_the_table_says(
-    status: Status, answer: Answer, expected: Status | type[Alarm | Unchanged]
+    status: Status, answer: Answer, expected: Status | type[Contradiction | Unchanged]
 ) -> None:
     before = a_reservation(status=status)
 
@@ -102,7 +102,7 @@ def test_a_rejection_without_a_reason_gets_one() -> None:
 def test_a_contradiction_is_handed_over_whole() -> None:
     confirmed, contradiction = a_reservation(status=Status.CONFIRMED), an_answer(Answer.FAILURE)
 
-    assert settle(confirmed, contradiction) == Alarm(confirmed, contradiction)
+    assert settle(confirmed, contradiction) == Contradiction(confirmed, contradiction)
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.CONFIRMED])

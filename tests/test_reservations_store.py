@@ -169,7 +169,7 @@ def test_a_change_of_an_outdated_version_is_refused(engine: Engine) -> None:
     [born] = reservations(engine, 1)
     save(engine, [(changed(born, Answer.SUCCESS), 2)])
 
-    with pytest.raises(store.ReservationMoved):
+    with pytest.raises(store.StaleVersion):
         save(engine, [(changed(born, Answer.FAILURE, "SOLD_OUT: too late"), 3)])
 
     assert [status for _, status, _, _ in history(engine, born.id)] == ["PENDING", "CONFIRMED"]

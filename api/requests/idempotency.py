@@ -1,14 +1,13 @@
 """The Idempotency-Key of a request: under one key, a member's request is done once.
 
-The key is claimed and its answer kept in the transaction that does the work, so a key is remembered
-if, and only if, its work is done. A refusal rolls both back: repeated, it is judged anew.
+The key is claimed in the transaction that does the work, so a key is remembered if, and only if, its work
+is done. A refusal rolls both back: repeated, it is decided again.
 """
 
 import re
 from hashlib import sha256
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import msgspec
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
@@ -17,6 +16,8 @@ from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest,
 
 HEADER = "Idempotency-Key"
 KEY_LENGTH_MAX = 255
+# The header that says so where an earlier request is answered again.
+REPEATED = {"Idempotency-Replayed": "true"}
 
 Key = Annotated[
     str | None,
@@ -33,9 +34,6 @@ Key = Annotated[
 # A string of RFC 8941, section 3.3.3: printable ASCII, and nothing but quotes and backslashes escaped.
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPED = re.compile(r'\\(["\\])')
-
-
-_View = TypeVar("_View", bound=msgspec.Struct)
 
 
 def keyed_request(caller_id: int, header: str | None, content: bytes) -> KeyedRequest:
@@ -57,33 +55,19 @@ def bare(header: str) -> str:
     return key
 
 
-def answered(connection: Connection, keys: IdempotencyKeys, request: KeyedRequest) -> Repeat | None:
-    """Return the answer that this key got before, or claim the key for this transaction.
+def is_repeat(
+    connection: Connection, keys: IdempotencyKeys, request: KeyedRequest, **more: object
+) -> bool:
+    """Tell whether the request was done before, or claim its key for this transaction.
 
     Raises `DomainRefusal` if the key was used for another request, or its first request is still running.
     """
     if request.key is None:
-        return None
-    match keys.claim(connection, request):
+        return False
+    match keys.claim(connection, request, **more):
         case Claimed():
-            return None
-        case Repeat() as repeat:
-            return repeat
+            return False
+        case Repeat():
+            return True
         case (Mismatch() | InFlight()) as refusal:
             raise DomainRefusal(refusal)
-
-
-def as_kept(body: bytes, kind: type[_View]) -> _View | None:
-    """Read an answer that was kept; None if it has a form that answers no longer have."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError:  # kept by this service: the caller cannot fix it
-        return None
-
-
-def keep(
-    connection: Connection, keys: IdempotencyKeys, request: KeyedRequest, status: int, body: bytes
-) -> None:
-    """Keep the answer of a claimed key for its repeats."""
-    if request.key is not None:
-        keys.answer(connection, request, status=status, body=body)

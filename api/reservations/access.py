@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine
 
 from api.identity.row_security import ALL_MEMBERS, set_member
 from api.identity.tokens import Member
-from api.problems import NotFound
+from api.problems import DomainRefusal, NotFound
+from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations import store
 from domain.reservations.model import Cause, Reservation, by_member
 from runtime.ids import new_uuid
@@ -33,6 +34,19 @@ def find(connection: Connection, reservation_id: int, caller: Member) -> Reserva
     member_id = None if caller.is_staff else caller.id
     if (found := store.get(connection, reservation_id, member_id)) is None:
         raise NotFound
+    return found
+
+
+def earlier(
+    connection: Connection, request: KeyedRequest, reservation_id: int | None = None
+) -> Reservation | None:
+    """Return the reservation as an earlier request with this key left it, if there was one.
+
+    Raises `DomainRefusal` if the key was used for another request.
+    """
+    found = store.earlier(connection, request, reservation_id) if request.key else None
+    if isinstance(found, Mismatch):
+        raise DomainRefusal(found)
     return found
 
 

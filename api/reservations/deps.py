@@ -62,7 +62,7 @@ class StreamSlot:
     member_id: int
 
     def __enter__(self) -> None:
-        """It was sloted before."""
+        """It was taken before."""
 
     def __exit__(self, *_: object) -> None:
         self.give_back()

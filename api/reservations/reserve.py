@@ -20,11 +20,11 @@ from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
 from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
-from api.reservations.access import cause_of, database_member, member_connection
+from api.reservations.access import cause_of, database_member, earlier, member_connection
 from api.reservations.answer import ENDED, answer
 from api.reservations.deps import Dependencies
 from api.reservations.views import NewStay, ReservationView
-from domain.idempotency import InFlight, KeyedRequest, Mismatch
+from domain.idempotency import InFlight, KeyedRequest
 from domain.messages import room_reserve_template
 from domain.reservations import reserve as reserving
 from domain.reservations.model import NewReservation, NotReservable, Reservation, new
@@ -122,12 +122,8 @@ def _earlier(
 ) -> Reservation:
     """Return what an earlier request with the key made; raises the refusal if there was none."""
     with member_connection(deps.reading, caller) as connection:
-        found = reserving.earlier(connection, keyed)
-    match found:
-        case Reservation():
+        if found := earlier(connection, keyed):
             return found
-        case Mismatch():
-            raise DomainRefusal(found)
     if isinstance(refusal, TooManyPending):
         detail = (
             f"{refusal.pending_max} reservations wait for an answer; no more are accepted until some are "

@@ -6,11 +6,11 @@
            cancel                cancel
               └──────► CANCELLING ◄──┘ ──CANCEL──► CANCELLED
 
-    state, result        SUCCESS     FAILURE     CANCEL
-    PENDING              CONFIRMED   REJECTED    alarm
-    CANCELLING           stays       stays       CANCELLED
-    CONFIRMED            no-op       alarm       alarm
-    REJECTED, CANCELLED  no-op       no-op       no-op
+    state, result        SUCCESS     FAILURE        CANCEL
+    PENDING              CONFIRMED   REJECTED       contradiction
+    CANCELLING           stays       stays          CANCELLED
+    CONFIRMED            no-op       contradiction  contradiction
+    REJECTED, CANCELLED  no-op       no-op          no-op
 
 Every change makes the next version; a terminal status never changes back. Time decides nothing:
 a saga that waits too long is asked again (`redrive`), which changes its version alone.
@@ -134,7 +134,7 @@ class NotCancellable:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class Contradiction:
     """An answer that contradicts an earlier one: a person must look, nothing changes."""
 
     reservation: Reservation
@@ -162,7 +162,7 @@ def new(
     return NewReservation(member_id, room_id, stay)
 
 
-def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Alarm:
+def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Contradiction:
     """Apply the rooms' answer; see the table in the module docstring."""
     match reservation.status, result.status:
         case Status.PENDING, Answer.SUCCESS:
@@ -172,7 +172,7 @@ def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchan
         case Status.CANCELLING, Answer.CANCEL:
             return _next(reservation, Status.CANCELLED)
         case (Status.PENDING, Answer.CANCEL) | (Status.CONFIRMED, Answer.FAILURE | Answer.CANCEL):
-            return Alarm(reservation, result)
+            return Contradiction(reservation, result)
 
     return Unchanged(reservation)
 
