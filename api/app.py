@@ -1,10 +1,12 @@
 """The API put together: what each part is given is said here and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from litestar import Litestar, Router
 
@@ -13,11 +15,11 @@ from api.databases import ROLE, Database, Databases
 from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
 from api.identity.rate_limit import RateLimiter
-from api.identity.tokens import Keys, OneKey, Tokens
-from api.inventory import Loads, inventory_routes
+from api.identity.tokens import StaticKey, Tokens
+from api.inventory import ActiveUploads, inventory_routes
 from api.middleware import errors
-from api.middleware.hosts import KnownHosts
-from api.middleware.observe import Observed
+from api.middleware.hosts import AllowedHostsMiddleware
+from api.middleware.observability import ObservabilityMiddleware
 from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
@@ -39,6 +41,8 @@ from outbox import Doorbell, append_within, install_doorbell
 from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
+Task = Callable[[], Coroutine[Any, Any, None]]
+
 
 @dataclass(frozen=True, slots=True)
 class ShutdownSteps:
@@ -54,28 +58,36 @@ def create_app(settings: Settings) -> Litestar:
     It connects to nothing before a request or its lifespan asks it to.
     """
     state = Health(beat_s_max=hung_s(settings))
-    keys = Jwks(settings, state) if settings.jwks_url else OneKey(settings)
+    keys = Jwks(settings, state) if settings.jwks_url else StaticKey(settings)
     limiter = RateLimiter(settings.requests_per_s_max, settings.requests_burst_max)
     checks = (known_parameters, one_line_each, scope_granted)
     databases = Databases.of(settings, state)
     deps, steps = _reservations(settings, databases.reservations)
     rooms = databases.rooms
     room_deps = RoomDependencies(rooms.writing, rooms.reading, settings.page_size_max)
-    loads = Loads()
+    uploads = ActiveUploads()
     v1 = Router(
         "/v1",
         guards=[members_only(Tokens(keys, settings), limiter, *checks)],
         route_handlers=[
             reservation_routes(deps),
             room_routes(room_deps),
-            inventory_routes(rooms.writing, loads, settings.bulk_bytes_max),
+            inventory_routes(rooms.writing, uploads, settings.bulk_bytes_max),
             operation_routes(deps.reading),
         ],
         security=[{"bearer": []}],
     )
+    url = url_in_role(settings, settings.reservations_database_url, ROLE)
+    tasks = (
+        keys.keep,
+        partial(health.beat, state),
+        deps.topics.load,
+        partial(watchers.poll, deps.watchers),
+        partial(watchers.listen, deps.watchers, url),
+    )
     app = Litestar(
         [v1, problem_routes(), health.health_routes(state)],
-        lifespan=[_alive(settings, databases, deps, steps, state), _kept(keys)],
+        lifespan=[_running(settings, databases, steps, tasks)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -83,9 +95,11 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,  # innbox_process.logs has seen to it
         debug=False,
     )
-    app.state.watchers, app.state.loads = deps.watchers, loads
-    known = KnownHosts(app.asgi_handler, settings.allowed_hosts)
-    app.asgi_handler = Observed(known, is_production=settings.environment == "production")
+    app.state.watchers, app.state.uploads = deps.watchers, uploads
+    known = AllowedHostsMiddleware(app.asgi_handler, settings.allowed_hosts)
+    app.asgi_handler = ObservabilityMiddleware(
+        known, is_production=settings.environment == "production"
+    )
     return app
 
 
@@ -118,51 +132,32 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
     return deps, ShutdownSteps((doorbell.close, pool.close), (thread_doorbell.close, changes.close))
 
 
-def _kept(keys: Keys) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(keys.keep())
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    return lifespan
-
-
-def _alive(
-    settings: Settings,
-    databases: Databases,
-    deps: Dependencies,
-    steps: ShutdownSteps,
-    state: Health,
+def _running(
+    settings: Settings, databases: Databases, steps: ShutdownSteps, tasks: Iterable[Task]
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    """Return the lifespan: probes and tasks run for as long as the API does, and all ends in order."""
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        # More threads than connections: who gets none within the pool's timeout hears 503, and does
-        # not queue unheard for a thread. There are two pools, to write and to read.
+        # More threads than connections: a request that gets no connection within the pool's timeout is
+        # answered 503, and does not wait for a thread without a bound. Two pools, to write and to read.
         threads = ThreadPoolExecutor(2 * 2 * settings.pool_size, thread_name_prefix="api")
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
-        url = url_in_role(settings, settings.reservations_database_url, ROLE)
-        tasks = [
-            asyncio.create_task(health.beat(state)),
-            asyncio.create_task(deps.topics.load()),
-            asyncio.create_task(watchers.poll(deps.watchers)),
-            asyncio.create_task(watchers.listen(deps.watchers, url)),
-        ]
+        running = [asyncio.create_task(task()) for task in tasks]
         async with AsyncExitStack() as stack:  # the last one in is the first one out
             stack.callback(databases.dispose)
             stack.enter_context(databases.probed())
             for end in steps.in_threads:
                 stack.callback(end)
-            # A thread goes on after who waited for it is gone: it rings, and gives its connection back.
+            # A thread goes on after its request is gone: it rings, and gives its connection back.
             # If it never ends, `stop_on_signals` ends the process.
             stack.push_async_callback(loop.shutdown_default_executor)
             for end in reversed(steps.in_loop):
                 stack.callback(end)
             yield
-            for task in tasks:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     return lifespan

@@ -1,7 +1,7 @@
-"""The API's databases: what is written and what is read go by pools of their own.
+"""The API's databases: writes and reads have pools of their own.
 
-A commit may wait for a standby that is away, and a change for a lock. Those who only read do not notice:
-the connections of writers are never theirs. While commits are not confirmed no further one is begun.
+A commit may wait for a standby that is away, and a change for a lock. Readers do not notice: they use no
+connection of the writers. While commits are not confirmed no further one is begun.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,8 @@ class Databases:
     rooms: Database
     health: Health
     probe: DatabaseProbe
-    # Their routes answer 503 while it is away, and reservations go on: it is nothing to be ready for.
+    # While it is away the routes of rooms answer 503 and reservations go on: readiness does not depend
+    # on it.
     health_of_rooms: Health
 
     @classmethod
@@ -66,7 +67,7 @@ class Databases:
 
     @contextmanager
     def probed(self) -> Iterator[None]:
-        """Have the databases asked after for the length of a block."""
+        """Probe the databases for the length of a block."""
         probes: list[Probe] = [self.probe, self.reservations.commits]
         with ExitStack() as stack:
             stack.enter_context(probing(self.health, probes))
@@ -92,7 +93,7 @@ def _engine(settings: Settings, url: str, name: str) -> Engine:
     engine = pooled_engine(settings, url, name, ROLE)
     install_row_security(engine)
 
-    # Another server has taken over: connections to this one would be of no use for ever.
+    # Another server has taken over: connections to this one are useless from now on.
     @event.listens_for(engine, "handle_error")
     def connect_anew(context: ExceptionContext) -> None:
         if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:

@@ -1,8 +1,8 @@
 """/healthz and /metrics, for the platform; what is answered there is the same for all processes.
 
 Ready means that the reservations' database answers, has the schema and the topics, and confirms commits.
-Kafka is never asked: what is accepted while it is away is published when it is back. Nor does a database
-of the rooms' own count: their routes answer 503, and reservations go on.
+Kafka is never asked: what is accepted while it is away is published when it is back. Nor does a separate
+database of the rooms count: their routes answer 503, and reservations go on.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def metrics(health: NamedDependency[Health]) -> Response[bytes]:
 
 
 async def beat(health: Health) -> None:
-    """Say that the event loop turns, until cancelled: nothing that it does may wait for a dependency."""
+    """Record that the event loop runs, until cancelled: it never waits for a dependency."""
     while True:
         health.beat()
         await asyncio.sleep(BEAT_S)

@@ -1,7 +1,7 @@
-"""/v1/operations: what is open, for those who operate the service.
+"""/v1/operations: what is open, for operators.
 
-Of the reservations' database alone, at a cost that grows with what is open and never with the history.
-Dead letters are the consumers'; `innbox dead-letters list` has them.
+It reads the reservations' database only, at a cost that grows with what is open and never with the
+history. Dead letters belong to the consumers; `innbox dead-letters list` shows them.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from api.identity.auth import OPERATE, needs
 from api.identity.row_security import ALL_MEMBERS, set_member
-from api.problems import documented
+from api.problems import problem_responses
 from domain.reservations.sagas import open_sagas
 from outbox import admin, reader
 
@@ -53,7 +53,7 @@ def operation_routes(engine: Engine) -> Router:
     operation_id="getOperations",
     summary="Look at what is open",
     **needs(OPERATE),
-    responses=documented("SCOPE_MISSING"),
+    responses=problem_responses("SCOPE_MISSING"),
     sync_to_thread=True,
 )
 def look(engine: NamedDependency[Engine]) -> OperationsView:

@@ -1,4 +1,4 @@
-"""/problems: what the `type` of a problem leads to, for programs and for people. No token is needed."""
+"""/problems: the pages that a problem's `type` links to, for programs and people, without a token."""
 
 from collections.abc import Iterable
 from html import escape
@@ -8,7 +8,7 @@ import msgspec
 from litestar import MediaType, Request, Response, Router, get
 from litestar.params import PathParameter
 
-from api.problems import Missing, documented
+from api.problems import NotFound, problem_responses
 from api.problems.types import TYPES, ProblemType
 
 _PAGE = """<!DOCTYPE html>
@@ -55,7 +55,7 @@ def problem_routes() -> Router:
     "/",
     operation_id="listProblems",
     summary="List the types of problems",
-    responses=documented("BAD_REQUEST", anywhere=()),
+    responses=problem_responses("BAD_REQUEST", anywhere=()),
     sync_to_thread=False,
 )
 def list_all(request: Request[Any, Any, Any]) -> Response[ProblemPages]:
@@ -68,7 +68,7 @@ def list_all(request: Request[Any, Any, Any]) -> Response[ProblemPages]:
     "/{name:str}",
     operation_id="getProblem",
     summary="Look at one type of problem",
-    responses=documented("BAD_REQUEST", "NOT_FOUND", anywhere=()),
+    responses=problem_responses("BAD_REQUEST", "NOT_FOUND", anywhere=()),
     sync_to_thread=False,
 )
 def look(
@@ -76,7 +76,7 @@ def look(
 ) -> Response[ProblemPage]:
     """As a page for people, where one is asked for."""
     if (page := _PAGES.get(name)) is None:
-        raise Missing
+        raise NotFound
     return _answer(request, page, [page])
 
 

@@ -1,11 +1,12 @@
 """Idempotency keys: a member's request, repeated under the same key, is done once.
 
-Each context keeps the keys of its own requests in its own database. The key, the work and the response
-are stored by one transaction, so a key that can be read is always one that was answered. Nothing here
+Each context keeps the keys of its own requests in its own database, and no response: the answer to a
+repeat is made of the request (rooms), or of the reservation as it was then. The key and the work are
+stored by one transaction, so a key that can be read is always one whose work is done. Nothing here
 begins, commits or rolls back.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -20,7 +21,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     TextClause,
@@ -33,7 +33,7 @@ from sqlalchemy import (
 class KeyedRequest:
     """A request of a caller under an idempotency key of theirs, perhaps not the first; or without a key.
 
-    The caller is a member, or somebody of the staff who acts for one.
+    The caller is a member, or staff acting for one.
     """
 
     caller_id: int
@@ -43,15 +43,12 @@ class KeyedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The key is free: do the work, then `answer` it in the same transaction."""
+    """The key was free: do the work in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The request was done before; repeat its answer."""
-
-    response_status: int
-    response_body: bytes
+    """The same request was done before; answer it as it was answered then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +76,14 @@ TRY_LOCK: Final = """pg_try_advisory_xact_lock(hashtextextended(
 
 CLAIM: Final = f"""
     WITH lock AS MATERIALIZED (SELECT {TRY_LOCK} AS held)
-    INSERT INTO {{schema}}.idempotency_key (member_id, key, request_hash)
-    SELECT :caller_id, :key, :request_hash FROM lock WHERE held
+    INSERT INTO {{schema}}.idempotency_key (member_id, key, request_hash{{columns}})
+    SELECT :caller_id, :key, :request_hash{{values}} FROM lock WHERE held
     ON CONFLICT (member_id, key) DO NOTHING
     RETURNING true
 """
 
 FIND: Final = """
-    SELECT request_hash, response_status, response_body
-    FROM {schema}.idempotency_key
-    WHERE member_id = :caller_id AND key = :key
-"""
-
-ANSWER: Final = """
-    UPDATE {schema}.idempotency_key
-    SET response_status = :status, response_body = :body
+    SELECT request_hash FROM {schema}.idempotency_key
     WHERE member_id = :caller_id AND key = :key
 """
 
@@ -115,33 +105,29 @@ class IdempotencyKeys:
     schema: Literal["reservations", "rooms"]
 
     def claim(
-        self, connection: Connection, request: KeyedRequest
+        self, connection: Connection, request: KeyedRequest, **more: object
     ) -> Claimed | Repeat | Mismatch | InFlight:
-        """Claim a key for this transaction, or learn what became of it; never waits for another."""
-        values = {"caller_id": request.caller_id, "key": request.key}
-        claim = {**values, "request_hash": request.request_hash}
-        if connection.scalar(self._sql(CLAIM), claim):
+        """Claim a key for this transaction, or learn what became of it; never waits for another.
+
+        `more` are further columns of the table.
+        """
+        columns = "".join(f", {name}" for name in more)
+        values = "".join(f", :{name}" for name in more)
+        claim = _sql(CLAIM, schema=self.schema, columns=columns, values=values)
+        if connection.scalar(claim, asdict(request) | more):
             return Claimed()
 
         # A second statement, because the first one's snapshot may be older than the other's commit.
-        found = connection.execute(self._sql(FIND), values).one_or_none()
-        return _repeated(found, request.request_hash) if found else InFlight()
-
-    def answer(
-        self, connection: Connection, request: KeyedRequest, *, status: int, body: bytes
-    ) -> None:
-        """Keep the response of a claimed key, for whoever repeats the request."""
-        values = {"caller_id": request.caller_id, "key": request.key}
-        answered = connection.execute(self._sql(ANSWER), {**values, "status": status, "body": body})
-        assert answered.rowcount == 1, f"{request} was never claimed"
+        find = _sql(FIND, schema=self.schema)
+        found = connection.scalar(find, {"caller_id": request.caller_id, "key": request.key})
+        if found is None:
+            return InFlight()
+        return Repeat() if bytes(found) == request.request_hash else Mismatch()
 
     def forget(self, connection: Connection, older_than_s: float, limit: int) -> int:
         """Delete keys that nobody repeats any more, `limit` at most; returns how many."""
         values = {"older_than_s": older_than_s, "limit": limit}
-        return connection.execute(self._sql(FORGET), values).rowcount
-
-    def _sql(self, template: str) -> TextClause:
-        return _sql(template, self.schema)
+        return connection.execute(_sql(FORGET, schema=self.schema), values).rowcount
 
 
 RESERVATION_KEYS: Final = IdempotencyKeys("reservations")
@@ -156,6 +142,7 @@ def keys_table(metadata: MetaData, *more: Column[Any]) -> Table:
         Column("member_id", BigInteger, nullable=False),
         Column("key", Text, nullable=False),
         Column("request_hash", LargeBinary, nullable=False),
+        # No longer written; keys of an earlier version have them.
         Column("response_status", Integer),
         Column("response_body", LargeBinary),
         *more,
@@ -172,13 +159,5 @@ def keys_table(metadata: MetaData, *more: Column[Any]) -> Table:
 
 
 @cache
-def _sql(template: str, schema: str) -> TextClause:
-    return text(template.format(schema=schema))
-
-
-def _repeated(found: Row[tuple[bytes, int, bytes]], request_hash: bytes) -> Repeat | Mismatch:
-    if bytes(found.request_hash) != request_hash:
-        return Mismatch()
-
-    assert found.response_body is not None, "a key is claimed and answered in one transaction"
-    return Repeat(found.response_status, found.response_body)
+def _sql(template: str, **parts: str) -> TextClause:
+    return text(template.format(**parts))

@@ -15,7 +15,7 @@ from api.app import create_app
 from api.identity import tokens
 from api.identity.auth import INVENTORY, READ, WRITE, Member
 from api.identity.signing import sign
-from api.identity.tokens import OneKey, Tokens, Unauthenticated
+from api.identity.tokens import StaticKey, Tokens, Unauthenticated
 from runtime.settings import Settings, SettingsError
 from tests.api_client import ME, Api, a_port, an_api, some_settings
 from tests.issuer import Issuer, a_private_key, claims, forged, pem_of
@@ -299,7 +299,7 @@ class Counting(Tokens):
     """Counts how often it had to verify."""
 
     def __init__(self, settings_: Settings) -> None:
-        super().__init__(OneKey(settings_), settings_)
+        super().__init__(StaticKey(settings_), settings_)
         self.verified = 0
 
     def member(self, token: str) -> Member:  # type: ignore[override]

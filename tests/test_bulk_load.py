@@ -26,7 +26,7 @@ from api import inventory
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
 from api.inventory.lines import LINE_BYTES_MAX, Lines
-from api.inventory.loading import ATTEMPTS_MAX, NIGHTS_PER_PART, Load
+from api.inventory.loading import ATTEMPTS_MAX, NIGHTS_PER_BATCH, Load
 from api.inventory.reading import reader_of
 from consumers.rooms import RoomsHandler
 from domain.rooms.nights import NIGHTS_NAMED_MAX
@@ -295,7 +295,7 @@ def test_an_answer_names_a_few_nights_and_counts_them_all(
 def test_of_lines_for_one_night_the_later_ones_win_whatever_their_part(
     staff: httpx.Client, engine: Engine
 ) -> None:
-    apart = [a_line(0, capacity=3), *(a_line(1, capacity=9) for _ in range(NIGHTS_PER_PART))]
+    apart = [a_line(0, capacity=3), *(a_line(1, capacity=9) for _ in range(NIGHTS_PER_BATCH))]
     load(
         staff, as_json(*apart, a_line(0, capacity=5), a_line(1, capacity=1), a_line(1, capacity=2))
     )
@@ -318,7 +318,7 @@ def test_lines_are_applied_while_the_body_is_still_on_its_way(
 ) -> None:
     def body() -> Iterator[bytes]:
         yield some_lines(10_000)
-        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_PART)
+        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_BATCH)
         yield as_json(a_line(0, roomId=9_999))
 
     assert load(staff, body())[-1] == {"lines": 10_001, "applied": 10_001, "refused": 0}
@@ -330,13 +330,13 @@ def test_a_client_that_breaks_off_leaves_what_was_applied_and_nothing_of_the_lin
     def body() -> Iterator[bytes]:
         yield some_lines(10_000)
         yield b'{"roomId":9999,"night":"2026-12-24","capacity":4}'
-        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_PART)
+        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_BATCH)
         raise ConnectionAbortedError
 
     with suppress(ConnectionAbortedError):
         load(staff, body())
 
-    assert count(engine, "rooms.room_night") > NIGHTS_PER_PART
+    assert count(engine, "rooms.room_night") > NIGHTS_PER_BATCH
     assert load(staff, some_lines(10_000))[-1] == {"lines": 10_000, "applied": 10_000, "refused": 0}
     assert count(engine, "rooms.room_night") == 10_000
 
@@ -382,7 +382,7 @@ def test_a_database_that_goes_away_in_the_middle_is_told_with_the_line_to_go_on_
 
         def body() -> Iterator[bytes]:
             yield b"".join(lines[:10_000])
-            eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_PART)
+            eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_BATCH)
             wire.cut()
             yield b"".join(lines[10_000:])
 
@@ -429,7 +429,7 @@ def test_a_stop_does_not_wait_for_a_body_that_does_not_come(
     ):
         # A portion and a little, which is read at once: what is left unread at the end breaks the answer.
         wire.sendall(some_lines(9_000))
-        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_PART)
+        eventually(lambda: count(engine, "rooms.room_night") > NIGHTS_PER_BATCH)
         api.stop.set()
         answers = read_all(wire)
 

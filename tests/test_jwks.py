@@ -16,7 +16,7 @@ from api.identity import jwks
 from api.identity.auth import Member
 from api.identity.jwks import Jwks, usable
 from api.identity.signing import sign
-from api.identity.tokens import KeysAway, Tokens, Unauthenticated
+from api.identity.tokens import KeysUnavailable, Tokens, Unauthenticated
 from innbox_process.health import Health
 from runtime.settings import SettingsError
 from tests.api_client import ME, some_settings
@@ -135,7 +135,7 @@ def test_neither_does_an_issuer_that_fails_get_asked_more_often(issuer: Issuer) 
         issuer.status = 500
         verifier = Verifier(issuer)
         for _ in range(20):
-            with pytest.raises(KeysAway):
+            with pytest.raises(KeysUnavailable):
                 await verifier.member(issuer.token("first"))
         assert issuer.asked == 1
 
@@ -188,7 +188,7 @@ def test_an_issuer_that_does_not_get_done_is_not_waited_for_long(
         issuer.is_dripping = is_dripping
         if not is_dripping:
             issuer.may_answer.clear()
-        with pytest.raises(KeysAway):
+        with pytest.raises(KeysUnavailable):
             await asyncio.wait_for(Verifier(issuer).member(issuer.token("first")), 10)
 
     told(story)
@@ -221,9 +221,9 @@ def test_the_last_keys_are_believed_without_their_issuer_for_so_long(issuer: Iss
         verifier.now += 0.1
         await verifier.keys.refresh()
         for token in (issuer.token("first"), issuer.token("first", nonce=1)):
-            with pytest.raises(KeysAway):
+            with pytest.raises(KeysUnavailable):
                 await verifier.member(token)
-        problem = "the issuer's keys cannot be had: it answered 503"
+        problem = "cannot fetch the issuer's signing keys: it answered 503"
         assert verifier.health.problems == {"keys": problem}
 
         issuer.status = 200
@@ -265,7 +265,7 @@ def test_rubbish_does_not_take_the_place_of_keys(issuer: Issuer, document: bytes
 def test_the_issuer_cannot_send_us_elsewhere(issuer: Issuer) -> None:
     issuer.status = 302
 
-    with pytest.raises(KeysAway):
+    with pytest.raises(KeysUnavailable):
         told(lambda: Verifier(issuer).member(issuer.token("first")))
     assert issuer.asked == 1
 

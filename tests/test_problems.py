@@ -12,7 +12,7 @@ import pytest
 from api.problems.faults import of_body
 from api.problems.types import TYPES
 from api.rooms.views import Nights
-from domain.reservations.model import Refusal
+from domain.reservations.model import NotReservableCode
 from tests.api_client import an_api, assert_problem
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 def codes() -> set[str]:
     """Every code of the code base: `code = "…"` of a class, and what a problem is made with by name."""
-    found = {refusal.value for refusal in Refusal}
+    found = {refusal.value for refusal in NotReservableCode}
     for folder in ("api", "domain"):
         for file in (ROOT / folder).rglob("*.py"):
             found |= set(_codes(ast.parse(file.read_text())))
@@ -39,7 +39,7 @@ def _codes(tree: ast.AST) -> Iterator[str]:
             case ast.AnnAssign(target=ast.Name("code"), value=ast.Constant(str() as code)):
                 yield code
             case ast.Call(
-                func=ast.Name("problem" | "_problem" | "Declined"),
+                func=ast.Name("problem" | "_problem" | "ProblemError"),
                 args=[ast.Constant(str() as code), *_],
             ):
                 yield code

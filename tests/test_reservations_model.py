@@ -15,7 +15,7 @@ from domain.reservations.model import (
     NewReservation,
     NotCancellable,
     NotReservable,
-    Refusal,
+    NotReservableCode,
     Reservation,
     Status,
     Unchanged,
@@ -183,12 +183,12 @@ def test_a_wish_up_to_the_limits_is_fine(stay: Stay) -> None:
 @pytest.mark.parametrize(
     ("stay", "refusal"),
     [
-        (a_stay(in_days=-1, nights=3), Refusal.CHECK_IN_PAST),
-        (a_stay(in_days=0, nights=31), Refusal.STAY_TOO_LONG),
-        (a_stay(in_days=366, nights=1), Refusal.TOO_FAR_AHEAD),
+        (a_stay(in_days=-1, nights=3), NotReservableCode.CHECK_IN_PAST),
+        (a_stay(in_days=0, nights=31), NotReservableCode.STAY_TOO_LONG),
+        (a_stay(in_days=366, nights=1), NotReservableCode.TOO_FAR_AHEAD),
     ],
 )
-def test_a_wish_beyond_a_limit_is_refused(stay: Stay, refusal: Refusal) -> None:
+def test_a_wish_beyond_a_limit_is_refused(stay: Stay, refusal: NotReservableCode) -> None:
     refused = wish(stay)
 
     assert isinstance(refused, NotReservable)

@@ -7,11 +7,12 @@ from typing import Any
 import psutil
 import pytest
 import uvloop
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, exc, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
+from innbox_process.bounds import Traffic
 from innbox_process.database import pooled_engine
-from runtime.pipeline import Rows, Statement, roundtrip
+from runtime.pipeline import PipelinePool, Rows, Statement, roundtrip
 from runtime.settings import Settings
 
 MAKE = text("CREATE TABLE noted (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, word text)")
@@ -142,3 +143,61 @@ def test_a_server_that_does_not_answer_is_not_waited_for(connection: Connection)
     finally:
         backend.resume()
     assert connection.invalidated
+
+
+# The pool.
+
+
+def a_pool(engine: Engine, **changes: Any) -> PipelinePool:
+    bounds = {"size": 1, "timeout_s": 10.0, "within_s": 10.0} | changes
+    return PipelinePool(engine, Traffic(), **bounds)
+
+
+@pytest.mark.usefixtures("connection")
+def test_what_follows_a_commit_is_called_after_it_and_after_no_failure(engine: Engine) -> None:
+    seen: list[object] = []
+
+    async def execute() -> None:
+        pool = a_pool(engine)
+        await pool.execute([note(1, "a")], after_commit=lambda: seen.append(noted(engine)))
+        with pytest.raises(IntegrityError):
+            await pool.execute([note(1, "b")], after_commit=lambda: seen.append("never"))
+        await pool.execute([note(2)])
+        pool.close()
+
+    asyncio.run(execute())
+    assert seen == [[(1, "a")]]
+    assert noted(engine) == [(1, "a"), (2, None)]
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_pool_opens_no_more_connections_than_it_may_and_says_so(engine: Engine) -> None:
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+
+    async def execute() -> None:
+        pool = a_pool(engine, timeout_s=0.2)
+        with engine.begin() as other:
+            other.execute(lock)
+            first = asyncio.create_task(pool.execute([(lock, {}), note(1)]))
+            await asyncio.sleep(0)
+            with pytest.raises(
+                exc.TimeoutError, match=r"no database connection became free within 0\.2 s"
+            ):
+                await pool.execute([note(2)])
+        await first
+        assert await pool.execute([note(3)]) == [[]]
+        pool.close()
+
+    asyncio.run(execute())
+    assert noted(engine) == [(1, None), (3, None)]
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_check_that_refuses_sends_nothing(engine: Engine) -> None:
+    def refuse() -> None:
+        raise OperationalError(None, None, RuntimeError("not now"))
+
+    pool = PipelinePool(engine, Traffic(), refuse, size=1, timeout_s=1, within_s=1)
+    with pytest.raises(OperationalError, match="not now"):
+        asyncio.run(pool.execute([note(1)]))
+    assert noted(engine) == []

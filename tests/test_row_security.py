@@ -220,9 +220,6 @@ def _reserve(api: Engine, member: int) -> Reservation:
     with api.begin() as connection:
         set_member(connection, member)
         _claim(connection, member)
-        RESERVATION_KEYS.answer(
-            connection, KeyedRequest(member, "once", HASH), status=202, body=b"{}"
-        )
         return _insert(connection, member)
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from prometheus_client import REGISTRY
 
-from api.middleware.observe import SECONDS
+from api.middleware.observability import SECONDS
 from consumers.metrics import HANDLED
 from innbox_process.commands import CommandError
 from ops.local import Servers

@@ -1,1 +1,1 @@
-"""Who calls: a token becomes a member, who may do so much so fast and is shown what is theirs."""
+"""The caller: a token becomes a member, whose rate is limited and who sees their own rows."""

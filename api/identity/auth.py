@@ -3,9 +3,9 @@
 The guard runs before the body is read, so a stranger is told nothing about it. It finds out the member,
 limits their rate, and then checks the request and the scope.
 
-    Unauthenticated, KeysAway   see api.identity.tokens
-    TooManyRequests             see api.identity.rate_limit
-    ScopeMissing                the member is known but may not do this
+    Unauthenticated, KeysUnavailable   see api.identity.tokens
+    TooManyRequests                    see api.identity.rate_limit
+    ScopeMissing                       the member is known but may not do this
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,7 +30,7 @@ from api.identity.tokens import (
 SCOPES: Final = {
     READ: "look at reservations",
     WRITE: "reserve and cancel",
-    STAFF: "act for any member, and see them all; beside `read` and `write`",
+    STAFF: "act for any member and see all of them; in addition to `read` and `write`",
     INVENTORY: "change rooms and nights",
     OPERATE: "look at what is open",
 }
@@ -105,7 +105,7 @@ def scope_granted(connection: AnyConnection, handler: BaseRouteHandler) -> None:
 
 def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     given = [value for name, value in headers if name == b"authorization"]
-    # Of two, whoever stands before us may have checked the other one.
+    # Of two, a proxy before this process may have checked the other one.
     scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer" or not token.strip():
         raise Unauthenticated("a bearer token is needed", invalid=False)

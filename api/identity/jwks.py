@@ -1,13 +1,13 @@
-"""The issuer's keys, by its JSON Web Key Set (RFC 7517), kept fresh beside the requests.
+"""The issuer's signing keys, from its JSON Web Key Set (RFC 7517), refreshed beside the requests.
 
-    in good order     asked every JWKS_REFRESH_S; what is not in the set any more is not believed any more
-    an unknown kid    asks at once, one request for all who wait, and at most every JWKS_COOLDOWN_S
-    no usable answer  the last good set is believed for JWKS_STALE_S, then none
+    normal            fetched every JWKS_REFRESH_S; a key that has left the set is no longer accepted
+    an unknown kid    fetched at once, one request for all that wait, and at most every JWKS_COOLDOWN_S
+    no usable answer  the last good set is used for JWKS_STALE_S, then none
 
-A request whose key is known never waits for the issuer, and nobody can make us hammer it. A key is used
-with the one algorithm that it is for, and only if it is public, asymmetric, long enough and for
-signatures; one without a `kid` cannot be named and is left out. A set without any such key is no usable
-answer: an issuer that empties it by mistake locks nobody out.
+A request whose key is known never waits for the issuer, and no client can make this process hammer it.
+A key is used with the one algorithm that it is for, and only if it is public, asymmetric, long enough
+and for signatures; one without a `kid` cannot be named and is left out. A set without any such key is
+not usable: an issuer that empties it by mistake locks nobody out.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from prometheus_client import Gauge
 
-from api.identity.tokens import Key, KeysAway, not_believed
+from api.identity.tokens import Key, KeysUnavailable, invalid_token
 from innbox_process.errors import first_line
 from innbox_process.health import Health
 from runtime.settings import Settings, SettingsError
@@ -31,7 +31,7 @@ ANSWER_S_MAX = 5.0
 DOCUMENT_BYTES_MAX = 262_144
 
 FETCHED = Gauge(
-    "innbox_jwks_fetched_timestamp_seconds", "When the issuer's keys were last had, Unix time."
+    "innbox_jwks_fetched_timestamp_seconds", "When the issuer's keys were last fetched, Unix time."
 )
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class Jwks:
     def __init__(
         self, settings: Settings, health: Health, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Connect to nothing yet; raises `SettingsError` for an address that must not be trusted."""
+        """Connects to nothing yet; raises `SettingsError` for an address that must not be trusted."""
         self.generation = 0
         self._url = _trustworthy(settings)
         self._algorithms = frozenset(settings.jwks_algorithms)
@@ -61,28 +61,28 @@ class Jwks:
         )
         self._document = b""
         self._keys: dict[tuple[str, str], Key] = {}
-        self._had_at = self._asked_at = -float("inf")
-        self._asking: asyncio.Task[None] | None = None
+        self._fetched_at = self._requested_at = -float("inf")
+        self._request: asyncio.Task[None] | None = None
         self._problem: str | None = "starting"
         health.unwell(KEYS, "starting")
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
         if kid is None or algorithm not in self._algorithms:
-            raise not_believed()
+            raise invalid_token()
         if key := self._keys.get((kid, algorithm)):
             return key
-        if self._asking or self._clock() - self._asked_at >= self._cooldown_s:
+        if self._request or self._clock() - self._requested_at >= self._cooldown_s:
             await self.refresh()
         if key := self._keys.get((kid, algorithm)):
             return key
-        raise not_believed() if self._keys else KeysAway(self._cooldown_s)
+        raise invalid_token() if self._keys else KeysUnavailable(self._cooldown_s)
 
     async def refresh(self) -> None:
-        """Ask the issuer; who comes before it has answered waits for the same answer."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        # A client that goes away must not end the asking of all the others.
-        await asyncio.shield(self._asking)
+        """Fetch the keys; callers that come before the answer wait for the same one."""
+        if self._request is None:
+            self._request = asyncio.create_task(self._fetch())
+        # A client that disconnects must not end the request that the others wait for.
+        await asyncio.shield(self._request)
 
     async def keep(self) -> None:
         """Keep the keys fresh, until cancelled."""
@@ -92,20 +92,20 @@ class Jwks:
                 await self.refresh()
                 await asyncio.sleep(soon_s if self._problem else self._refresh_s)
         finally:
-            if self._asking:
-                self._asking.cancel()
+            if self._request:
+                self._request.cancel()
             await self._client.aclose()
 
-    async def _ask(self) -> None:
-        self._asked_at = self._clock()
+    async def _fetch(self) -> None:
+        self._requested_at = self._clock()
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 document = await self._fetched()
-            self._believe(document, usable(document, self._algorithms))
-        except Exception as error:  # noqa: BLE001 - whatever a stranger sends, the last keys are good
-            self._bear(first_line(error) or type(error).__name__)
+            self._accept(document, usable(document, self._algorithms))
+        except Exception as error:  # noqa: BLE001 - whatever the issuer sends, the last keys are good
+            self._keep_last(first_line(error) or type(error).__name__)
         finally:
-            self._asking = None
+            self._request = None
 
     async def _fetched(self) -> bytes:
         document = bytearray()
@@ -118,29 +118,29 @@ class Jwks:
                     raise ValueError(f"its answer is longer than {DOCUMENT_BYTES_MAX} bytes")
         return bytes(document)
 
-    def _believe(self, document: bytes, keys: dict[tuple[str, str], Key]) -> None:
+    def _accept(self, document: bytes, keys: dict[tuple[str, str], Key]) -> None:
         if document != self._document:
             self._document, self._keys = document, keys
             self.generation += 1
-            _log.info("the issuer's keys", kids=sorted(kid for kid, _ in keys))
-        self._had_at, self._problem = self._clock(), None
+            _log.info("signing keys fetched", kids=sorted(kid for kid, _ in keys))
+        self._fetched_at, self._problem = self._clock(), None
         FETCHED.set_to_current_time()
         self._health.well(KEYS)
 
-    def _bear(self, problem: str) -> None:
-        """Go on with the last good set, as long as it may be believed."""
-        if self._keys and self._clock() - self._had_at >= self._stale_s:
+    def _keep_last(self, problem: str) -> None:
+        """Go on with the last good set, as long as it may be used."""
+        if self._keys and self._clock() - self._fetched_at >= self._stale_s:
             self._document, self._keys = b"", {}
             self.generation += 1
         if problem != self._problem:
-            _log.warning("the issuer's keys cannot be had", error=problem, known=len(self._keys))
+            _log.warning("cannot fetch the signing keys", error=problem, known=len(self._keys))
         self._problem = problem
         if not self._keys:
-            self._health.unwell(KEYS, f"the issuer's keys cannot be had: {problem}")
+            self._health.unwell(KEYS, f"cannot fetch the issuer's signing keys: {problem}")
 
 
 class _Jwk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What we read of a key; `d` is there to be refused, since only a private key has it."""
+    """The fields that are read of a key; `d`, which only a private key has, is there to be refused."""
 
     kty: str
     kid: str
@@ -186,7 +186,7 @@ def _key(jwk: _Jwk) -> Key | None:
 
 
 def _trustworthy(settings: Settings) -> httpx.URL:
-    """Who answers there says who everybody is: in production over TLS, or from this very machine."""
+    """Return the address, which decides who everybody is: in production over TLS or on this machine."""
     try:
         url = httpx.URL(settings.jwks_url)
     except httpx.InvalidURL as error:
@@ -194,7 +194,7 @@ def _trustworthy(settings: Settings) -> httpx.URL:
     if url.scheme not in {"http", "https"} or not url.host:
         raise SettingsError("JWKS_URL: not of the form https://host/path")
     if url.scheme == "http" and settings.environment == "production" and not _is_here(url.host):
-        raise SettingsError("JWKS_URL: in production it has to be https")
+        raise SettingsError("JWKS_URL: must be https in production")
     return url
 
 

@@ -1,12 +1,12 @@
 """The rate limit of a member: so many requests a second, and some more at once after a pause.
 
-The generic cell rate algorithm (ITU-T I.371, annex A; the virtual-scheduling form): of each member we
-keep the instant at which the next request would be due if all came evenly. A request is refused that
+The generic cell rate algorithm (ITU-T I.371, annex A; the virtual-scheduling form): for each member it
+keeps the instant at which the next request would be due if all came evenly. A request is refused that
 comes further ahead of it than the burst allows, and a refused one costs nothing.
 
-It counts in this process's memory, so with several API processes the bound is of each. The least recently
-seen member is forgotten first; after a pause there was nothing to remember of them. `limits`, the library
-that there is for this, takes eight times as long, and keeps a timer's thread and members without bound.
+It counts in this process's memory, so with several API processes the limit is that of each. The least
+recently seen member is forgotten first; after a pause there was nothing to remember of them. The
+library `limits` takes eight times as long, and keeps a timer's thread and members without bound.
 """
 
 import time

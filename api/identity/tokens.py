@@ -1,15 +1,15 @@
-"""A bearer token (JWT) becomes a member, or is not believed.
+"""A bearer token (JWT) becomes a member, or is refused.
 
-A token is believed if a key that we know verifies it, by the one algorithm that the key is for; if it has
-not expired; and if it names our audience and issuer. Its `sub` is the member's id, its `scope` a list
-separated by spaces. Its header chooses nothing but which of our keys is tried (RFC 8725).
+A token is valid if a known key verifies it, by the one algorithm that the key is for; if it has not
+expired; and if it names the audience and the issuer of the settings. Its `sub` is the member's id, its
+`scope` a list separated by spaces. Its header chooses only which of the known keys is tried (RFC 8725).
 
-What is believed is remembered until it expires or the keys change: to verify takes up to a tenth of a
+A valid token is remembered until it expires or the keys change: to verify one takes up to a tenth of a
 millisecond of the event loop. A digest stands for the token, so that all take the same room and none can
-be read out of our memory.
+be read out of the memory.
 
-    Unauthenticated   no token, or one that is not believed
-    KeysAway          there are no keys to tell by, yet
+    Unauthenticated   no token, or one that is not valid
+    KeysUnavailable   there are no keys to verify with, yet
 """
 
 import time
@@ -39,7 +39,7 @@ _TYPES = frozenset({"jwt", "at+jwt"})  # RFC 9068 has the second
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who asks, what they may, and until when that is known (seconds of the Unix clock)."""
+    """The caller, their scopes, and until when the token is valid (seconds of the Unix clock)."""
 
     id: int
     scopes: frozenset[str] = frozenset()
@@ -51,7 +51,7 @@ class Member:
 
 
 class Unauthenticated(Exception):
-    """We do not know who asks; `invalid` tells a bad token from a missing one."""
+    """The caller is unknown; `invalid` tells a bad token from a missing one."""
 
     code = "UNAUTHENTICATED"
 
@@ -61,11 +61,11 @@ class Unauthenticated(Exception):
         self.invalid = invalid
 
 
-class KeysAway(Exception):
-    """The issuer has not told us its keys, so nobody can be known; worth asking again after a while."""
+class KeysUnavailable(Exception):
+    """The issuer's keys are not known, so no token can be verified; worth trying again later."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("the issuer's keys cannot be had")
+        super().__init__("the issuer's signing keys are unavailable")
         self.retry_after_s = retry_after_s
 
 
@@ -77,19 +77,19 @@ class Key:
     material: Any
 
 
-class Keys(Protocol):
-    """Where keys come from. A new `generation` says that an old one may have gone."""
+class SigningKeys(Protocol):
+    """Where keys come from. A new `generation` says that an old key may be gone."""
 
     generation: int
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
-        """Return the key that a token names; raises `Unauthenticated` or `KeysAway`."""
+        """Return the key that a token names; raises `Unauthenticated` or `KeysUnavailable`."""
 
     async def keep(self) -> None:
         """Keep the keys fresh, until cancelled."""
 
 
-class OneKey:
+class StaticKey:
     """The key of JWT_KEY, whatever a token calls it."""
 
     generation = 0
@@ -100,17 +100,17 @@ class OneKey:
 
     async def find(self, _kid: str | None, algorithm: str) -> Key:
         if algorithm != self._key.algorithm:
-            raise not_believed()
+            raise invalid_token()
         return self._key
 
     async def keep(self) -> None:
-        """Do nothing: it is the same for as long as the process runs."""
+        """Do nothing: the key stays the same while the process runs."""
 
 
 class Tokens:
-    """Tells whose a token is. Belongs to the event loop: call it from nowhere else."""
+    """Finds the member of a token. Belongs to the event loop: call it from nowhere else."""
 
-    def __init__(self, keys: Keys, settings: Settings) -> None:
+    def __init__(self, keys: SigningKeys, settings: Settings) -> None:
         self._keys = keys
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
@@ -119,7 +119,7 @@ class Tokens:
         self._generation = keys.generation
 
     async def member(self, token: bytes) -> Member:
-        """Return the member of a token; raises `Unauthenticated` or `KeysAway`."""
+        """Return the member of a token; raises `Unauthenticated` or `KeysUnavailable`."""
         digest = sha256(token).digest()
         return self._recalled(digest) or await self._verified(token, digest)
 
@@ -143,7 +143,7 @@ class Tokens:
             raise Unauthenticated("the token has expired", invalid=True) from error
         # ValueError: PyJWT lets some through from tokens that are no JSON or no base64.
         except (jwt.InvalidTokenError, ValueError) as error:
-            raise not_believed() from error
+            raise invalid_token() from error
         self._recalled(digest)
         self._remembered[digest] = member
         if len(self._remembered) > REMEMBERED_MAX:
@@ -163,8 +163,8 @@ class Tokens:
         return Member(_member_id(claims["sub"]), _scopes(claims), int(claims["exp"]))
 
 
-def not_believed() -> Unauthenticated:
-    """One answer for all that is wrong with a token: a stranger learns nothing from it."""
+def invalid_token() -> Unauthenticated:
+    """One answer for everything that is wrong with a token: a stranger learns nothing from it."""
     return Unauthenticated("the token is not valid here", invalid=True)
 
 
@@ -172,7 +172,7 @@ def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types
     """Return the key to verify with: a secret for HS256, else a public key in PEM."""
     key = settings.jwt_key.get_secret_value()
     if not key:
-        raise SettingsError("JWT_KEY: neither it nor JWKS_URL is set; no member can be known")
+        raise SettingsError("JWT_KEY: neither it nor JWKS_URL is set, so no token can be verified")
     if settings.jwt_algorithm == "HS256" and len(key.encode()) < _HS256_KEY_BYTES_MIN:
         raise SettingsError(f"JWT_KEY: HS256 needs at least {_HS256_KEY_BYTES_MIN} bytes")
     algorithm = jwt.get_algorithm_by_name(settings.jwt_algorithm)
@@ -186,11 +186,11 @@ def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types
 
 
 def _kid_and_algorithm(token: bytes) -> tuple[str | None, str]:
-    """Read the header; raises `jwt.InvalidTokenError` for what asks more of us than we know."""
+    """Read the header; raises `jwt.InvalidTokenError` for a header that needs what is not supported."""
     header = jwt.get_unverified_header(token)
     kind, algorithm = header.get("typ", "JWT"), header.get("alg")
     if "crit" in header or not isinstance(kind, str) or not isinstance(algorithm, str):
-        raise jwt.InvalidTokenError("not a header of ours")
+        raise jwt.InvalidTokenError("an unsupported header")
     if kind.lower().removeprefix("application/") not in _TYPES:
         raise jwt.InvalidTokenError("a token of another kind")
 

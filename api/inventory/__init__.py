@@ -1,8 +1,8 @@
 """POST /v1/inventory: calendars of many rooms at once, streamed in and out. Needs the scope `inventory`.
 
 Neither the body nor the answers are ever whole in memory. Lines are applied as they come; the answers
-are put by and follow when the body has ended, so a client that does not read while it writes is not
-waited for. A client that goes away in the middle leaves what was applied so far.
+are stored and follow when the body has ended, so a client that does not read while it writes is not
+waited for. A client that disconnects in the middle leaves what was applied so far.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -20,18 +20,18 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import Engine
 
 from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.inventory.deps import BrokenOff, Dependencies, Loads
-from api.inventory.documented import ANSWERS, BulkOperation
+from api.inventory.deps import ActiveUploads, BrokenOff, Dependencies
 from api.inventory.lines import Lines
 from api.inventory.loading import Load
+from api.inventory.openapi import ANSWERS, BulkOperation
 from api.inventory.reading import NDJSON, reader_of
-from api.problems import Declined, documented
+from api.problems import ProblemError, problem_responses
 
-__all__ = ["Loads", "inventory_routes"]
+__all__ = ["ActiveUploads", "inventory_routes"]
 
 # So much of the body goes to a thread at once: some thousand lines.
-PORTION_BYTES = 400_000
-# More answers than this are put by on the disk.
+BATCH_BYTES = 400_000
+# More bytes of answers than this are stored on disk.
 SPOOLED_BYTES_MAX = 1_000_000
 # A line that is applied is answered with less than four times its bytes, however short it is; so only
 # a load of which most is refused can be stopped for its answers.
@@ -41,8 +41,8 @@ _CHUNK_BYTES = 65_536
 _log = structlog.get_logger(__name__)
 
 
-def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Router:
-    deps = Dependencies(engine, loads, ANSWERS_PER_BODY * bulk_bytes_max)
+def inventory_routes(engine: Engine, uploads: ActiveUploads, bulk_bytes_max: int) -> Router:
+    deps = Dependencies(engine, uploads, ANSWERS_PER_BODY * bulk_bytes_max)
     return Router(
         "/inventory",
         route_handlers=[load_inventory],
@@ -61,7 +61,7 @@ def inventory_routes(engine: Engine, loads: Loads, bulk_bytes_max: int) -> Route
     operation_class=BulkOperation,
     responses={
         200: ANSWERS,
-        **documented(
+        **problem_responses(
             "SCOPE_MISSING", "OUTCOME_UNKNOWN", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"
         ),
     },
@@ -74,10 +74,10 @@ async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependenc
     """
     _refuse_encoded(request)
     reader = reader_of(request.headers.get("Content-Type"))
-    answers = SpooledTemporaryFile(SPOOLED_BYTES_MAX)  # noqa: SIM115 - who sends it closes it
-    load = Load(deps.engine, reader, answers, deps.loads.stop, deps.answers_bytes_max)
+    answers = SpooledTemporaryFile(SPOOLED_BYTES_MAX)  # noqa: SIM115 - `_sending` closes it
+    load = Load(deps.engine, reader, answers, deps.uploads.stop, deps.answers_bytes_max)
     try:
-        await _take_all(load, request, deps.loads)
+        await _take_all(load, request, deps.uploads)
     except BaseException:  # whatever it is goes on
         answers.close()
         raise
@@ -92,47 +92,51 @@ async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependenc
 
 
 def _refuse_encoded(request: MemberRequest) -> None:
-    """Raise `Declined` for a body whose bytes are not its lines."""
+    """Raise `ProblemError` for a body whose bytes are not its lines."""
     encodings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
     if {one.strip().lower() for one in encodings} - {"", "identity"}:
         detail = "the body must not be encoded"
-        raise Declined("UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"})
+        raise ProblemError(
+            "UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"}
+        )
 
 
-async def _take_all(load: Load, request: MemberRequest, loads: Loads) -> None:
+async def _take_all(load: Load, request: MemberRequest, uploads: ActiveUploads) -> None:
     """Have the load take the body, in threads, for as long as both of them go on."""
     try:
-        async for portion in _portions(request, loads):
-            await sync_to_thread(load.take, portion)
+        async for batch in _batches(request, uploads):
+            await sync_to_thread(load.take, batch)
     except BrokenOff:
         load.break_off()
     await sync_to_thread(load.end)
 
 
-async def _portions(request: MemberRequest, loads: Loads) -> AsyncIterator[list[bytes | None]]:
+async def _batches(
+    request: MemberRequest, uploads: ActiveUploads
+) -> AsyncIterator[list[bytes | None]]:
     """Cut the body into lines and give them by the thousand.
 
-    Raises `Declined` if the client breaks off, and `BrokenOff` if the process does.
+    Raises `ProblemError` if the client breaks off, and `BrokenOff` if the process does.
     """
     lines = Lines()
-    portion: list[bytes | None] = []
+    batch: list[bytes | None] = []
     size = 0
     chunks = request.stream()
-    while (chunk := await _next(chunks, loads)) is not None:
-        portion += lines.feed(chunk)
+    while (chunk := await _next(chunks, uploads)) is not None:
+        batch += lines.feed(chunk)
         size += len(chunk)
-        if size >= PORTION_BYTES:
-            yield portion
-            portion, size = [], 0
-    yield portion + lines.end()
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch + lines.end()
 
 
-async def _next(chunks: AsyncIterator[bytes], loads: Loads) -> bytes | None:
+async def _next(chunks: AsyncIterator[bytes], uploads: ActiveUploads) -> bytes | None:
     try:
-        async with loads.waiting():
+        async with uploads.waiting():
             return await anext(chunks, None)
     except InternalServerException as error:  # nobody is left to be answered
-        raise Declined("BAD_REQUEST", "the body broke off") from error
+        raise ProblemError("BAD_REQUEST", "the body ended early") from error
 
 
 def _sending(answers: IO[bytes]) -> ASGIApp:

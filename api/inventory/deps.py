@@ -1,4 +1,4 @@
-"""What the route of bulk loads works with, and how its loads learn that the process stops."""
+"""What the route of bulk uploads works with, and how its uploads learn that the process stops."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ from threading import Event
 
 from sqlalchemy import Engine
 
-# So long the rest of a body may take when the process stops: time enough to pass over one that comes
-# quickly, so that its client is there to read the answers.
+# How long the rest of a body may take when the process stops: enough to read past one that comes quickly,
+# so that its client is still there to read the answers.
 LINGER_S = 2.0
 
 
@@ -17,8 +17,8 @@ class BrokenOff(Exception):
     """The process stops, and the body has not ended in time."""
 
 
-class Loads:
-    """The loads under way. Belongs to the event loop, but for `stop`, which their threads look at."""
+class ActiveUploads:
+    """The uploads under way. Belongs to the event loop, but for `stop`, which their threads look at."""
 
     def __init__(self) -> None:
         self.stop = Event()
@@ -48,8 +48,8 @@ class Loads:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The rooms' database, the loads under way, and the bounds."""
+    """The rooms' database, the uploads under way, and the bounds."""
 
     engine: Engine
-    loads: Loads
+    uploads: ActiveUploads
     answers_bytes_max: int

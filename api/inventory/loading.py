@@ -1,8 +1,8 @@
-"""A bulk load under way: lines in, changes made part by part, an answer for each line.
+"""A bulk load under way: lines in, changes made batch by batch, an answer for each line.
 
-Each part is a transaction, so whatever ends a load in the middle, what was answered `applied` stays. Of
-the part that it ended in nobody knows: a commit may have lost its answer. Values are absolute, so the
-whole load may be repeated, or what is left of it.
+Each batch is a transaction, so whatever ends a load in the middle, what was answered `applied` stays.
+Whether the batch that it ended in was applied is unknown: a commit may have lost its answer. Values are
+absolute, so the whole load may be repeated, or what is left of it.
 """
 
 from codecs import BOM_UTF8
@@ -22,16 +22,16 @@ from domain.rooms.change import BelowTaken, Change, Changed, NightsSet, WithoutC
 from domain.rooms.nights import NIGHTS_NAMED_MAX
 from innbox_process.database import is_cancelled, is_conflict, is_outage
 
-# Many enough that a part costs little beside its nights, few enough that who waits for one of them
-# (the rooms' consumer, say) does not wait long, nor a process that is to stop. Lines that cannot be
+# Many enough that a batch costs little beside its nights, few enough that neither the rooms'
+# consumer, where it waits for a batch, nor a process that stops waits long. Lines that cannot be
 # read count as one.
-NIGHTS_PER_PART = 5_000
-# A part that waited for a lock in vain, or for too long for the time limit, is tried again. Each time
+NIGHTS_PER_BATCH = 5_000
+# A batch that waited for a lock in vain, or for too long for the time limit, is tried again. Each time
 # may last as long as the limit.
 ATTEMPTS_MAX = 3
 
 
-class Applied(msgspec.Struct, frozen=True):
+class AppliedLine(msgspec.Struct, frozen=True):
     """The answer to a line whose nights are now as it says."""
 
     line: int
@@ -39,7 +39,7 @@ class Applied(msgspec.Struct, frozen=True):
     nights: int
 
 
-class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
+class RefusedLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to a line of which nothing was done."""
 
     line: int
@@ -73,14 +73,14 @@ class Stopped:
     line: int = 0
 
 
-Asked = tuple[int, Change | Unreadable]
+NumberedLine = tuple[int, Change | Unreadable]
 
 
 @dataclass(slots=True)
 class Load:
     """Takes lines in order, in a thread; writes the answers to a file of the caller's.
 
-    The event stops it after the part in hand, and so do answers of too many bytes.
+    The event stops it after the current batch, and so do answers of too many bytes.
     """
 
     engine: Engine
@@ -97,14 +97,14 @@ class Load:
     def take(self, lines: Sequence[bytes | None]) -> None:
         """Apply some more lines, unless the load has stopped: later lines are passed over.
 
-        What may pass stops it, and the summary says what it was and where. Only a database that was
-        away from the start is raised, like any other error.
+        A transient error stops it, and the summary says which and where. Only a database that was
+        unavailable from the start is raised, like any other error.
         """
         if self.stopped:
             return
-        for part in _parts(self._asked(lines)):
-            if why := self._over() or self._made(part):
-                self.stopped = replace(why, line=part[0][0])
+        for batch in _batches(self._numbered(lines)):
+            if why := self._over() or self._applied(batch):
+                self.stopped = replace(why, line=batch[0][0])
                 return
 
     def break_off(self) -> None:
@@ -124,19 +124,19 @@ class Load:
             return _STOPPING
         return _TOO_MANY if self.answers.tell() > self.answers_bytes_max else None
 
-    def _made(self, part: Sequence[Asked]) -> Stopped | None:
-        """Apply a part and answer its lines, or say what was in the way and may pass."""
+    def _applied(self, batch: Sequence[NumberedLine]) -> Stopped | None:
+        """Apply a batch and answer its lines, or return the transient error that prevented it."""
         try:
-            outcomes = self._apply([one for _, one in part if isinstance(one, Change)])
+            outcomes = self._apply([one for _, one in batch if isinstance(one, Change)])
         except SQLAlchemyError as error:
-            why = _passing(error)
-            if why is None or (why is _AWAY and not self.applied):
+            why = _transient(error)
+            if why is None or (why is _UNAVAILABLE and not self.applied):
                 raise
             return why
-        self._answer(part, iter(outcomes))
+        self._answer(batch, iter(outcomes))
         return None
 
-    def _asked(self, lines: Sequence[bytes | None]) -> Iterator[Asked]:
+    def _numbered(self, lines: Sequence[bytes | None]) -> Iterator[NumberedLine]:
         """Number the lines of the body, from 1, and read those that ask for something."""
         for given in lines:
             self.seen += 1
@@ -158,56 +158,56 @@ class Load:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(self, part: Sequence[Asked], outcomes: Iterator[Changed]) -> None:
-        for number, asked in part:
+    def _answer(self, batch: Sequence[NumberedLine], outcomes: Iterator[Changed]) -> None:
+        for number, asked in batch:
             answer = _answer(number, asked if isinstance(asked, Unreadable) else next(outcomes))
-            if isinstance(answer, Applied):
+            if isinstance(answer, AppliedLine):
                 self.applied += 1
             else:
                 self.refused += 1
             self._write(answer)
 
-    def _write(self, answer: Applied | Refused | Summary) -> None:
+    def _write(self, answer: AppliedLine | RefusedLine | Summary) -> None:
         self.answers.write(self._encoder.encode(answer) + b"\n")
 
 
 _AGAIN = "repeat the load, or what is left of it"
-_AWAY = Stopped("UNAVAILABLE", f"the database is away: {_AGAIN}")
-_STOPPING = Stopped("UNAVAILABLE", f"the process that applied it stops: {_AGAIN}")
-_LOCKED = Stopped("LOCKED", f"others hold its rooms or nights for too long: {_AGAIN}")
-_TIMED_OUT = Stopped("TIMED_OUT", f"the database took too long: {_AGAIN}")
+_UNAVAILABLE = Stopped("UNAVAILABLE", f"the database is unavailable; {_AGAIN}")
+_STOPPING = Stopped("UNAVAILABLE", f"the process is stopping; {_AGAIN}")
+_LOCKED = Stopped("LOCKED", f"its rooms or nights were locked for too long; {_AGAIN}")
+_TIMED_OUT = Stopped("TIMED_OUT", f"the database took too long; {_AGAIN}")
 _TOO_MANY = Stopped(
     "TOO_MANY_ANSWERS",
-    "too much of it is refused to say why of every line: mend it, then repeat it",
+    "too many refused lines; fix the file and load it again",
 )
 
 
-def _parts(asked: Iterator[Asked]) -> Iterator[list[Asked]]:
-    part: list[Asked] = []
+def _batches(asked: Iterator[NumberedLine]) -> Iterator[list[NumberedLine]]:
+    batch: list[NumberedLine] = []
     nights = 0
     for one in asked:
-        part.append(one)
+        batch.append(one)
         nights += len(one[1].nights) if isinstance(one[1], Change) else 1
-        if nights >= NIGHTS_PER_PART:
-            yield part
-            part, nights = [], 0
-    if part:
-        yield part
+        if nights >= NIGHTS_PER_BATCH:
+            yield batch
+            batch, nights = [], 0
+    if batch:
+        yield batch
 
 
-def _passing(error: SQLAlchemyError) -> Stopped | None:
-    """Say what it was, if the same may do another time."""
+def _transient(error: SQLAlchemyError) -> Stopped | None:
+    """Return why the load stops, if a repetition may succeed."""
     if is_outage(error):
-        return _AWAY
+        return _UNAVAILABLE
     if is_conflict(error):
         return _LOCKED
     return _TIMED_OUT if is_cancelled(error) else None
 
 
-def _answer(line: int, outcome: Changed | Unreadable) -> Applied | Refused:
+def _answer(line: int, outcome: Changed | Unreadable) -> AppliedLine | RefusedLine:
     match outcome:
         case NightsSet(count):
-            return Applied(line, "applied", count)
+            return AppliedLine(line, "applied", count)
         case BelowTaken(nights, code):
             named = [NamedNight(one.on, one.capacity, one.taken) for one in nights]
             return _refused(line, code, "more rooms are held on {} of its nights", named)
@@ -215,9 +215,9 @@ def _answer(line: int, outcome: Changed | Unreadable) -> Applied | Refused:
             named = [NamedNight(on) for on in new]
             return _refused(line, code, "{} of its nights are new and have no capacity", named)
         case Unreadable(code, detail, at_fault):
-            return Refused(line, "refused", code, detail, at_fault)
+            return RefusedLine(line, "refused", code, detail, at_fault)
 
 
-def _refused(line: int, code: str, detail: str, nights: list[NamedNight]) -> Refused:
+def _refused(line: int, code: str, detail: str, nights: list[NamedNight]) -> RefusedLine:
     named = tuple(nights[:NIGHTS_NAMED_MAX])
-    return Refused(line, "refused", code, detail.format(len(nights)), nights=named)
+    return RefusedLine(line, "refused", code, detail.format(len(nights)), nights=named)

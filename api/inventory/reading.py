@@ -1,4 +1,4 @@
-"""A line of a bulk load, read strictly: one change of the calendar, or what is wrong with the line.
+"""One line of a bulk load, read strictly: a change of the calendar, or what is wrong with the line.
 
 Both formats have the same fields. In CSV the first line names them, cells are text, an empty one is not
 named, true and false are so written, and weekdays are separated by spaces.
@@ -13,10 +13,10 @@ from typing import Protocol
 import msgspec
 
 from api.inventory.lines import LINE_BYTES_MAX
-from api.problems import Declined, faults
+from api.problems import ProblemError, faults
 from api.problems.faults import Fault
 from api.requests.bodies import Id
-from api.rooms.views import Weekdays, Wished
+from api.rooms.views import NightSettings, Weekdays
 from domain.rooms.change import Change, InvalidRange, nights_of
 
 NDJSON = "application/x-ndjson"
@@ -25,7 +25,7 @@ CSV = "text/csv"
 _DAY = timedelta(days=1)
 
 
-class Line(Wished, frozen=True, kw_only=True, gc=False):
+class Line(NightSettings, frozen=True, kw_only=True, gc=False):
     """A night, or the nights of [from, to) that fall on these weekdays, and what they are to be."""
 
     room_id: Id
@@ -37,7 +37,7 @@ class Line(Wished, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A line that says nothing that could be done; `field` is the one at fault, if it is one."""
+    """A line that cannot be applied; `field` is the one at fault, if it is one."""
 
     code: str
     detail: str
@@ -50,13 +50,13 @@ class Reader(Protocol):
 
 
 def reader_of(content_type: str | None) -> Reader:
-    """Return what reads bodies of this type, from their first line on; raises `Declined`."""
+    """Return what reads bodies of this type, from their first line on; raises `ProblemError`."""
     match (content_type or "").partition(";")[0].strip().lower():
         case "application/x-ndjson":
             return read_json
         case "text/csv":
             return CsvReader()
-    raise Declined("UNSUPPORTED_MEDIA_TYPE", f"the body must be {NDJSON} or {CSV}")
+    raise ProblemError("UNSUPPORTED_MEDIA_TYPE", f"the body must be {NDJSON} or {CSV}")
 
 
 def read_json(line: bytes | None) -> Change | Unreadable | None:
@@ -73,7 +73,7 @@ def read_json(line: bytes | None) -> Change | Unreadable | None:
 
 
 class CsvReader:
-    """Reads the header first; raises `Declined` if nothing could be read by it."""
+    """Reads the header first; raises `ProblemError` if nothing could be read by it."""
 
     def __init__(self) -> None:
         self._columns: list[str] = []
@@ -87,7 +87,7 @@ class CsvReader:
         # Without its header nothing of the body could be read.
         fault = cells.detail if isinstance(cells, Unreadable) else _unusable(cells)
         if fault:
-            raise Declined("INVALID_REQUEST", fault, Fault(fault, pointer="#"))
+            raise ProblemError("INVALID_REQUEST", fault, Fault(fault, pointer="#"))
         assert isinstance(cells, list), "whatever else it is was a fault"
         self._columns = cells
         return None

@@ -1,11 +1,11 @@
 """Errors become HTTP here and nowhere else: RFC 9457, `application/problem+json`.
 
     400  not JSON, not HTTP                  413  body too large
-    401  who asks is not known               422  understood, and not possible
-    403  known, and not allowed              500  a broken rule: logged, nothing told
-    404  not there, or not for this member   503  the database is away: nothing is lost, try again
-    405  not here                                 with the same Idempotency-Key
-    409  possible, but not as things stand
+    401  the caller is unknown               422  understood, but not possible
+    403  the caller is not allowed           500  a bug: logged, and nothing of it is told
+    404  not found, or another member's      503  the database is unavailable: try again with the
+    405  no such method                           same Idempotency-Key
+    409  possible, but not in this state
 
 One function for each kind of error says which problem it is.
 """
@@ -23,22 +23,22 @@ from sqlalchemy import exc
 
 from api.identity.auth import ScopeMissing
 from api.identity.rate_limit import TooManyRequests
-from api.identity.tokens import KeysAway, Unauthenticated
+from api.identity.tokens import KeysUnavailable, Unauthenticated
 from api.problems import (
     MEDIA_TYPE,
     RETRY_AFTER,
-    Declined,
-    Missing,
+    DomainRefusal,
     NamedNight,
+    NotFound,
     Problem,
-    Refused,
+    ProblemError,
     faults,
     problem,
 )
 from api.problems.faults import Fault
 from api.requests.trace import traceparent
 from domain.idempotency import InFlight, Mismatch
-from domain.reservations.model import NotCancellable, NotReservable, Refusal
+from domain.reservations.model import NotCancellable, NotReservable, NotReservableCode
 from domain.rooms.change import BelowTaken, InvalidRange, WithoutCapacity
 from domain.stay import InvalidStay
 from innbox_process.bounds import OutcomeUnknown
@@ -55,7 +55,7 @@ Answer = tuple[Problem, dict[str, str]]
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer an error; what the caller cannot have caused is logged."""
+    """Answer an error, and log it if the caller cannot have caused it."""
     found, headers = _answer(error)
     if found.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected error", path=request.url.path, advice=advice(error), exc_info=error)
@@ -75,31 +75,31 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 
 @singledispatch
 def _answer(_: Exception) -> Answer:
-    """One function for each kind of error; this one answers what none of us meant."""
-    return _ours()
+    """One function for each kind of error; this one answers unexpected errors."""
+    return _internal_error()
 
 
 @_answer.register
 def _(error: exc.OperationalError | exc.InterfaceError | exc.TimeoutError) -> Answer:
     if isinstance(getattr(error, "orig", None), OutcomeUnknown):
-        detail = "the database did not confirm the change: repeat it with the same Idempotency-Key"
+        detail = "the database did not confirm the change; repeat it with the same Idempotency-Key"
         return problem("OUTCOME_UNKNOWN", detail), RETRY_AFTER
-    return _away()
+    return _unavailable()
 
 
 @_answer.register
 def _(error: exc.DBAPIError) -> Answer:
-    """Any other error of the driver's: a server that is read-only since a failover is away, too.
+    """Any other error of the driver: a server that is read-only after a failover is unavailable, too.
 
-    So is one whose schema is not there yet.
+    So is one whose schema is not migrated yet.
     """
-    return _away() if is_outage(error) or is_not_migrated(error) else _ours()
+    return _unavailable() if is_outage(error) or is_not_migrated(error) else _internal_error()
 
 
 @_answer.register
 def _(_: UnknownTopic) -> Answer:
-    """What we append to is declared by `innbox topics`, which was not run yet."""
-    return _away()
+    """`innbox topics`, which declares the topics, was not run yet."""
+    return _unavailable()
 
 
 @_answer.register
@@ -115,7 +115,7 @@ def _(error: ScopeMissing) -> Answer:
 
 
 @_answer.register
-def _(error: KeysAway) -> Answer:
+def _(error: KeysUnavailable) -> Answer:
     return problem("UNAVAILABLE", str(error)), _retry_after(error.retry_after_s)
 
 
@@ -125,26 +125,26 @@ def _(error: TooManyRequests) -> Answer:
 
 
 @_answer.register
-def _(_: Missing) -> Answer:
-    return problem("NOT_FOUND", "there is nothing here for you"), {}
+def _(_: NotFound) -> Answer:
+    return problem("NOT_FOUND", "not found"), {}
 
 
 @_answer.register
-def _(error: Refused) -> Answer:
+def _(error: DomainRefusal) -> Answer:
     match error.refusal:
         case NotReservable(code, text):
-            pointer = "checkOutDate" if code is Refusal.STAY_TOO_LONG else "checkInDate"
+            pointer = "checkOutDate" if code is NotReservableCode.STAY_TOO_LONG else "checkInDate"
             return problem(code, text, Fault(text, pointer=f"#/{pointer}")), {}
         case NotCancellable(reservation, code):
             return problem(code, f"the reservation is {reservation.status}"), {}
         case Mismatch(code):
             return problem(code, "this key was used for another request"), {}
         case InFlight(code):
-            detail = "the first request with this key is still being done"
+            detail = "the first request with this key is still running"
             return problem(code, detail), RETRY_AFTER
         case BelowTaken(nights, code):
             taken = tuple(NamedNight(night.on, night.capacity, night.taken) for night in nights)
-            found = problem(code, "more rooms are held; nothing was changed")
+            found = problem(code, "the capacity is below what is taken; nothing was changed")
             return msgspec.structs.replace(found, nights=taken), {}
         case WithoutCapacity(nights, code):
             text = "a night that is new needs a capacity"
@@ -165,7 +165,7 @@ def _(error: InvalidRange) -> Answer:
 
 
 @_answer.register
-def _(error: Declined) -> Answer:
+def _(error: ProblemError) -> Answer:
     return error.problem, error.headers
 
 
@@ -183,24 +183,24 @@ def _(error: msgspec.DecodeError) -> Answer:
 def _(error: ValidationException) -> Answer:
     # An id that no row can have is an id that is not there.
     return (
-        _answer(Missing()) if faults.is_of_path(error) else _invalid(*faults.of_parameters(error))
+        _answer(NotFound()) if faults.is_of_path(error) else _invalid(*faults.of_parameters(error))
     )
 
 
 @_answer.register
 def _(error: InternalServerException) -> Answer:
-    """Litestar raises one by itself when a client goes away within its body; nobody is left to hear."""
+    """Litestar raises one when a client disconnects within its body; nobody reads the answer."""
     if error.detail == _BROKEN_OFF:
-        return problem("BAD_REQUEST", "the body broke off"), {}
-    return _ours()
+        return problem("BAD_REQUEST", "the body ended early"), {}
+    return _internal_error()
 
 
 @_answer.register
 def _(error: HTTPException) -> Answer:
-    """What Litestar finds out by itself: routes, methods, sizes, hosts."""
+    """What Litestar checks by itself: routes, methods, sizes."""
     match error.status_code:
         case 404:
-            return _answer(Missing())
+            return _answer(NotFound())
         case 405:
             detail = "the Allow header names the methods there are"
             return problem("METHOD_NOT_ALLOWED", detail), error.headers or {}
@@ -208,21 +208,21 @@ def _(error: HTTPException) -> Answer:
             return problem("BODY_TOO_LARGE", "the body is over the limit"), {}
         case 400:
             return problem("BAD_REQUEST", error.detail), {}
-    return _ours()
+    return _internal_error()
 
 
-def _away() -> Answer:
-    advice = "nothing is lost; repeat the request with the same Idempotency-Key"
+def _unavailable() -> Answer:
+    advice = "the service is unavailable; repeat the request with the same Idempotency-Key"
     return problem("UNAVAILABLE", advice), RETRY_AFTER
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
-    """Say it in whole seconds, never too few."""
+    """Return the header, in whole seconds rounded up."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def _ours() -> Answer:
-    return problem("INTERNAL_ERROR", "the fault is ours; it has been logged"), {}
+def _internal_error() -> Answer:
+    return problem("INTERNAL_ERROR", "internal error; it has been logged"), {}
 
 
 def _invalid(*found: Fault) -> Answer:

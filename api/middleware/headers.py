@@ -1,8 +1,8 @@
 """What every response says to browsers and caches, also one that no route made.
 
-Nothing of it may be run, framed, guessed at or kept; a route that lets its answer be kept says so itself.
-Who came by https in production is not to come without it again. RFC 6797 has this said over https alone,
-so behind a proxy that ends TLS it takes TRUSTED_PROXIES.
+No answer may be run, framed, sniffed or cached; a route that allows its answer to be cached says so
+itself. In production an answer over https asks for https from then on. RFC 6797 allows that over https
+only, so behind a proxy that ends TLS it needs TRUSTED_PROXIES.
 """
 
 from collections.abc import Iterable

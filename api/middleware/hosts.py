@@ -1,8 +1,8 @@
-"""Only those are answered who call us by a name of ours; ALLOWED_HOSTS has them.
+"""Requests are answered only if their Host is in ALLOWED_HOSTS.
 
-    inn.example     that name           *.inn.example   any name below it           *   whatever
+    inn.example     that name           *.inn.example   any name below it           *   any host
 
-The platform's probes know addresses alone, and may ask for health and metrics by these.
+Probes of the platform know addresses only, and may ask for health and metrics by address.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.middleware import errors
-from api.problems import Declined
+from api.problems import ProblemError
 
 ANY = "*"
 _PROBED = ("/healthz/", "/metrics")
 
 
-class KnownHosts:
-    """The application, for those who call it by its name."""
+class AllowedHostsMiddleware:
+    """Answers requests for other hosts itself, and passes on the rest."""
 
     def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
         names = {name.lower() for name in allowed}
@@ -33,7 +33,7 @@ class KnownHosts:
             await self._application(scope, receive, send)
             return
 
-        unknown = Declined("BAD_REQUEST", "this is not a name of ours; see the header Host")
+        unknown = ProblemError("BAD_REQUEST", "Host is not in ALLOWED_HOSTS")
         request = Request[Any, Any, Any](scope)
         response = errors.respond(request, unknown).to_asgi_response(None, request)
         await response(scope, receive, send)

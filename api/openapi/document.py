@@ -1,8 +1,8 @@
-"""The OpenAPI document: what Litestar finds out about the routes, completed and put right.
+"""The OpenAPI document: what Litestar finds out about the routes, completed and corrected.
 
-Added are examples, headers, links from one operation to those that follow it, and scopes. Put right is
-what Litestar says otherwise than it is: schemas of bodies are msgspec's own, which it decodes by, and a
-parameter that may be left out is not therefore null.
+Added are examples, headers, links from one operation to those that follow it, and scopes. Corrected is
+what Litestar describes wrongly: schemas of bodies are those that msgspec decodes by, and an optional
+parameter is not therefore nullable.
 """
 
 from collections.abc import Iterator, Mapping
@@ -67,7 +67,7 @@ _LINKS: Final = {
 
 
 class Completed(JsonRenderPlugin):
-    """Serves the completed document as JSON alone: a page would load its scripts from a stranger."""
+    """Serves the completed document as JSON alone: a page would load its scripts from another site."""
 
     def __init__(self, page_size_max: int) -> None:
         super().__init__(path=["/", "/openapi.json"])
@@ -75,7 +75,7 @@ class Completed(JsonRenderPlugin):
         self._rendered = b""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: Document) -> bytes:
-        if not self._rendered:  # strangers may ask, and it is the event loop that answers
+        if not self._rendered:  # anybody may ask, and the event loop answers
             plain = super().render(request, openapi_schema)
             found = completed(msgspec.json.decode(plain), self._page_size_max)
             self._rendered = msgspec.json.encode(found)
@@ -102,7 +102,7 @@ def openapi_config(page_size_max: int) -> OpenAPIConfig:
 
 
 def document(app: Litestar, page_size_max: int) -> Document:
-    """Return what is served, for whoever needs it without a server."""
+    """Return what is served, without a server."""
     plain = msgspec.json.encode(app.openapi_schema.to_schema())
     return completed(msgspec.json.decode(plain), page_size_max)
 
@@ -110,7 +110,7 @@ def document(app: Litestar, page_size_max: int) -> Document:
 def completed(found: Document, page_size_max: int) -> Document:
     found["components"]["schemas"] |= _bodies()
     for path, operation in _operations(found):
-        _put_parameters_right(operation, page_size_max)
+        _correct_parameters(operation, page_size_max)
         _keep_own_security(operation)
         _add_request_examples(operation)
         for status, response in operation["responses"].items():
@@ -136,7 +136,7 @@ def _bodies() -> Mapping[str, Document]:
     return components
 
 
-def _put_parameters_right(operation: Document, page_size_max: int) -> None:
+def _correct_parameters(operation: Document, page_size_max: int) -> None:
     for parameter in operation.get("parameters", ()):
         schema = parameter["schema"]
         described = [one for one in schema.pop("oneOf", ()) if one != {"type": "null"}]

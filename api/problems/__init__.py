@@ -18,9 +18,9 @@ from domain.idempotency import InFlight, Mismatch
 from domain.reservations.model import NotCancellable, NotReservable
 from domain.rooms.change import BelowTaken, WithoutCapacity
 
-# Raised by SQLAlchemy when the database, or a connection of the pool, cannot be had. A commit among
+# Raised by SQLAlchemy when the database, or a connection of the pool, is unavailable. A commit among
 # them has an unknown outcome; the client repeats it under its idempotency key and learns which.
-DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+DATABASE_UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 RETRY_AFTER_S = 1
 MEDIA_TYPE = "application/problem+json"
 # What each route may answer, whatever it does.
@@ -38,8 +38,8 @@ OF_A_BODY = ("MALFORMED_BODY", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
 
 
-class Refused(Exception):
-    """Carries the domain's refusal to the edge; being raised, it rolls the transaction back."""
+class DomainRefusal(Exception):
+    """Carries the domain's refusal to the edge; raising it rolls the transaction back."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-class Missing(Exception):
-    """It does not exist, or not for this member: the two look the same on purpose."""
+class NotFound(Exception):
+    """It does not exist, or not for this member: both are answered alike on purpose."""
 
 
-class Declined(Exception):
-    """Any other request that is not done: the code is that of a problem type."""
+class ProblemError(Exception):
+    """Any other request that is refused; the code is that of a problem type."""
 
     def __init__(
         self, code: str, detail: str, *errors: Fault, headers: Mapping[str, str] | None = None
@@ -69,15 +69,15 @@ class Declined(Exception):
         self.headers = dict(headers or {})
 
 
-class Invalid(Declined):
-    """A parameter of the query that says nothing to us."""
+class Invalid(ProblemError):
+    """A parameter of the query that is not valid."""
 
     def __init__(self, parameter: str, detail: str) -> None:
         super().__init__("INVALID_REQUEST", detail, Fault(detail, parameter=parameter))
 
 
-class InvalidHeader(Declined):
-    """A header that says nothing to us."""
+class InvalidHeader(ProblemError):
+    """A header that is not valid."""
 
     def __init__(self, header: str, detail: str) -> None:
         super().__init__("INVALID_REQUEST", detail, Fault(detail, header=header))
@@ -92,7 +92,7 @@ class NamedNight(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """RFC 9457, with `traceId`, `errors` and `nights` of our own."""
+    """RFC 9457, with the extensions `traceId`, `errors` and `nights`."""
 
     type: str
     title: str
@@ -110,7 +110,9 @@ def problem(code: str, detail: str, *errors: Fault) -> Problem:
     return Problem(kind.uri, kind.title, kind.status, detail, errors=errors)
 
 
-def documented(*which: int | str, anywhere: Iterable[str] = ANYWHERE) -> dict[int, ResponseSpec]:
+def problem_responses(
+    *which: int | str, anywhere: Iterable[str] = ANYWHERE
+) -> dict[int, ResponseSpec]:
     """Describe, for OpenAPI, the problems that any member may meet and these of a route's own.
 
     They are named by their codes, or all of a status together by the status.

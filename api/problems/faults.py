@@ -54,7 +54,7 @@ def _extras(error: ValidationException) -> list[dict[str, str]]:
 
 
 def _of_parameter(extra: dict[str, str]) -> Fault:
-    """Name a parameter as it is sent: Litestar names our function's argument."""
+    """Name a parameter as it is sent: Litestar names the argument of the function."""
     detail, words = extra["message"], extra.get("key", "").split("_")
     match extra.get("source"):
         case "header":

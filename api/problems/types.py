@@ -82,7 +82,7 @@ TYPES: Final = {
         ProblemType(
             "UNAUTHENTICATED",
             401,
-            "There is no bearer token, or it is not believed: expired, or not made for this service.",
+            "The bearer token is missing or not valid: expired, or issued for another service.",
             "Get a new token and repeat the request.",
             "the token has expired",
         ),
@@ -96,9 +96,9 @@ TYPES: Final = {
         ProblemType(
             "NOT_FOUND",
             404,
-            "It does not exist, or not for you: the two look the same on purpose.",
+            "It does not exist, or it belongs to another member: both are answered alike on purpose.",
             "Check the address, and whose token is used.",
-            "there is nothing here for you",
+            "not found",
             "/v1/reservations/4711",
         ),
         ProblemType(
@@ -119,23 +119,23 @@ TYPES: Final = {
         ProblemType(
             "IDEMPOTENCY_KEY_IN_FLIGHT",
             409,
-            "The first request with this Idempotency-Key is still being done.",
+            "The first request with this Idempotency-Key is still running.",
             "Repeat it after `Retry-After` seconds, with the same key.",
-            "the first request with this key is still being done",
+            "the first request with this key is still running",
         ),
         ProblemType(
             "TOO_MANY_PENDING",
             409,
-            "The member has as many reservations without an answer as one may have.",
+            "The member has as many unanswered reservations as are allowed.",
             "Wait until some are confirmed or rejected, or cancel them.",
-            "20 reservations wait for an answer; no more are taken meanwhile",
+            "20 reservations wait for an answer; no more are accepted until some are answered",
         ),
         ProblemType(
             "CAPACITY_BELOW_TAKEN",
             409,
-            "More rooms are held on a night than it would have left; nothing was changed.",
+            "The new capacity is below the rooms already taken on a night; nothing was changed.",
             "Keep a capacity of at least `taken` on each of the `nights`.",
-            "more rooms are held; nothing was changed",
+            "the capacity is below what is taken; nothing was changed",
             "/v1/rooms/7/nights",
             {"nights": [{"night": "2027-01-01", "capacity": 1, "taken": 2}]},
         ),
@@ -143,7 +143,7 @@ TYPES: Final = {
             "PRECONDITION_FAILED",
             412,
             "The reservation has changed since the version that `If-Match` names; nothing was done.",
-            "Read it again, decide anew, and send the new ETag.",
+            "Read it again, decide again, and send the new ETag.",
             "the reservation is at version 3",
             "/v1/reservations/4711/cancellation",
         ),
@@ -157,7 +157,7 @@ TYPES: Final = {
         ProblemType(
             "UNSUPPORTED_MEDIA_TYPE",
             415,
-            "The body's Content-Type is not one that this address reads, or its Content-Encoding is not.",
+            "This address does not accept the body's Content-Type or Content-Encoding.",
             "Send a Content-Type that the documentation names, and no Content-Encoding.",
             "the body must be application/json",
         ),
@@ -172,7 +172,7 @@ TYPES: Final = {
         ProblemType(
             "INVALID_STAY",
             422,
-            "The dates are no stay: no night between them, too many, or outside the calendar.",
+            "The dates make no stay: no night between them, too many, or outside the calendar.",
             _OTHER_DATES,
             "[2027-01-04, 2027-01-01) covers no night",
             example=_at("covers no night", "#/checkOutDate"),
@@ -180,7 +180,7 @@ TYPES: Final = {
         ProblemType(
             "CHECK_IN_PAST",
             422,
-            "The check-in is over.",
+            "The check-in date is in the past.",
             _OTHER_DATES,
             "check-in 2026-01-01 is in the past",
             example=_at("check-in 2026-01-01 is in the past", "#/checkInDate"),
@@ -188,7 +188,7 @@ TYPES: Final = {
         ProblemType(
             "STAY_TOO_LONG",
             422,
-            "The stay has more nights than one may have.",
+            "The stay has more nights than are allowed.",
             _OTHER_DATES,
             "a stay is at most 30 nights",
             example=_at("a stay is at most 30 nights", "#/checkOutDate"),
@@ -196,7 +196,7 @@ TYPES: Final = {
         ProblemType(
             "TOO_FAR_AHEAD",
             422,
-            "The check-in is later than can be reserved by now.",
+            "The check-in date is further ahead than can be reserved.",
             _OTHER_DATES,
             "check-in is at most 730 days ahead",
             example=_at("check-in is at most 730 days ahead", "#/checkInDate"),
@@ -205,13 +205,13 @@ TYPES: Final = {
             "IDEMPOTENCY_KEY_REUSED",
             422,
             "This Idempotency-Key was used for another request.",
-            "Use a new key for each new request, and an old one to repeat the same request alone.",
+            "Use a new key for each new request, and an old key only to repeat the same request.",
             "this key was used for another request",
         ),
         ProblemType(
             "INVALID_RANGE",
             422,
-            "The dates are no range of nights: none between them, too many, or outside the calendar.",
+            "The dates make no range of nights: none between them, too many, or outside the calendar.",
             _OTHER_DATES,
             "[2027-01-04, 2027-01-01) covers no night",
             "/v1/rooms/7/nights",
@@ -220,7 +220,7 @@ TYPES: Final = {
             "NIGHT_WITHOUT_CAPACITY",
             422,
             "A night that is opened for the first time needs a capacity; nothing was changed.",
-            "Say how many rooms the night has.",
+            "Send the capacity of the night.",
             "a night that is new needs a capacity",
             "/v1/rooms/7/nights",
             {
@@ -231,24 +231,24 @@ TYPES: Final = {
         ProblemType(
             "TOO_MANY_REQUESTS",
             429,
-            "More requests came with this token's member than are served in so short a time.",
+            "The member sends requests faster than the rate limit allows.",
             "Repeat it after `Retry-After` seconds; nothing was done.",
             "more than 50 requests a second",
         ),
         ProblemType(
             "INTERNAL_ERROR",
             500,
-            "The fault is ours, and it has been logged.",
-            "Repeat it with the same Idempotency-Key; report `traceId` if it stays so.",
-            "the fault is ours; it has been logged",
+            "An error of this service; it has been logged.",
+            "Repeat it with the same Idempotency-Key; if it happens again, report `traceId`.",
+            "internal error; it has been logged",
         ),
         ProblemType(
             "UNAVAILABLE",
             503,
-            "The database is away, overloaded or not migrated yet, or we cannot learn the keys of "
-            "tokens. Nothing that was answered 2xx is lost.",
+            "The database is unavailable, overloaded or not migrated yet, or the keys that verify "
+            "tokens are unavailable. Nothing that was answered 2xx is lost.",
             "Repeat it after `Retry-After` seconds, with the same Idempotency-Key.",
-            "nothing is lost; repeat the request with the same Idempotency-Key",
+            "the service is unavailable; repeat the request with the same Idempotency-Key",
         ),
         ProblemType(
             "OUTCOME_UNKNOWN",
@@ -256,15 +256,15 @@ TYPES: Final = {
             "The database did not confirm the change in time, or the connection broke before it "
             "could. The change may have been made, or not.",
             "Repeat it after `Retry-After` seconds, with the same Idempotency-Key: it is done once. "
-            "Without a key, look first.",
-            "the database did not confirm the change: repeat it with the same Idempotency-Key",
+            "Without a key, check first whether it was done.",
+            "the database did not confirm the change; repeat it with the same Idempotency-Key",
         ),
         ProblemType(
             "TOO_MANY_STREAMS",
             503,
-            "This process has as many open event streams as it may have, or the member has.",
+            "This process, or the member, has as many open event streams as are allowed.",
             "Close one and connect again after `Retry-After` seconds, or wait with `Prefer: wait`.",
-            "2000 streams are open; no more are opened meanwhile",
+            "2000 event streams are open; close one and try again",
             "/v1/reservations/4711/events",
         ),
     )

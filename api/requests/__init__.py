@@ -1,4 +1,4 @@
 """What a request says, read strictly: what cannot be understood is refused, not guessed.
 
-But for headers that their standards have us pass over: an invalid `traceparent`, an unknown preference.
+Except for headers whose standards say to ignore them: an invalid `traceparent`, an unknown preference.
 """

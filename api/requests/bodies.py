@@ -7,7 +7,7 @@ from litestar.dto import MsgspecDTO
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
-from api.problems import Declined
+from api.problems import ProblemError
 from domain.rooms.change import CAPACITY_MAX
 
 ID_MAX = 2**63 - 1
@@ -35,7 +35,7 @@ class Strict(MsgspecDTO[_AnyBody], Generic[_AnyBody]):
     def decode_bytes(self, value: bytes) -> Any:  # noqa: ANN401 - Litestar's signature
         given = self.asgi_connection.headers.get("Content-Type", JSON)
         if given.partition(";")[0].strip().lower() != JSON:
-            raise Declined("UNSUPPORTED_MEDIA_TYPE", f"the body must be {JSON}")
+            raise ProblemError("UNSUPPORTED_MEDIA_TYPE", f"the body must be {JSON}")
         return msgspec.json.decode(value, type=self.model_type)
 
     @classmethod

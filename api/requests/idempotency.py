@@ -1,22 +1,23 @@
 """The Idempotency-Key of a request: under one key, a member's request is done once.
 
-The key is claimed and its answer kept in the transaction that does the work, so a key is remembered
-if, and only if, its work is done. A refusal rolls both back: repeated, it is judged anew.
+The key is claimed in the transaction that does the work, so a key is remembered if, and only if, its work
+is done. A refusal rolls both back: repeated, it is decided again.
 """
 
 import re
 from hashlib import sha256
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import msgspec
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
-from api.problems import InvalidHeader, Refused
+from api.problems import DomainRefusal, InvalidHeader
 from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest, Mismatch, Repeat
 
 HEADER = "Idempotency-Key"
 KEY_LENGTH_MAX = 255
+# The header that says so where an earlier request is answered again.
+REPEATED = {"Idempotency-Replayed": "true"}
 
 Key = Annotated[
     str | None,
@@ -35,9 +36,6 @@ _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
-_View = TypeVar("_View", bound=msgspec.Struct)
-
-
 def keyed_request(caller_id: int, header: str | None, content: bytes) -> KeyedRequest:
     """Return the request with its key as it was sent; raises `InvalidHeader`."""
     key = None if header is None else bare(header)
@@ -50,40 +48,26 @@ def bare(header: str) -> str:
     if header.startswith('"'):
         quoted = _STRING.fullmatch(header)
         if quoted is None:
-            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 and is none")
+            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 but is not one")
         key = _ESCAPED.sub(r"\1", quoted[1])
     if not 0 < len(key) <= KEY_LENGTH_MAX:
         raise InvalidHeader(HEADER, f"a key has between 1 and {KEY_LENGTH_MAX} characters")
     return key
 
 
-def answered(connection: Connection, keys: IdempotencyKeys, request: KeyedRequest) -> Repeat | None:
-    """Return the answer that this key got before, or claim the key for this transaction.
+def is_repeat(
+    connection: Connection, keys: IdempotencyKeys, request: KeyedRequest, **more: object
+) -> bool:
+    """Tell whether the request was done before, or claim its key for this transaction.
 
-    Raises `Refused` if the key was used for another request, or its first one is still being done.
+    Raises `DomainRefusal` if the key was used for another request, or its first request is still running.
     """
     if request.key is None:
-        return None
-    match keys.claim(connection, request):
+        return False
+    match keys.claim(connection, request, **more):
         case Claimed():
-            return None
-        case Repeat() as repeat:
-            return repeat
+            return False
+        case Repeat():
+            return True
         case (Mismatch() | InFlight()) as refusal:
-            raise Refused(refusal)
-
-
-def as_kept(body: bytes, kind: type[_View]) -> _View | None:
-    """Read an answer that was kept; None if it is of a form that answers had before."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError:  # ours, so nothing that the caller could put right
-        return None
-
-
-def keep(
-    connection: Connection, keys: IdempotencyKeys, request: KeyedRequest, status: int, body: bytes
-) -> None:
-    """Keep the answer of a claimed key for its repeats."""
-    if request.key is not None:
-        keys.answer(connection, request, status=status, body=body)
+            raise DomainRefusal(refusal)

@@ -1,7 +1,7 @@
 """Pages of a list: how long they are, and the cursor that names where one ended.
 
-A cursor is good for the list it came from alone: it carries a digest of what was asked for. A page
-stays what it is while rows are added, since the cursor names a row and not a number of rows.
+A cursor is valid only for the list that it came from: it carries a digest of the filters. A page stays
+what it is while rows are added, because the cursor names a row and not a number of rows.
 """
 
 import base64
@@ -21,7 +21,7 @@ _ID_BYTES, _DIGEST_BYTES = 8, 10
 
 Limit = Annotated[
     int | None,
-    QueryParameter(ge=1, description=f"How many at most; {PAGE_SIZE} unless told."),
+    QueryParameter(ge=1, description=f"How many at most; the default is {PAGE_SIZE}."),
 ]
 Cursor = Annotated[
     str | None,
@@ -54,10 +54,10 @@ def after(cursor: str | None, *asked: object) -> int | None:
     try:
         sealed = base64.b64decode(cursor, altchars=b"-_", validate=True)
     except ValueError as error:
-        raise Invalid("cursor", "not a cursor of ours") from error
+        raise Invalid("cursor", "not a valid cursor") from error
     last_id = int.from_bytes(sealed[:_ID_BYTES])
     if not 0 < last_id <= ID_MAX or sealed != _sealed(last_id, asked):
-        raise Invalid("cursor", "not a cursor of this list: its filters must stay the same")
+        raise Invalid("cursor", "not a cursor of this list; keep the filters of the first page")
     return last_id
 
 
@@ -70,6 +70,6 @@ def next_link(path: str, parameters: list[tuple[str, str]], cursor: str | None) 
 
 
 def _sealed(last_id: int, asked: tuple[object, ...]) -> bytes:
-    """No secret is in it: whoever forges one sees what they may see, from another row on."""
+    """It holds no secret: a forged cursor shows what the caller may see, from another row on."""
     place = last_id.to_bytes(_ID_BYTES)
     return place + sha256(place + repr(asked).encode()).digest()[:_DIGEST_BYTES]

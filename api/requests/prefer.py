@@ -1,4 +1,4 @@
-"""What a caller prefers (RFC 7240): of all that one may prefer we know `wait=N`."""
+"""What a caller prefers (RFC 7240); the only preference that is known here is `wait=N`."""
 
 import re
 from typing import Annotated
@@ -17,6 +17,6 @@ _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORE
 
 
 def wait_s(prefer: str | None, wait_s_max: float) -> float | None:
-    """Read `wait=N` out of a Prefer header, bounded; what we do not understand is no preference."""
+    """Read `wait=N` out of a Prefer header, bounded; an unknown preference is ignored."""
     found = _WAIT.search(prefer or "")
     return min(float(found[1]), wait_s_max) if found else None

@@ -1,7 +1,7 @@
 """Query parameters, read strictly: one that a route does not know is refused, not passed over.
 
-Whoever misspells a filter would otherwise be given everything, and not notice. So too `limit=null`, which
-Litestar takes for no limit.
+A caller who misspells a filter would otherwise get everything, and not notice. So too with `limit=null`,
+which Litestar takes for no limit.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from litestar.params import ParameterKwarg
 from litestar.typing import FieldDefinition
 
 from api.identity.auth import AnyConnection
-from api.problems import Declined
+from api.problems import ProblemError
 from api.problems.faults import Fault
 
 
@@ -37,7 +37,7 @@ def known_parameters(connection: AnyConnection, handler: BaseRouteHandler) -> No
     if not connection.scope["query_string"]:
         return
     if faults := _faults(connection, _parameters(handler)):
-        raise Declined("INVALID_REQUEST", faults[0].detail, *faults)
+        raise ProblemError("INVALID_REQUEST", faults[0].detail, *faults)
 
 
 @cache  # a route's handler lives as long as the application
@@ -56,9 +56,9 @@ def _faults(connection: AnyConnection, known: Mapping[str, _Parameter]) -> list[
     for name, values in connection.query_params.dict().items():
         parameter = known.get(name)
         if parameter is None:
-            found.append(Fault("there is no such parameter here", parameter=name))
+            found.append(Fault("unknown parameter", parameter=name))
         elif len(values) > 1 and not parameter.repeatable:
             found.append(Fault("it is given more than once", parameter=name))
         elif not parameter.is_text and any(value.lower() == "null" for value in values):
-            found.append(Fault("it cannot be null, but be left out", parameter=name))
+            found.append(Fault("null is not a value; leave the parameter out", parameter=name))
     return found

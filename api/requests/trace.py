@@ -23,5 +23,5 @@ def traceparent(scope: Scope) -> str:
 
 def _continued(scope: Scope) -> str | None:
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
-    # Two of them contradict each other: the standard has us believe neither.
+    # Two of them contradict each other: the standard says to use neither.
     return valid(given[0].decode("latin-1")) if len(given) == 1 else None

@@ -1,4 +1,4 @@
-"""Who may see and change a reservation: a member their own only, the staff everybody's."""
+"""Access to reservations: members see and change their own, the staff everybody's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine
 
 from api.identity.row_security import ALL_MEMBERS, set_member
 from api.identity.tokens import Member
-from api.problems import Missing
+from api.problems import DomainRefusal, NotFound
+from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations import store
 from domain.reservations.model import Cause, Reservation, by_member
 from runtime.ids import new_uuid
@@ -29,10 +30,23 @@ def member_connection(engine: Engine, caller: Member) -> Iterator[Connection]:
 
 
 def find(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
-    """Read a reservation that this caller may see; raises `Missing`, also for another member's."""
+    """Read a reservation that this caller may see; raises `NotFound`, also for another member's."""
     member_id = None if caller.is_staff else caller.id
     if (found := store.get(connection, reservation_id, member_id)) is None:
-        raise Missing
+        raise NotFound
+    return found
+
+
+def earlier(
+    connection: Connection, request: KeyedRequest, reservation_id: int | None = None
+) -> Reservation | None:
+    """Return the reservation as an earlier request with this key left it, if there was one.
+
+    Raises `DomainRefusal` if the key was used for another request.
+    """
+    found = store.earlier(connection, request, reservation_id) if request.key else None
+    if isinstance(found, Mismatch):
+        raise DomainRefusal(found)
     return found
 
 

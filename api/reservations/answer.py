@@ -4,6 +4,7 @@ from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 
 from api.requests.etags import etag
+from api.requests.idempotency import REPEATED
 from api.requests.prefer import wait_s
 from api.reservations.deps import Dependencies
 from api.reservations.views import ReservationView
@@ -17,7 +18,7 @@ async def answer(
     """Answer what is committed, after waiting for the rooms if the caller prefers that."""
     headers = {"Location": f"/v1/reservations/{view.id}"}
     if is_repeat:
-        headers["Idempotency-Replayed"] = "true"
+        headers |= REPEATED
     if (seconds := wait_s(prefer, deps.settings.wait_s_max)) is not None:
         headers["Preference-Applied"] = f"wait={seconds:g}"
         if latest := await deps.watchers.ended(view.id, seconds):

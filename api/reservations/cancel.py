@@ -7,25 +7,22 @@ another member's reservation is not found.
 
 from typing import Annotated
 
-import msgspec
 from litestar import Response, post
 from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
-from litestar.status_codes import HTTP_202_ACCEPTED
 from sqlalchemy import Connection
 
 import outbox
 from api.identity.auth import WRITE, MemberRequest, needs
 from api.identity.row_security import set_member
 from api.identity.tokens import Member
-from api.problems import Declined, Missing, Refused, documented
-from api.requests import idempotency
+from api.problems import DomainRefusal, NotFound, ProblemError, problem_responses
 from api.requests.etags import is_meant
-from api.requests.idempotency import Key, keyed_request
+from api.requests.idempotency import Key, is_repeat, keyed_request
 from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
-from api.reservations.access import cause_of, database_member, find
+from api.reservations.access import cause_of, database_member, earlier
 from api.reservations.answer import ENDED, answer
 from api.reservations.deps import Dependencies, ReservationId
 from api.reservations.views import ReservationView
@@ -51,7 +48,7 @@ IfMatch = Annotated[
     **needs(WRITE),
     responses={
         200: ENDED,
-        **documented(
+        **problem_responses(
             "SCOPE_MISSING",
             "OUTCOME_UNKNOWN",
             "NOT_FOUND",
@@ -73,12 +70,12 @@ async def cancel_one(
     """Begin to cancel; the rooms give the nights back later. Asking again changes nothing."""
     content = b"cancel %d" % reservation_id
     keyed = keyed_request(request.user.id, idempotency_key, content)
-    view, is_repeat = await sync_to_thread(
+    reservation, was_done = await sync_to_thread(
         _cancel, deps, request.user, keyed, reservation_id, if_match, traceparent(request.scope)
     )
-    if not is_repeat:
-        deps.changed(view.id)
-    return await answer(deps, view, prefer, is_repeat=is_repeat)
+    if not was_done:
+        deps.changed(reservation.id)
+    return await answer(deps, ReservationView.of(reservation), prefer, is_repeat=was_done)
 
 
 def _cancel(
@@ -88,36 +85,33 @@ def _cancel(
     reservation_id: int,
     if_match: str | None,
     trace: str,
-) -> tuple[ReservationView, bool]:
+) -> tuple[Reservation, bool]:
     """Return the reservation, and whether an earlier request with the same key had cancelled it."""
     with deps.engine.begin() as connection:
         set_member(connection, database_member(caller))
-        if earlier := idempotency.answered(connection, RESERVATION_KEYS, keyed):
-            view = idempotency.as_kept(earlier.response_body, ReservationView)
-            return view or ReservationView.of(find(connection, reservation_id, caller)), True
+        if is_repeat(connection, RESERVATION_KEYS, keyed, reservation_id=reservation_id):
+            if found := earlier(connection, keyed, reservation_id):
+                return found, True
+            raise NotFound
 
         reservation = _locked(connection, reservation_id, caller)
         if not is_meant(if_match, reservation.version):
             current = f"the reservation is at version {reservation.version}"
-            raise Declined("PRECONDITION_FAILED", current)
+            raise ProblemError("PRECONDITION_FAILED", current)
         match cancel(reservation):
             case NotCancellable() as refusal:
-                raise Refused(refusal)
-            case Reservation() as cancelling:
-                reservation = _cancelled(connection, cancelling, caller, trace)
+                raise DomainRefusal(refusal)
             case Unchanged():
-                pass
-        view = ReservationView.of(reservation)
-        body = msgspec.json.encode(view)
-        idempotency.keep(connection, RESERVATION_KEYS, keyed, HTTP_202_ACCEPTED, body)
-        return view, False
+                return reservation, False
+            case Reservation() as cancelling:
+                return _cancelled(connection, cancelling, caller, trace), False
 
 
 def _locked(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
-    """Lock what the caller may cancel; raises `Missing`, also for one of somebody else."""
+    """Lock what the caller may cancel; raises `NotFound`, also for another member's."""
     reservation = store.lock(connection, [reservation_id]).get(reservation_id)
     if reservation is None or not (caller.is_staff or reservation.member_id == caller.id):
-        raise Missing
+        raise NotFound
     return reservation
 
 

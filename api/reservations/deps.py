@@ -8,7 +8,7 @@ from litestar.params import PathParameter
 from prometheus_client import Gauge
 from sqlalchemy import Engine, TextClause
 
-from api.problems import RETRY_AFTER, Declined
+from api.problems import RETRY_AFTER, ProblemError
 from api.requests.bodies import ID_MAX
 from api.reservations.doorbell import AsyncDoorbell
 from api.reservations.topics import TopicLimits
@@ -23,7 +23,7 @@ ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 
 
 class Streams:
-    """Which event streams are open, and how many may be. Belongs to the event loop."""
+    """The event streams that are open, and how many may be. Belongs to the event loop."""
 
     def __init__(self, most: int, most_of_a_member: int) -> None:
         self._most = most
@@ -32,11 +32,11 @@ class Streams:
         self._of: Counter[int] = Counter()
 
     def take(self, member_id: int) -> "StreamSlot":
-        """Count one more from now on, until it is given back; raises `Declined`."""
+        """Count one more until it is given back; raises `ProblemError` if there are too many."""
         if len(self._open) >= self._most:
-            raise _too_many(f"{self._most} streams are open")
+            raise _too_many(f"{self._most} event streams are open")
         if self._of[member_id] >= self._most_of_a_member:
-            raise _too_many(f"{self._most_of_a_member} streams of yours are open")
+            raise _too_many(f"you have {self._most_of_a_member} event streams open")
         slot = StreamSlot(self, member_id)
         self._open.add(slot)
         self._of[member_id] += 1
@@ -62,7 +62,7 @@ class StreamSlot:
     member_id: int
 
     def __enter__(self) -> None:
-        """It was sloted before."""
+        """It was taken before."""
 
     def __exit__(self, *_: object) -> None:
         self.give_back()
@@ -71,9 +71,9 @@ class StreamSlot:
         self.streams.give_back(self)
 
 
-def _too_many(reason: str) -> Declined:
-    detail = f"{reason}; no more are opened meanwhile"
-    return Declined("TOO_MANY_STREAMS", detail, headers=RETRY_AFTER)
+def _too_many(reason: str) -> ProblemError:
+    detail = f"{reason}; close one and try again"
+    return ProblemError("TOO_MANY_STREAMS", detail, headers=RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)

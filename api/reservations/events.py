@@ -1,9 +1,9 @@
 """Server-sent events: each transition of a reservation, as it happens.
 
-A stream sends what is after `Last-Event-ID`, then what comes. An event's id is the version it brought, so
-whoever reconnects goes on where they were. It ends with a status that is final, with the token that it
-was opened with, and when the process stops. In between it is a coroutine that waits: no thread, no
-database connection. What it reads next it reads from the database, so no wake-up carries the truth.
+A stream sends what is after `Last-Event-ID`, then what comes. An event's id is the version it brought,
+so a client that reconnects goes on where it was. It ends with a status that is final, with the token
+that it was opened with, and when the process stops. In between it is a coroutine that waits: no thread,
+no database connection. What it sends it reads from the database, so a wake-up is only a hint.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.identity.auth import READ, MemberRequest, needs
 from api.identity.tokens import Member
-from api.problems import DATABASE_AWAY, InvalidHeader, documented
+from api.problems import DATABASE_UNAVAILABLE, InvalidHeader, problem_responses
 from api.reservations.access import find, member_connection
 from api.reservations.deps import Dependencies, ReservationId, StreamSlot
 from api.reservations.views import TransitionView
@@ -37,11 +37,11 @@ RETRY_MS = 2_000
 VERSION_MAX = 2**31 - 1
 
 OVER = ResponseSpec(
-    None, generate_examples=False, description="Nothing will follow: do not connect again"
+    None, generate_examples=False, description="The stream is complete: do not connect again"
 )
 # A comment and the hint need no empty line after them, which some readers take for an event's end.
 _HEARTBEAT = b": still here\n"
-# A proxy that gathers or keeps what it passes on would keep the events from whom they are for.
+# A proxy that buffers or caches responses would delay the events.
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ LastEventId = Annotated[
     summary="Follow a reservation",
     **needs(READ),
     media_type=MEDIA_TYPE,
-    responses={204: OVER, **documented("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
+    responses={204: OVER, **problem_responses("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
 )
 async def follow(
     reservation_id: ReservationId,
@@ -98,7 +98,7 @@ def placed(events: AsyncIterator[bytes], slot: StreamSlot) -> AsyncIterator[byte
 async def _events(
     deps: Dependencies, member: Member, slot: StreamSlot, reservation_id: int, seen: int
 ) -> AsyncIterator[bytes]:
-    """Yield what goes over the wire, until there is nothing more to say."""
+    """Yield what goes over the wire, until the stream ends."""
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
     heartbeat_s = deps.settings.heartbeat_s
@@ -130,7 +130,7 @@ def _find(deps: Dependencies, member: Member, reservation_id: int) -> Reservatio
 async def _since(
     deps: Dependencies, member: Member, reservation_id: int, version: int
 ) -> list[Transition] | None:
-    """Read what is new; nothing while the database is away, for the poll wakes us when it is back.
+    """Read what is new; nothing while the database is away: the poll wakes the stream when it is back.
 
     None if it cannot be read at all: the stream ends, and the caller connects again or is told why not.
     """
@@ -141,10 +141,10 @@ async def _since(
 
     try:
         return await sync_to_thread(read)
-    except DATABASE_AWAY:
+    except DATABASE_UNAVAILABLE:
         return []
     except SQLAlchemyError as error:  # the head is sent, so nobody else can answer it
-        _log.error("a stream broke off", reservation_id=reservation_id, exc_info=error)
+        _log.error("event stream failed", reservation_id=reservation_id, exc_info=error)
         return None
 
 

@@ -9,7 +9,7 @@ from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 from api.identity.auth import READ, MemberRequest, needs
-from api.problems import documented
+from api.problems import problem_responses
 from api.requests.etags import etag, is_known
 from api.reservations.access import find, member_connection
 from api.reservations.deps import Dependencies, ReservationId
@@ -32,7 +32,7 @@ UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller 
     operation_id="getReservation",
     summary="Look at a reservation",
     **needs(READ),
-    responses={304: UNCHANGED, **documented("SCOPE_MISSING", "NOT_FOUND")},
+    responses={304: UNCHANGED, **problem_responses("SCOPE_MISSING", "NOT_FOUND")},
     sync_to_thread=True,
 )
 def read(
@@ -55,7 +55,7 @@ def read(
     operation_id="getHistory",
     summary="Look at how a reservation came about",
     **needs(READ),
-    responses=documented("SCOPE_MISSING", "NOT_FOUND"),
+    responses=problem_responses("SCOPE_MISSING", "NOT_FOUND"),
     sync_to_thread=True,
 )
 def history(

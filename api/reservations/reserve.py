@@ -15,16 +15,16 @@ from litestar.params import JSONBody
 from api.identity.auth import STAFF, WRITE, MemberRequest, ScopeMissing, needs
 from api.identity.row_security import set_member_statement
 from api.identity.tokens import Member
-from api.problems import OF_A_BODY, Declined, Refused, documented
+from api.problems import OF_A_BODY, DomainRefusal, ProblemError, problem_responses
 from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
 from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
-from api.reservations.access import cause_of, database_member, member_connection
+from api.reservations.access import cause_of, database_member, earlier, member_connection
 from api.reservations.answer import ENDED, answer
 from api.reservations.deps import Dependencies
 from api.reservations.views import NewStay, ReservationView
-from domain.idempotency import InFlight, KeyedRequest, Mismatch
+from domain.idempotency import InFlight, KeyedRequest
 from domain.messages import room_reserve_template
 from domain.reservations import reserve as reserving
 from domain.reservations.model import NewReservation, NotReservable, Reservation, new
@@ -46,7 +46,7 @@ _Refusal = NotReservable | InFlight | TooManyPending
     **needs(WRITE),
     responses={
         200: ENDED,
-        **documented(
+        **problem_responses(
             "SCOPE_MISSING",
             "OUTCOME_UNKNOWN",
             "TOO_MANY_PENDING",
@@ -122,13 +122,12 @@ def _earlier(
 ) -> Reservation:
     """Return what an earlier request with the key made; raises the refusal if there was none."""
     with member_connection(deps.reading, caller) as connection:
-        found = reserving.earlier(connection, keyed)
-    match found:
-        case Reservation():
+        if found := earlier(connection, keyed):
             return found
-        case Mismatch():
-            raise Refused(found)
     if isinstance(refusal, TooManyPending):
-        detail = f"{refusal.pending_max} reservations wait for an answer; no more are accepted now"
-        raise Declined(refusal.code, detail)
-    raise Refused(refusal)
+        detail = (
+            f"{refusal.pending_max} reservations wait for an answer; no more are accepted until some are "
+            "answered"
+        )
+        raise ProblemError(refusal.code, detail)
+    raise DomainRefusal(refusal)

@@ -38,7 +38,7 @@ class ReservationView(msgspec.Struct, frozen=True, rename="camel"):
 
     @classmethod
     def of(cls, one: Reservation) -> "ReservationView":
-        # Others are notes of ours on how the saga goes.
+        # Other reasons are internal notes on how the saga goes.
         reason = one.reason if one.status is Status.REJECTED else None
         return cls(
             one.id,
@@ -97,6 +97,6 @@ class HistoryView(msgspec.Struct, frozen=True):
 
 
 def _code(reason: str | None) -> str | None:
-    """Read `SOLD_OUT` out of `SOLD_OUT: no room left`; rooms that are not ours may give no code."""
+    """Read `SOLD_OUT` out of `SOLD_OUT: no room left`; other room services may give no code."""
     found = _CODE.match(reason or "")
     return found[1] if found else None

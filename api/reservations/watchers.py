@@ -1,11 +1,11 @@
 """Waiting for reservations to change without holding a thread or a database connection.
 
-One connection per process listens; what it hears wakes those who watch the reservations named, and
-an empty payload has all of them looked after. A wake-up is a hint: the woken read the reservation, and
-wait on if it is not what they wait for. A slow poll, one query for everybody, compares versions and makes
-good whatever is not heard.
+One connection per process listens; a notification wakes the subscriptions to the reservations that it
+names, and an empty one has all of them polled. A wake-up is a hint: the subscriber reads the reservation,
+and goes on waiting if it is not what it waits for. A slow poll, one query for all, compares versions and
+finds what was not heard.
 
-A watch is there before it first reads, so nothing can happen unheard between its reading and waiting.
+A subscription exists before it first reads, so no change between its read and its wait is missed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.identity.row_security import ALL_MEMBERS, set_member
-from api.problems import DATABASE_AWAY
+from api.problems import DATABASE_UNAVAILABLE
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation
 from domain.reservations.store import SETTLED_CHANNEL
@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """Somebody who watches a reservation, and the version that they have seen."""
+    """One subscriber to a reservation, and the version that it has seen."""
 
     seen: int = 0
     rung: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,7 +50,7 @@ class Subscription:
 
 
 class ReservationWatchers:
-    """Who waits for which reservation. Belongs to the event loop: call it from nowhere else."""
+    """The subscribers to each reservation. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -59,7 +59,7 @@ class ReservationWatchers:
 
     @property
     def closing(self) -> bool:
-        """Whether the process stops, so that nobody should begin to wait."""
+        """Whether the process stops, so that no request should begin to wait."""
         return self._closing
 
     async def ended(self, reservation_id: int, wait_s: float) -> Reservation | None:
@@ -68,7 +68,7 @@ class ReservationWatchers:
         None if the database cannot tell: what was accepted stays accepted.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self.subscribed(reservation_id) as subscription, suppress(*DATABASE_AWAY):
+        with self.subscribed(reservation_id) as subscription, suppress(*DATABASE_UNAVAILABLE):
             while True:
                 subscription.rung.clear()
                 reservation = await sync_to_thread(self._read, reservation_id)
@@ -85,7 +85,7 @@ class ReservationWatchers:
                 subscription.rung.set()
 
     async def poll_once(self) -> None:
-        """Wake those who have not seen the version there is."""
+        """Wake the subscribers that have not seen the current version."""
         if self._subscriptions:
             versions = await sync_to_thread(self._versions, list(self._subscriptions))
             for reservation_id, version in versions.items():
@@ -94,7 +94,7 @@ class ReservationWatchers:
                         subscription.rung.set()
 
     def close(self) -> None:
-        """Wake everybody, now and from now on: the process stops."""
+        """Wake all, now and from now on: the process stops."""
         self._closing = True
         self.wake(self._subscriptions)
 
@@ -113,31 +113,31 @@ class ReservationWatchers:
 
     def _read(self, reservation_id: int) -> Reservation:
         with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # whose it is, the route has asked
+            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
     def _versions(self, ids: list[int]) -> dict[int, int]:
         with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # whose it is, the route has asked
+            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
             return reading.versions(connection, ids)
 
 
 async def poll(watchers: ReservationWatchers) -> None:
-    """Look after those who wait, until cancelled."""
+    """Poll until cancelled."""
     reported = None
     while True:
         try:
             await watchers.poll_once()
             reported = None
-        except SQLAlchemyError as error:  # the next turn finds what this one could not read
+        except SQLAlchemyError as error:  # the next poll reads what this one could not
             reported = _report("not polling", error, reported)
         await asyncio.sleep(POLL_S)
 
 
 async def listen(watchers: ReservationWatchers, url: str) -> None:
-    """Wake whoever is rung for, until cancelled; a lost connection is made again."""
+    """Wake subscribers by notifications until cancelled; a lost connection is made again."""
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     pause_s, reported = _PAUSE_S_MIN, None
     while True:
@@ -146,8 +146,8 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
                 await connection.execute(_LISTEN)
                 await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
-                await _hear(watchers, connection)
-        except (Error, OSError, SQLAlchemyError) as error:  # an operator may put right any of these
+                await _wake_by_notifications(watchers, connection)
+        except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _PAUSE_S_MAX)
@@ -174,7 +174,7 @@ async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:
     )
 
 
-async def _hear(
+async def _wake_by_notifications(
     watchers: ReservationWatchers, connection: AsyncConnection[tuple[object, ...]]
 ) -> None:
     async for notification in connection.notifies():

@@ -1,6 +1,6 @@
-"""/v1/rooms and /v1/availability: the rooms, their calendars, and what can be had.
+"""/v1/rooms and /v1/availability: the rooms, their calendars, and what is available.
 
-Looking holds nothing: by the time a stay is asked for, it may be gone.
+Looking holds nothing: by the time a stay is reserved, it may be gone.
 """
 
 from litestar import Router

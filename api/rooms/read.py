@@ -7,7 +7,7 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
-from api.problems import Invalid, Missing, documented
+from api.problems import Invalid, NotFound, problem_responses
 from api.requests.pages import Cursor, Limit, after, page_size
 from api.rooms.deps import Dependencies, RoomId
 from api.rooms.views import (
@@ -32,7 +32,7 @@ CheckOut = Annotated[date, QueryParameter(name="checkOut")]
     "/",
     operation_id="listRooms",
     summary="List the rooms",
-    responses=documented(),
+    responses=problem_responses(),
     sync_to_thread=True,
 )
 def list_rooms(
@@ -48,14 +48,14 @@ def list_rooms(
     "/{room_id:int}",
     operation_id="getRoom",
     summary="Look at a room",
-    responses=documented("NOT_FOUND"),
+    responses=problem_responses("NOT_FOUND"),
     sync_to_thread=True,
 )
 def read(room_id: RoomId, deps: NamedDependency[Dependencies]) -> RoomView:
     with deps.reading.connect() as connection:
         found = directory.get(connection, room_id)
     if found is None:
-        raise Missing
+        raise NotFound
     return RoomView.of(found)
 
 
@@ -63,7 +63,7 @@ def read(room_id: RoomId, deps: NamedDependency[Dependencies]) -> RoomView:
     "/{room_id:int}/calendar",
     operation_id="getCalendar",
     summary="Look at the nights of a room",
-    responses=documented("NOT_FOUND"),
+    responses=problem_responses("NOT_FOUND"),
     sync_to_thread=True,
 )
 def calendar(
@@ -79,7 +79,7 @@ def calendar(
         found = directory.get(connection, room_id)
         opened = nights.opened_nights(connection, room_id, from_, to)
     if found is None:
-        raise Missing
+        raise NotFound
     return CalendarView(found.id, found.name, [NightView.of(night) for night in opened])
 
 
@@ -87,7 +87,7 @@ def calendar(
     "/{room_id:int}/availability",
     operation_id="getAvailability",
     summary="Look whether a stay could be held",
-    responses=documented("NOT_FOUND", "INVALID_STAY"),
+    responses=problem_responses("NOT_FOUND", "INVALID_STAY"),
     sync_to_thread=True,
 )
 def look(
@@ -103,7 +103,7 @@ def look(
     "/",
     operation_id="searchRooms",
     summary="Look in which rooms a stay could be held",
-    responses=documented("INVALID_STAY"),
+    responses=problem_responses("INVALID_STAY"),
     sync_to_thread=True,
 )
 def search_all(
@@ -111,7 +111,10 @@ def search_all(
     check_in: CheckIn,
     check_out: CheckOut,
     bookable: Annotated[
-        bool | None, QueryParameter(description="only those that are so; all unless told")
+        bool | None,
+        QueryParameter(
+            description="only the rooms that are, or are not, bookable; the default is all"
+        ),
     ] = None,
     limit: Limit = None,
     cursor: Cursor = None,

@@ -1,4 +1,4 @@
-"""Rooms, their nights and what can be had, as they are shown."""
+"""Rooms, their nights and what is available, as they are shown."""
 
 from datetime import date
 from typing import Annotated
@@ -23,7 +23,7 @@ class NewName(Body, frozen=True):
     name: Name
 
 
-class Wished(Body, frozen=True, kw_only=True):
+class NightSettings(Body, frozen=True, kw_only=True):
     """What is to be true of some nights of a room.
 
     What is not named keeps its value; a new night needs a capacity. A name renames the room.
@@ -49,7 +49,7 @@ class Wished(Body, frozen=True, kw_only=True):
         )
 
 
-class Nights(Wished, frozen=True, kw_only=True):
+class Nights(NightSettings, frozen=True, kw_only=True):
     """What is to be true of the nights of [from, to) that fall on these weekdays.
 
     What is not named keeps its value; a new night needs a capacity. A name renames the room.

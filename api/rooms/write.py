@@ -4,28 +4,21 @@ What is answered 2xx is committed, with its idempotency key. Values are absolute
 repeated without one, too, as long as nobody else has changed the same in between.
 """
 
-from typing import TypeVar
-
 import msgspec
 from litestar import Response, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
-from litestar.status_codes import HTTP_200_OK
-from sqlalchemy import Connection
 
 from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.problems import OF_A_BODY, Refused, documented
-from api.requests import idempotency
+from api.problems import OF_A_BODY, DomainRefusal, problem_responses
 from api.requests.bodies import Strict
-from api.requests.idempotency import Key, keyed_request
+from api.requests.idempotency import REPEATED, Key, is_repeat, keyed_request
 from api.rooms.deps import Dependencies, RoomId
 from api.rooms.views import NewName, Nights, NightsView, RoomView
-from domain.idempotency import ROOM_KEYS, KeyedRequest
+from domain.idempotency import ROOM_KEYS
 from domain.rooms import directory
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import NightsSet, nights_of
-
-_View = TypeVar("_View", RoomView, NightsView)
 
 _WRITTEN = ("SCOPE_MISSING", "OUTCOME_UNKNOWN", "NOT_FOUND", *OF_A_BODY)
 _KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
@@ -36,7 +29,7 @@ _KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
     operation_id="nameRoom",
     summary="Name a room, or make it",
     **needs(INVENTORY),
-    responses=documented(*_WRITTEN, *_KEYED),
+    responses=problem_responses(*_WRITTEN, *_KEYED),
     dto=Strict[NewName],
     return_dto=None,
     sync_to_thread=True,
@@ -51,10 +44,9 @@ def name_room(
     asked = b"room %d " % room_id + msgspec.json.encode(data)
     keyed = keyed_request(request.user.id, idempotency_key, asked)
     with deps.engine.begin() as connection:
-        if earlier := idempotency.answered(connection, ROOM_KEYS, keyed):
-            return _repeated(earlier.response_body, RoomView(room_id, data.name))
-        view = RoomView.of(directory.name_room(connection, room_id, data.name))
-        return _kept(connection, keyed, view)
+        if is_repeat(connection, ROOM_KEYS, keyed):
+            return Response(RoomView(room_id, data.name), headers=REPEATED)
+        return Response(RoomView.of(directory.name_room(connection, room_id, data.name)))
 
 
 @put(
@@ -62,7 +54,7 @@ def name_room(
     operation_id="setNights",
     summary="Open nights, or change how many rooms they have and which rules",
     **needs(INVENTORY),
-    responses=documented(
+    responses=problem_responses(
         *_WRITTEN,
         "CAPACITY_BELOW_TAKEN",
         "NIGHT_WITHOUT_CAPACITY",
@@ -85,20 +77,9 @@ def set_nights(
     asked = b"nights %d " % room_id + msgspec.json.encode(data)
     keyed = keyed_request(request.user.id, idempotency_key, asked)
     with deps.engine.begin() as connection:
-        if earlier := idempotency.answered(connection, ROOM_KEYS, keyed):
-            return _repeated(earlier.response_body, NightsView(room_id, len(change.nights)))
+        if is_repeat(connection, ROOM_KEYS, keyed):
+            return Response(NightsView(room_id, len(change.nights)), headers=REPEATED)
         [outcome] = change_nights(connection, [change])
         if not isinstance(outcome, NightsSet):
-            raise Refused(outcome)
-        return _kept(connection, keyed, NightsView(room_id, outcome.count))
-
-
-def _kept(connection: Connection, keyed: KeyedRequest, view: _View) -> Response[_View]:
-    idempotency.keep(connection, ROOM_KEYS, keyed, HTTP_200_OK, msgspec.json.encode(view))
-    return Response(view)
-
-
-def _repeated(answer: bytes, asked: _View) -> Response[_View]:
-    """Repeat the answer, or what was asked for if the answer is of a form that we no longer have."""
-    view = idempotency.as_kept(answer, type(asked)) or asked
-    return Response(view, headers={"Idempotency-Replayed": "true"})
+            raise DomainRefusal(outcome)
+        return Response(NightsView(room_id, outcome.count))

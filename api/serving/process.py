@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
         self, settings: Settings, stop: Event, connections_max: int = CONNECTIONS_MAX
     ) -> None:
         app = create_app(settings)
-        self._waiters, self._loads = app.state.watchers, app.state.loads
+        self._watchers, self._uploads = app.state.watchers, app.state.uploads
         self._stop = stop
         super().__init__(
             uvicorn.Config(
@@ -110,8 +110,8 @@ class Server(uvicorn.Server):
         return self._stop.is_set() or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._waiters.close()
-        self._loads.close()
+        self._watchers.close()
+        self._uploads.close()
         await super().shutdown(sockets)
 
     @contextmanager

@@ -5,10 +5,10 @@ long, and how long is bounded elsewhere; one of which nothing comes for a while 
 of it happens below the application, so the answers are no problems of RFC 9457. What follows a body
 (trailers) and stands between its chunks is bounded like a head.
 
-Requests may be pipelined: the one that is read is then not the one that is answered, and what is said of
-the one must not stand in the midst of the answer to the other.
+Requests may be pipelined: the one that is read is then not the one that is answered, and what is answered
+to the one must not break into the answer to the other.
 
-Who offers another protocol (`Upgrade`, as Java's client does by itself) is answered in this one.
+A client that offers another protocol (`Upgrade`, as Java's does by itself) is answered in this one.
 httptools would take the body of such a request for the next request: it is told the body's length again.
 """
 
@@ -30,8 +30,8 @@ HEAD_BYTES_MAX = 65_536
 HEADERS_MAX = 256
 # From a connection's beginning, or from the first byte after an answer.
 HEAD_S_MAX = 10.0
-# Between two parts of a body. A load may be fed by something slow; who has gone without a word holds
-# its answers, and a place in the process, until then.
+# Between two parts of a body. The source of a load may be slow; a client that has vanished holds its
+# answers, and a place in the process, for so long.
 PAUSE_S_MAX = 60.0
 
 _NO_BODY = b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -43,7 +43,7 @@ class HeadTooLarge(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP by httptools, with bounds on what it reads before somebody is known."""
+    """HTTP by httptools, with bounds on what it reads before the caller is known."""
 
     # Bytes since the parser last had something to give: a head, or a part of a body.
     _withheld = 0
@@ -69,7 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
         self._connections.closed(self)
-        self._tell_that_it_is_gone()
+        self._report_disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -167,17 +167,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _miss_body(self) -> None:
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who do not read
+        if (
+            self.flow.read_paused or self.cycle.waiting_for_100_continue
+        ):  # this process does not read
             self._expect_body()
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Hang up on who sends, and say why unless it would stand in the midst of an answer."""
+        """Close the connection, and say why unless that would break into an answer."""
         if self._turn is None or not self._is_answering():
             self._hang_up(status)
         elif self._is_reading() and not self._turn.response_started:
-            self._tell_that_it_is_gone()
+            self._report_disconnect()
             self._hang_up(status)
         else:
             # Not `close`, which would wait for a caller to read an answer that is not going to end.
@@ -187,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + _NO_BODY)
         self.transport.close()
 
-    def _tell_that_it_is_gone(self) -> None:
+    def _report_disconnect(self) -> None:
         if self._turn is not None and self._is_answering():
             self._turn.disconnected = True
             self._turn.message_event.set()

@@ -105,7 +105,7 @@ def by_member(member_id: int, *, staff: bool = False) -> str:
     return f"{'staff' if staff else 'member'}:{member_id}"
 
 
-class Refusal(StrEnum):
+class NotReservableCode(StrEnum):
     CHECK_IN_PAST = "CHECK_IN_PAST"
     STAY_TOO_LONG = "STAY_TOO_LONG"
     TOO_FAR_AHEAD = "TOO_FAR_AHEAD"
@@ -115,7 +115,7 @@ class Refusal(StrEnum):
 class NotReservable:
     """The rules forbid this stay; `text` explains it to the member."""
 
-    code: Refusal
+    code: NotReservableCode
     text: str
 
 
@@ -148,11 +148,17 @@ def new(
 ) -> NewReservation | NotReservable:
     """Check a request against the rules: a check-in from today to `days_max` days ahead."""
     if stay.check_in < today:
-        return NotReservable(Refusal.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past")
+        return NotReservable(
+            NotReservableCode.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past"
+        )
     if stay.length > nights_max:
-        return NotReservable(Refusal.STAY_TOO_LONG, f"a stay is at most {nights_max} nights")
+        return NotReservable(
+            NotReservableCode.STAY_TOO_LONG, f"a stay is at most {nights_max} nights"
+        )
     if stay.check_in > today + timedelta(days=days_max):
-        return NotReservable(Refusal.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead")
+        return NotReservable(
+            NotReservableCode.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead"
+        )
 
     return NewReservation(member_id, room_id, stay)
 

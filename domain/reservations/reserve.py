@@ -2,23 +2,19 @@
 
     TAKE_TURN   one member's requests follow one another, for as long as it takes to commit
     RESERVE     counts what the member has pending, claims the key, writes, appends; or does nothing
-    EARLIER     says why, if it did nothing
 
-A key is kept with the reservation that it made: the answer to its repeats is that reservation as it was
-then. Nothing here begins, commits or rolls back.
+Nothing here begins, commits or rolls back.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
-from domain.idempotency import TRY_LOCK, InFlight, KeyedRequest, Mismatch
+from domain.idempotency import TRY_LOCK, InFlight, KeyedRequest
 from domain.messages import MessageTemplate
 from domain.reservations.model import Cause, NewReservation, Reservation, Status
-from domain.reservations.store import of_row
 from runtime.pipeline import Rows, Statement
 
 
@@ -108,13 +104,6 @@ _VALUE: Final = """
     CAST(:value_head AS bytea) || convert_to(CAST(id AS text), 'UTF8') || CAST(:value_tail AS bytea)
 """
 
-EARLIER: Final = text("""
-    SELECT kept.request_hash, made.*
-    FROM reservations.idempotency_key AS kept
-    LEFT JOIN reservations.reservation AS made ON made.id = kept.reservation_id
-    WHERE kept.member_id = :caller_id AND kept.key = :key
-""")
-
 
 def reserve_sql(append_within: AppendWithin) -> TextClause:
     """Return RESERVE, which appends its message as the outbox says; make it once."""
@@ -152,30 +141,11 @@ def binds(write: ReserveWrite) -> dict[str, object]:
 
 
 def outcome(write: ReserveWrite, rows: Rows) -> Reservation | InFlight | TooManyPending:
-    """Read RESERVE's answer. Of a refusal `earlier` knows whether the key was used before."""
+    """Read RESERVE's answer. Of a refusal `store.earlier` knows whether the key was used before."""
     ((id_, now, is_lock_held),) = rows
     if id_ is None:
         return TooManyPending(write.pending_max) if is_lock_held else InFlight()
-    return _requested(id_, write.request, now)
-
-
-def earlier(connection: Connection, keyed: KeyedRequest) -> Reservation | Mismatch | None:
-    """Return what an earlier request with this key asked for, as it was then."""
-    if keyed.key is None:
-        return None
-    values = {"caller_id": keyed.caller_id, "key": keyed.key}
-    found = connection.execute(EARLIER, values).mappings().one_or_none()
-    if found is None:
-        return None
-    if bytes(found["request_hash"]) != keyed.request_hash:
-        return Mismatch()
-
-    made = of_row(found)
-    request = NewReservation(made.member_id, made.room_id, made.stay)
-    return _requested(made.id, request, made.created_at)
-
-
-def _requested(id_: int, request: NewReservation, at: datetime) -> Reservation:
+    request = write.request
     return Reservation(
-        id_, request.member_id, request.room_id, request.stay, Status.PENDING, None, 1, at, at
+        id_, request.member_id, request.room_id, request.stay, Status.PENDING, None, 1, now, now
     )

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, select, text
 
+from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations.model import Cause, Reservation, Status
 from domain.reservations.tables import reservation
 from domain.stay import Stay
@@ -86,6 +87,25 @@ SAVE = text("""
 """)
 
 
+# A key is kept with its reservation, in the transaction that changed it: that transition has the key's
+# instant. A request that changed nothing has none; its repeat is answered with the reservation as it is.
+EARLIER = text("""
+    SELECT kept.request_hash, made.id, made.member_id, made.room_id, made.check_in, made.check_out,
+           coalesce(step.status, made.status) AS status,
+           CASE WHEN step.version IS NULL THEN made.reason ELSE step.reason END AS reason,
+           coalesce(step.version, made.version) AS version,
+           made.created_at, coalesce(step.created_at, made.updated_at) AS updated_at
+    FROM reservations.idempotency_key AS kept
+    LEFT JOIN reservations.reservation AS made
+        ON made.id = coalesce(kept.reservation_id, CAST(:reservation_id AS bigint))
+    LEFT JOIN reservations.transition AS step
+        ON step.reservation_id = made.id AND step.created_at = kept.created_at
+    WHERE kept.member_id = :caller_id AND kept.key = :key
+    ORDER BY step.version DESC
+    LIMIT 1
+""")
+
+
 def get(
     connection: Connection, reservation_id: int, member_id: int | None = None
 ) -> Reservation | None:
@@ -96,6 +116,22 @@ def get(
 
     row = connection.execute(chosen).mappings().one_or_none()
     return of_row(row) if row else None
+
+
+def earlier(
+    connection: Connection, request: KeyedRequest, reservation_id: int | None = None
+) -> Reservation | Mismatch | None:
+    """Return the reservation as an earlier request with this key left it; None if there was none.
+
+    `reservation_id` is for keys of an earlier version of innbox, which were kept without it.
+    """
+    values = {"caller_id": request.caller_id, "key": request.key, "reservation_id": reservation_id}
+    found = connection.execute(EARLIER, values).mappings().one_or_none()
+    if (
+        found is None or found["id"] is None
+    ):  # no key, or a reservation that this caller may not see
+        return None
+    return of_row(found) if bytes(found["request_hash"]) == request.request_hash else Mismatch()
 
 
 def lock(connection: Connection, ids: Collection[int]) -> dict[int, Reservation]:

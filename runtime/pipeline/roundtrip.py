@@ -3,7 +3,7 @@
 Postgres takes statements that follow one another without a pause for one transaction, which it commits at
 their end by itself. So there is neither a BEGIN nor a COMMIT, and no client that stalls can keep a lock.
 
-Nothing here waits for the database but the event loop, by the socket. A thread for each transaction would
+Only the event loop waits for the database, by the socket. A thread for each transaction would
 cost more than the transaction does: it is woken, takes the interpreter's lock from the loop, and gives it
 back, several times. psycopg's own pipeline looks after the socket at each statement, which costs five
 times as much; what is called here is its layer below, `psycopg.pq`.
@@ -30,7 +30,7 @@ Statement = tuple[TextClause, Mapping[str, object]]
 Rows = Sequence[tuple[Any, ...]]
 
 _PREPARED = "innbox.prepared"
-# uvloop does not tell the reader of a socket that it was reset: who waits looks for that themselves.
+# uvloop does not tell the reader of a socket that it was reset: the waiting code checks that itself.
 _LOOK_S = 0.5
 _BIND = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 _DONE = {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}
@@ -151,7 +151,7 @@ async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresul
         loop.add_reader(socket, read)
         if libpq.flush():  # more than the socket takes at once
             loop.add_writer(socket, write)
-        # Who is cut off while they send is told so by libpq alone: the socket has nothing more to say.
+        # If the connection breaks while sending, only libpq tells: the socket reports nothing more.
         look()
         await arrived
     finally:
@@ -163,7 +163,7 @@ async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresul
 
 @contextmanager
 def _failing(arrived: "asyncio.Future[None]") -> Iterator[None]:
-    """Hand the driver's errors of a block to who waits; to the event loop they would say nothing."""
+    """Hand the driver's errors of a block to the waiting future instead of the event loop."""
     try:
         yield
     except psycopg.Error as error:

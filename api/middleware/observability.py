@@ -1,8 +1,7 @@
 """Every request has a trace and is counted, and every response says what protects it.
 
-So does one that no route takes, since this goes around all of them.
-
-The log names the trace, and so does the response, in its `traceparent` header.
+So does a request that no route takes, because this goes around the router. The log names the trace, and
+so does the response, in its `traceparent` header.
 """
 
 from time import perf_counter
@@ -26,8 +25,8 @@ _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"
 _NO_ROUTE = "none"
 
 
-class Observed:
-    """The application, observed; it goes around the router so that it sees its 404 and 405."""
+class ObservabilityMiddleware:
+    """Goes around the router, so that it sees its 404 and 405."""
 
     def __init__(self, application: ASGIApp, *, is_production: bool) -> None:
         self._application = application
