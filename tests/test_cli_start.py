@@ -72,7 +72,7 @@ def test_the_list_has_every_command() -> None:
 
 @pytest.mark.parametrize("command", ["up", "demo", "local status", "bench relay"])
 def test_without_the_extra_it_says_what_to_install(command: str, tmp_path: Path) -> None:
-    program = f'import sys; sys.modules["psutil"] = None\n{_PROGRAM}'
+    program = f'import sys; sys.modules["psutil"] = None\n{_PROGRAM.format(package="ops.cli")}'
     ran = subprocess.run(
         [sys.executable, "-c", program, "--data", str(tmp_path), *command.split()],
         capture_output=True,

@@ -56,8 +56,7 @@ def migrate(where: Where, *, sql: bool, since: int, as_json: bool) -> None:
 def _migrated(engine: "Engine") -> tuple[int, int]:
     from sqlalchemy import text
 
-    from outbox.schema import LATEST, upgrades
-    from outbox.schema.installed import installed_version
+    from outbox.schema import LATEST, installed_version, upgrades
 
     with engine.begin() as connection:
         # Rather fail than hold up writers behind a lock that does not come.
