@@ -1,5 +1,7 @@
 """The outbox's tables in somebody else's migrations: by Alembic, or by any tool that runs SQL."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -127,6 +129,34 @@ def test_plain_statements_make_the_same_schema(project: Config, database: Engine
         _run(connection, upgrades())
     command.stamp(project, "head")
     _compare_all(project)
+
+
+def test_the_command_prints_a_file_of_sql_that_makes_the_same_schema(
+    project: Config, database: Engine
+) -> None:
+    """In one transaction; and another one that takes it back."""
+    command.upgrade(project, "shop")
+    for options in (["--to", "3"], ["--since", "3"], ["--down"], []):
+        file_of_sql = _print_schema(*options).stdout
+        with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(file_of_sql)
+    command.stamp(project, "head")
+    _compare_all(project)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("options", [["--to", "99"], ["--since", "-1"], ["--down", "--to", "99"]])
+def test_the_command_refuses_versions_that_are_not_known(
+    options: list[str],
+) -> None:
+    refused = _print_schema(*options)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"this outbox knows 0 to {LATEST}" in refused.stderr
+
+
+def _print_schema(*options: str) -> subprocess.CompletedProcess[str]:
+    printing = [sys.executable, "-m", "outbox.schema", *options]
+    return subprocess.run(printing, capture_output=True, text=True, check=False)
 
 
 def test_autogenerate_leaves_the_outbox_alone(project: Config) -> None:

@@ -16,9 +16,8 @@ from outbox.admin.partitions import (
     retire_partitions,
 )
 from outbox.admin.rebase import RebasePlan, plan_rebase, rebase
+from outbox.admin.replay import Replay, ReplayState
 from outbox.admin.replays import (
-    Replay,
-    ReplayState,
     check_target,
     create_replay,
     database_now,

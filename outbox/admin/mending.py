@@ -19,7 +19,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from outbox.admin.acknowledged import MISSING
-from outbox.admin.replays import INSERT, Replay, inserted, take_replay
+from outbox.admin.replay import Replay
+from outbox.admin.replays import INSERT, inserted, take_replay
 from outbox.admin.selection import CURSORS, Extent, Selection, Survey
 from outbox.reader.cluster_identity import check_cluster_identity
 

@@ -14,15 +14,15 @@ A replay by positions is a mend (`outbox.admin.mending`), and of those one runs 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, NoReturn
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-from outbox.admin.selection import Batch, Extent, Selection, Survey, read_selected
+from outbox.admin.replay import Replay, ReplayState, replay_of
+from outbox.admin.selection import Batch, Survey, read_selected
 from outbox.errors import (
     ForeignReplay,
     MendTaken,
@@ -33,50 +33,6 @@ from outbox.errors import (
     ValueTooLarge,
 )
 from outbox.topics import known_topics
-
-
-class ReplayState(StrEnum):
-    """Where a replay stands; the module's docstring draws the ways between them."""
-
-    RUNNING = "RUNNING"
-    INTERRUPTED = "INTERRUPTED"
-    REFUSED = "REFUSED"
-    DONE = "DONE"
-    CANCELLED = "CANCELLED"
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """A replay as it was last read or written.
-
-    `expected` were there at the start; at the end those that are neither sent nor refused are gone with
-    the retention.
-    """
-
-    id: int
-    state: ReplayState
-    reason: str | None
-    extent: Extent
-    to_topic: str | None
-    per_second: int
-    position: int
-    expected: int
-    left_out: int
-    sent: int
-    refused: int
-    gone: tuple[UUID, ...]
-    started_by: str
-    started_at: datetime
-    updated_at: datetime
-
-    @property
-    def is_mend(self) -> bool:
-        return bool(self.extent.selection.positions)
-
-    @property
-    def done(self) -> int:
-        return self.sent + self.refused
-
 
 # Two halves of an advisory lock's key; with two, pg_locks shows the second as `objid`.
 _KIND = "hashtext('outbox.replay')"
@@ -202,7 +158,7 @@ def take_replay(connection: Connection, replay_id: int, *, per_second: int | Non
         raise ReplayTaken(replay_id)
 
     row = connection.execute(TAKE, {"id": replay_id, "per_second": per_second}).one_or_none()
-    return _replay(row) if row else _refuse(connection, replay_id)
+    return replay_of(row) if row else _refuse(connection, replay_id)
 
 
 def read_replay(connection: Connection, replay: Replay, *, limit: int) -> Batch:
@@ -240,12 +196,12 @@ def stop_replay(
     """
     values = {"id": replay_id, "state": state, "reason": reason}
     row = connection.execute(STOP, values).one_or_none()
-    return _replay(row) if row else _refuse(connection, replay_id)
+    return replay_of(row) if row else _refuse(connection, replay_id)
 
 
 def replays(connection: Connection, *, limit: int = 100) -> list[Replay]:
     """Return the newest replays first; one that runs no more and does not say so is INTERRUPTED."""
-    return [_replay(row) for row in connection.execute(NEWEST, {"limit": limit})]
+    return [replay_of(row) for row in connection.execute(NEWEST, {"limit": limit})]
 
 
 def _refuse(connection: Connection, replay_id: int) -> NoReturn:
@@ -255,34 +211,3 @@ def _refuse(connection: Connection, replay_id: int) -> NoReturn:
     if row.state in {ReplayState.DONE, ReplayState.CANCELLED}:
         raise ReplayOver(replay_id, row.state)
     raise ForeignReplay(replay_id)
-
-
-def _replay(row: Row[tuple[object, ...]]) -> Replay:
-    selection = Selection(
-        tuple(row.topics),
-        tuple(row.keys),
-        tuple(row.message_ids),
-        tuple(row.positions),
-        row.since,
-        row.until,
-    )
-    extent = Extent(
-        selection, row.first_position, row.last_position, row.first_at, row.last_at, row.cursors
-    )
-    return Replay(
-        id=row.id,
-        state=ReplayState(row.state),
-        reason=row.reason,
-        extent=extent,
-        to_topic=row.to_topic,
-        per_second=row.per_second,
-        position=row.position,
-        expected=row.expected,
-        left_out=row.left_out,
-        sent=row.sent,
-        refused=row.refused,
-        gone=tuple(row.gone),
-        started_by=row.started_by,
-        started_at=row.started_at,
-        updated_at=row.updated_at,
-    )

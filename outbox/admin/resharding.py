@@ -14,7 +14,7 @@ from itertools import pairwise
 from sqlalchemy import Connection, text
 
 from outbox.errors import HandoverTaken, NotNeighbours
-from outbox.reader.difference import Cursor, HashRange
+from outbox.reader.cursor import Cursor, HashRange
 from outbox.reader.shards import (
     IS_OWNER,
     NOT_RESERVED,

@@ -14,10 +14,8 @@ from outbox.errors import ForeignCursor, LeaseLost, NoSuchShard, SequenceBehind
 from outbox.reader.blocked_keys import BlockedKey, block_key, blocked_keys, save_key
 from outbox.reader.cluster_identity import check_cluster_identity, check_positions
 from outbox.reader.crash_guard import clear_in_flight, mark_in_flight
+from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
 from outbox.reader.difference import (
-    ALL_KEYS,
-    Cursor,
-    HashRange,
     Reading,
     bounded_by,
     decode_headers,

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from outbox.errors import LeaseLost
-from outbox.reader.difference import ALL_KEYS, Cursor, HashRange
+from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
 from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, cursor_of, cursor_values, owned
 
 REASON_LENGTH_MAX = 1_000

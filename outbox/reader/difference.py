@@ -30,6 +30,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import Connection, text
 
+from outbox.reader.cursor import Cursor, HashRange
 from outbox.reader.driver import driver, fetch
 
 # Typed, it is twice as fast as a driver's loader that Python must call for each row.
@@ -129,41 +130,6 @@ _SESSION = text("""
 # What is looked at again for nothing, at most, where one scan has to do.
 _FEW = 1_000
 _MOMENTS_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """What has been published: all that `snapshot` shows and, in a backlog, more.
-
-    While a backlog is published in parts, also what `batch_snapshot` shows up to `position`. `floor` and
-    `next_xid` tell where what comes after the difference begins; those of zero are true of any log. The
-    number grows with every batch.
-    """
-
-    snapshot: str
-    batch_snapshot: str | None = None
-    position: int | None = None
-    floor: int = 0
-    next_xid: str = "0"
-    number: int = 0
-    # By the reading process' clock; nothing rests on it but speed.
-    read_at: float = field(default=0.0, compare=False)
-
-    @property
-    def ends_at(self) -> str:
-        """The snapshot that the current difference ends at."""
-        return self.batch_snapshot or self.snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class HashRange:
-    """The half-open range of key hashes that a shard is."""
-
-    hash_from: int
-    hash_to: int
-
-
-ALL_KEYS = HashRange(-(2**31), 2**31)
 
 
 @dataclass(frozen=True, slots=True)

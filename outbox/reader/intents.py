@@ -13,7 +13,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, text
 
 from outbox.errors import LeaseLost
-from outbox.reader.difference import Cursor
+from outbox.reader.cursor import Cursor
 from outbox.reader.shards import CURSOR, IS_OWNER, UNTIL, Shard, cursor_of, owned
 
 # Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, TextClause, text
 
 from outbox.errors import LeaseLost, NoSuchShard
-from outbox.reader.difference import Cursor, HashRange
+from outbox.reader.cursor import Cursor, HashRange
 
 
 @dataclass(frozen=True, slots=True)

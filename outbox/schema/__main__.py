@@ -1,0 +1,42 @@
+"""`python -m outbox.schema`: the schema as a file of SQL, for any tool that runs one.
+
+python -m outbox.schema | psql "$DATABASE_URL"       all of it
+python -m outbox.schema --since 6 > upgrade.sql      what came after version 6
+python -m outbox.schema --down --to 0                drops the outbox, with every message in it
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+from outbox.schema import LATEST, downgrades, upgrades
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the statements as one transaction; exit code 2 for versions that are not known."""
+    parser = ArgumentParser(
+        "python -m outbox.schema", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--since", type=int, help="the version that there is; by default none")
+    parser.add_argument(
+        "--to", type=int, help="the version that there is to be; by default the latest"
+    )
+    parser.add_argument(
+        "--down", action="store_true", help="go back; by default from the latest to none"
+    )
+    given = parser.parse_args(arguments)
+    first, last = (LATEST, 0) if given.down else (0, LATEST)
+    since = first if given.since is None else given.since
+    to = last if given.to is None else given.to
+    try:
+        statements = (downgrades if given.down else upgrades)(since=since, to=to)
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stdout.write(
+        "".join(f"{statement.strip()};\n" for statement in ["BEGIN", *statements, "COMMIT"])
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
