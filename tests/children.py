@@ -20,9 +20,10 @@ from innbox_process.logs import configure_logs
 from ops.relay_config import relay_config
 from outbox import reader
 from outbox.admin import PartitionChanges
-from relay import exactly_once, loop, process
-from relay.exactly_once import ExactlyOncePublisher
-from relay.publisher import Publisher
+from relay import process, step
+from relay.publishing import transactional
+from relay.publishing.producer import Publisher
+from relay.publishing.transactional import ExactlyOncePublisher
 from runtime.settings import Settings
 
 SETTINGS = "RELAY_TEST_SETTINGS"
@@ -53,7 +54,7 @@ def dies_between_publishing_and_saving_a_retry() -> None:
 
 def dies_of_a_message() -> None:
     """Of any whose value says so. Once in a row is enough, since restarts take their time."""
-    loop.TOUCHES_MAX = 1
+    step.TOUCHES_MAX = 1
     enqueue = Publisher.enqueue
 
     def enqueue_or_die(publisher: Publisher, rows: Sequence[tuple[Any, ...]], *rest: Any) -> None:
@@ -69,7 +70,7 @@ def pauses_between_publishing_and_saving() -> None:
     reader.save = _signalling(signal.SIGSTOP, reader.save)
 
 
-# The steps of `relay.exactly_once`, in their order; `init_transactions` is the first that is patient.
+# The steps of `relay.publishing.transactional`, in their order; `init_transactions` is patient first.
 
 
 def dies_before_it_locks_others_out() -> None:
@@ -77,7 +78,7 @@ def dies_before_it_locks_others_out() -> None:
 
 
 def dies_before_it_reads_the_cursor() -> None:
-    exactly_once.newest = _signalling(signal.SIGKILL, exactly_once.newest, at=1)  # type: ignore[attr-defined]
+    transactional.newest = _signalling(signal.SIGKILL, transactional.newest, at=1)  # type: ignore[attr-defined]
 
 
 def dies_with_a_part_of_a_reading_sent() -> None:

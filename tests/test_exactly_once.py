@@ -26,10 +26,10 @@ from ops.topics import create_topics
 from outbox import reader
 from outbox.reader import Shard
 from relay.config import CURSOR_TOPIC
-from relay.exactly_once import ExactlyOncePublisher
-from relay.loop import relay_once
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.modes import publisher_for
+from relay.publishing.producer import Publisher
+from relay.publishing.transactional import ExactlyOncePublisher
+from relay.step import relay_once
 from runtime.settings import RelayMode, Settings
 from tests.children import MESSAGES_IN_HAND
 from tests.conftest import a_configuration

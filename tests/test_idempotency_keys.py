@@ -66,7 +66,7 @@ def test_a_key_is_free_again_after_a_rollback(engine: Engine) -> None:
 
 
 def test_two_replays_at_the_same_time_both_get_the_answer(engine: Engine) -> None:
-    """Holding the lock is no reason to withhold an answer that is there."""
+    """ShardWorker the lock is no reason to withhold an answer that is there."""
     with engine.begin() as connection:
         claim(connection)
         answer(connection)

@@ -15,9 +15,9 @@ from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops.relay_config import relay_config
 from outbox import install_doorbell
-from relay import holding
-from relay.publisher import Publisher
-from relay.sharing import Relay
+from relay import worker
+from relay.publishing.producer import Publisher
+from relay.relay import Relay
 from runtime.settings import Settings
 from tests.kafka_reader import header, ids, read_topics
 from tests.relays import (
@@ -113,7 +113,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
 def test_an_idle_relay_is_woken_by_the_doorbell_and_not_by_its_poll(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holding, "_POLL_S_MIN", 60.0)
+    monkeypatch.setattr(worker, "_POLL_S_MIN", 60.0)
     doorbell = install_doorbell(engine)
     with a_relay(settings.model_copy(update={"poll_s_max": 60.0})):
         for _ in range(3):
@@ -201,7 +201,7 @@ def test_an_idle_relay_records_how_far_it_has_looked(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else who takes over would walk through all that was written for other shards meanwhile."""
-    monkeypatch.setattr(holding, "_RECORD_S", 0.0)
+    monkeypatch.setattr(worker, "_RECORD_S", 0.0)
     before = the_shard(engine).cursor.next_xid
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_current_xact_id()"))

@@ -21,11 +21,11 @@ from ops.relay_config import relay_config
 from outbox import admin, reader
 from outbox.admin import HandoverTaken, NotNeighbours
 from outbox.reader import LeaseLost, Shard
-from relay.cursors import Place
-from relay.errors import Abandoned
-from relay.owning import NotHandedOver
-from relay.publishers import publisher_for
-from relay.resharding import Report, merge_shards, split_shard
+from relay.commands.lease import NotHandedOver
+from relay.commands.reshard import Report, merge_shards, split_shard
+from relay.publishing.errors import Abandoned
+from relay.publishing.kafka_cursors import Place
+from relay.publishing.modes import publisher_for
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.commands import innbox

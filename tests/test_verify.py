@@ -39,9 +39,9 @@ from ops.verify import Finding, Verdict, silent, verify
 from ops.verify.consumption import GROUPS
 from ops.verify.unconsumed import find_unconsumed
 from outbox import Doorbell, reader
-from relay.loop import relay_once
-from relay.publisher import Publisher
-from relay.replay import MEND_HEADER
+from relay.commands.replay import MEND_HEADER
+from relay.publishing.producer import Publisher
+from relay.step import relay_once
 from runtime.settings import Context, Settings
 from tests.audited import System, lose
 from tests.relays import a_message

@@ -16,8 +16,8 @@ from ops.bench.measure import rate
 from ops.relay_config import relay_config
 from outbox import reader
 from outbox.reader import Cursor
-from relay.loop import relay_once
-from relay.publishers import publisher_for
+from relay.publishing.modes import publisher_for
+from relay.step import relay_once
 from runtime.settings import Settings
 
 KEYS = 5_000

@@ -5,9 +5,9 @@ from sqlalchemy import Connection
 from innbox_process.health import Health, HealthOf
 from outbox.reader import Shard
 from relay.config import RelayConfig
-from relay.cursors import identity
-from relay.exactly_once import ExactlyOncePublisher
-from relay.publisher import Publisher
+from relay.publishing.kafka_cursors import identity
+from relay.publishing.producer import Publisher
+from relay.publishing.transactional import ExactlyOncePublisher
 
 
 def publisher_for(

@@ -21,10 +21,10 @@ from outbox import reader
 from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
-from relay.errors import Abandoned
-from relay.loop import STEP_S, Relayed, block, relay_once, retry_once
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.errors import Abandoned
+from relay.publishing.modes import publisher_for
+from relay.publishing.producer import Publisher
+from relay.step import STEP_S, Relayed, block, relay_once, retry_once
 
 _log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ _WAIT_STEP_S = 0.5  # how long a stop may go unseen
 _RECORD_S = 30.0
 
 
-class Holding:
+class ShardWorker:
     """One shard and the thread that relays it."""
 
     def __init__(

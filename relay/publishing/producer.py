@@ -2,8 +2,8 @@
 
 The producer is idempotent, so what it retries is neither doubled nor reordered. An outage of the brokers
 is waited out for as long as the caller wishes; it is no message's fault. A message that cannot be
-published as it is raises `Refused`; the caller must not save its cursor, and nothing behind it in its
-partition is sent.
+published as it is raises `PublishRefused`; the caller must not save its cursor, and nothing behind it
+in its partition is sent.
 """
 
 import logging
@@ -19,9 +19,9 @@ from sqlalchemy import Connection
 
 from innbox_process.health import Health, HealthOf
 from outbox.reader import Shard, decode_headers
-from relay.cursors import Place
-from relay.errors import Abandoned, Refused, judged, refused
 from relay.metrics import OUTAGES
+from relay.publishing.errors import Abandoned, PublishRefused, judged, refused
+from relay.publishing.kafka_cursors import Place
 
 _log = structlog.get_logger(__name__)
 _client_log = logging.getLogger("librdkafka")
@@ -115,7 +115,7 @@ class Publisher:
     def flush(self, keep_waiting: Callable[[], bool]) -> None:
         """Wait until all is acknowledged; asks `keep_waiting` about twice a second.
 
-        Raises `Refused`, or `Abandoned` once `keep_waiting` says no.
+        Raises `PublishRefused`, or `Abandoned` once `keep_waiting` says no.
         """
         waiting, heard_at = len(self._producer), time.monotonic()
         while still := self._served(self._producer.flush, FLUSH_STEP_S):
@@ -182,7 +182,7 @@ class Publisher:
         if isinstance(error, KafkaException) and error.args[0].retriable():
             return
         ends_at = time.monotonic() + FLUSH_STEP_S
-        while time.monotonic() < ends_at and not isinstance(self._judged(), Refused):
+        while time.monotonic() < ends_at and not isinstance(self._judged(), PublishRefused):
             with suppress(KafkaException, SystemError):
                 self._producer.poll(_HEAR_S)
 
@@ -239,7 +239,7 @@ def changeable(kafka: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_kafka_error(error: BaseException) -> bool:
-    return isinstance(error, KafkaException | Refused)
+    return isinstance(error, KafkaException | PublishRefused)
 
 
 def reason_of(error: KafkaException) -> str:

@@ -1,7 +1,7 @@
 """The relay's step: publish what is committed, make it final, save the cursor.
 
 A message is published at least once: a crash before the cursor is saved publishes the reading again; or
-exactly once, if the publisher makes messages and cursor final together (see `relay.exactly_once`).
+exactly once, if the publisher makes messages and cursor final together (see `relay.publishing`).
 First deliveries of a key are in order (see `outbox.reader.difference`).
 
 A refused message is closed in upon: the reading that it was in is read again by halves, each half that is
@@ -20,10 +20,10 @@ from sqlalchemy import Connection
 from outbox import reader
 from outbox.reader import BlockedKey, Cursor, Reading, Shard
 from relay.config import RelayConfig
-from relay.cursors import Place
-from relay.errors import Refused
 from relay.metrics import BATCHES, PUBLISHED, in_hand
-from relay.publisher import Publisher
+from relay.publishing.errors import PublishRefused
+from relay.publishing.kafka_cursors import Place
+from relay.publishing.producer import Publisher
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5
@@ -100,7 +100,7 @@ def relay_once(
             if reading.cursor.batch_snapshot or not was_rung:
                 ahead = reader.read(connection, reading.cursor, shard.hashes, limit=limit)
             publisher.commit(Place(reading.cursor), waiting)
-        except Refused as refused:
+        except PublishRefused as refused:
             return Relayed(shard, messages, Refusal(reading, refused.reason))
         shard = reader.save(connection, shard, reading.cursor, lease_s=config.lease_s)
         messages += len(rows)
@@ -143,7 +143,7 @@ def retry_once(
                 waiting = _touching(connection, shard, row, keep_waiting, key=blocked.key)
             publisher.enqueue(reading.rows, waiting)
             publisher.commit(Place(cursor, blocked.key, reading.cursor), waiting)
-        except Refused as refused:
+        except PublishRefused as refused:
             return Relayed(shard, 0, Refusal(reading, refused.reason))
         PUBLISHED.inc(len(reading.rows))
     moved = replace(blocked, cursor=reading.cursor)
@@ -189,7 +189,7 @@ def _touching(
     touches = reader.mark_in_flight(connection, shard, row[0], key=key)
     if touches > TOUCHES_MAX:
         died = f"a relay that has it in hand dies; it happened {TOUCHES_MAX} times in a row"
-        raise Refused(row[1], row[2], died)
+        raise PublishRefused(row[1], row[2], died)
 
     def waiting() -> bool:
         reader.clear_in_flight(connection, shard)

@@ -23,13 +23,13 @@ from innbox_process.kafka import quiet_admin
 from outbox import admin, reader
 from outbox.admin import NotNeighbours
 from outbox.reader import Cursor, Shard
+from relay.commands.lease import Hand, owning
 from relay.config import RelayConfig
-from relay.cursors import Place
-from relay.errors import Abandoned
-from relay.loop import to_publish
-from relay.owning import Hand, owning
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.errors import Abandoned
+from relay.publishing.kafka_cursors import Place
+from relay.publishing.modes import publisher_for
+from relay.publishing.producer import Publisher
+from relay.step import to_publish
 
 _CONTACT_S = 10.0
 
@@ -65,7 +65,7 @@ def merge_shards(
 ) -> Shard:
     """Replace two neighbours, in either order, by one; publishes what lies between their cursors.
 
-    As `split_shard`, and raises `NotNeighbours`, and `Refused` if the brokers refuse a message.
+    As `split_shard`, and raises `NotNeighbours`, and `PublishRefused` if the brokers refuse a message.
     """
     ids, lease_s = _neighbours(engine, shard_ids), config.lease_s
     with (

@@ -40,10 +40,11 @@ from innbox_process.health import Health, HealthOf
 from outbox import reader
 from outbox.reader import BlockedKey, Shard
 from relay.config import CURSOR_TOPIC
-from relay.cursors import PARTITION, Place, Step, encode, newest
-from relay.errors import Abandoned, judged
 from relay.metrics import PRODUCERS_REPLACED
-from relay.publisher import (
+from relay.publishing.errors import Abandoned, judged
+from relay.publishing.faults import Fault, fault_of
+from relay.publishing.kafka_cursors import PARTITION, Place, Step, encode, newest
+from relay.publishing.producer import (
     FLUSH_STEP_S,
     SILENT_S,
     Publisher,
@@ -51,7 +52,6 @@ from relay.publisher import (
     producer_properties,
     reason_of,
 )
-from relay.refusals import Fault, fault_of
 
 _log = structlog.get_logger(__name__)
 

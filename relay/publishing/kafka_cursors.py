@@ -25,7 +25,7 @@ from innbox_process.kafka import (
     quiet_admin,
 )
 from outbox.reader import Cursor, Shard
-from relay.errors import Abandoned
+from relay.publishing.errors import Abandoned
 
 PARTITION = 0
 
