@@ -18,7 +18,7 @@ from ops.local import Servers
 from outbox.reader import Cursor
 from relay.publishing import kafka_cursors
 from relay.publishing.errors import Abandoned
-from relay.publishing.kafka_cursors import PARTITION, Place, Step, encode, newest
+from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, newest
 from tests.waiting import DEADLINE_S, eventually
 
 _numbers = count(1)
@@ -134,8 +134,8 @@ def a_step(number: int, key: str | None = None) -> Step:
     since = Cursor("1:9:3,5", "1:19:3", 12, 10, "9", number)
     after = Cursor("1:19:3", None, None, 15, "19", number)
     if key is None:
-        return Step(since, Place(after))
-    return Step(since, Place(after, key, since), after)
+        return Step(since, Progress(after))
+    return Step(since, Progress(after, key, since), after)
 
 
 @contextmanager

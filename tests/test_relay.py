@@ -16,7 +16,7 @@ from innbox_process.health import Health
 from ops.relay_config import relay_config
 from outbox import install_doorbell
 from relay import worker
-from relay.publishing.producer import Publisher
+from relay.publishing.producer import MessageProducer
 from relay.relay import Relay
 from runtime.settings import Settings
 from tests.kafka_reader import header, ids, read_topics
@@ -89,14 +89,14 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
     """What is recorded is what was published, and the next relay goes on from there."""
     messages = messages_of_keys(200)
     append(engine, *messages)
-    stop, flush = Event(), Publisher.flush
+    stop, flush = Event(), MessageProducer.flush
 
     def stop_in_the_second_reading(*arguments: object) -> None:
         flush(*arguments)  # type: ignore[arg-type]
         if the_shard(engine).cursor.position is not None:
             stop.set()
 
-    monkeypatch.setattr(Publisher, "flush", stop_in_the_second_reading)
+    monkeypatch.setattr(MessageProducer, "flush", stop_in_the_second_reading)
     relay_engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     Relay(relay_engine, relay_config(settings), Health(), stop).run()
 
@@ -176,14 +176,14 @@ def test_the_lag_is_the_age_of_the_oldest_message_that_is_not_published(
     is_away = Event()
     is_away.set()
     flushes = count()
-    flush = Publisher.flush
+    flush = MessageProducer.flush
 
-    def flush_later(publisher: Publisher, keep_waiting: Callable[[], bool]) -> None:
+    def flush_later(publisher: MessageProducer, keep_waiting: Callable[[], bool]) -> None:
         if next(flushes) > 0:  # the first reading is of one message, the next of two
             eventually(lambda: not is_away.is_set())
         flush(publisher, keep_waiting)
 
-    monkeypatch.setattr(Publisher, "flush", flush_later)
+    monkeypatch.setattr(MessageProducer, "flush", flush_later)
     with a_relay(settings):
         eventually(lambda: lag_s() >= 3_600)
         first = lag_s()

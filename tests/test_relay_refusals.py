@@ -15,9 +15,9 @@ from relay import relay as relay_module
 from relay import step
 from relay.publishing import producer as producer_module
 from relay.publishing.errors import Abandoned, PublishRefused
-from relay.publishing.producer import Publisher
+from relay.publishing.producer import MessageProducer
 from relay.relay import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
-from relay.step import TOUCHES_MAX
+from relay.step import CRASHES_MAX
 from runtime.settings import Settings
 from tests.children import FATAL_RETRY, FATAL_VALUE
 from tests.refusals import (
@@ -152,7 +152,7 @@ def test_relays_that_are_killed_while_kafka_is_away_blame_no_message(
     append(engine, message)
     with engine.begin() as connection:
         nearly = "UPDATE outbox.shard SET touches = :touches, touched = message.position"
-        connection.execute(text(f"{nearly} FROM outbox.message"), {"touches": TOUCHES_MAX - 1})
+        connection.execute(text(f"{nearly} FROM outbox.message"), {"touches": CRASHES_MAX - 1})
     with a_relay_process("relays", nowhere, tmp_path / "child.log"):
         eventually(lambda: touches(engine) == 0)
     with a_relay(settings):
@@ -173,7 +173,7 @@ def test_a_topic_that_is_missing_blocks_nobody_and_is_waited_for(
     messages = messages_of_keys(3)
     append(engine, *messages)
     with a_relay(settings) as relay:
-        eventually(lambda: the_shard(engine).epoch > TOUCHES_MAX + 1)
+        eventually(lambda: the_shard(engine).epoch > CRASHES_MAX + 1)
         eventually(lambda: "Unknown topic" in relay.health.problems.get("kafka", ""))
         assert relay.health.is_live
         assert not blocked(engine)
@@ -207,7 +207,7 @@ def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(
 
     def publish() -> None:
         prefix = settings.kafka_prefix
-        with Publisher(settings.kafka, Health(), topic_prefix=prefix) as publisher:
+        with MessageProducer(settings.kafka, Health(), topic_prefix=prefix) as publisher:
             publisher.enqueue(rows, lambda: True)
             publisher.flush(lambda: True)
 
@@ -229,7 +229,7 @@ def test_a_queue_that_is_full_makes_the_relay_wait(engine: Engine, settings: Set
 def test_waiting_for_room_in_a_full_queue_ends_with_a_stop() -> None:
     nowhere = {"bootstrap.servers": "127.0.0.1:1", "queue.buffering.max.messages": "1"}
     row: tuple[object, ...] = (1, ROOM_RESERVE, "7", b"", b"{}", None)
-    with Publisher(nowhere, Health()) as publisher, pytest.raises(Abandoned):
+    with MessageProducer(nowhere, Health()) as publisher, pytest.raises(Abandoned):
         publisher.enqueue([row, row], lambda: False)
 
 

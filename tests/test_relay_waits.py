@@ -18,7 +18,7 @@ from outbox import InvalidTopicName
 from relay import relay as relay_module
 from relay.publishing import producer as producer_module
 from relay.publishing.errors import PublishRefused
-from relay.publishing.producer import Publisher
+from relay.publishing.producer import MessageProducer
 from runtime.settings import Settings
 from tests.kafka_reader import ids
 from tests.refusals import blocked, configure_topic, is_blocked, refuse_above, retry, skip
@@ -182,7 +182,7 @@ def a_row(
 
 def publish(settings: Settings, row: tuple[object, ...]) -> None:
     prefix = settings.kafka_prefix
-    with Publisher(settings.kafka, Health(), topic_prefix=prefix) as publisher:
+    with MessageProducer(settings.kafka, Health(), topic_prefix=prefix) as publisher:
         publisher.enqueue([row], lambda: True)
         publisher.flush(lambda: True)
 

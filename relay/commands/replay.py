@@ -20,7 +20,7 @@ from outbox.admin import Replay, ReplayState
 from outbox.reader import decode_headers
 from relay.config import RelayConfig
 from relay.publishing.errors import Abandoned, PublishRefused
-from relay.publishing.producer import Publisher
+from relay.publishing.producer import MessageProducer
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
@@ -82,7 +82,7 @@ def run_replay(
 def replay_once(
     connection: Connection,
     replay: Replay,
-    publisher: Publisher,
+    producer: MessageProducer,
     keep_waiting: Callable[[], bool],
     *,
     limit: int,
@@ -90,8 +90,8 @@ def replay_once(
     """Publish the next part and record it. Raises `MessageRefused` if it was one message alone."""
     part = admin.read_replay(connection, replay, limit=limit)
     try:
-        publisher.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
-        publisher.flush(keep_waiting)
+        producer.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
+        producer.flush(keep_waiting)
     except PublishRefused as error:
         if len(part.rows) == 1:
             raise MessageRefused(part.rows[0], error) from error
@@ -113,13 +113,13 @@ def _steps(
     """Return the replay after each part; parts grow from one message to at most a second's worth."""
     most = min(config.chunk, replay.per_second or config.chunk)
     limit, turn_at = 1, time.monotonic()
-    with Publisher(config.kafka, Health(), topic_prefix=config.topic_prefix) as publisher:
+    with MessageProducer(config.kafka, Health(), topic_prefix=config.topic_prefix) as producer:
         while replay.state == ReplayState.RUNNING and not stop.wait(
             max(0.0, turn_at - time.monotonic())
         ):
             before, now = replay.sent, time.monotonic()
             replay = replay_once(
-                connection, replay, publisher, lambda: not stop.is_set(), limit=limit
+                connection, replay, producer, lambda: not stop.is_set(), limit=limit
             )
             yield replay
             turn_at = next_turn(turn_at, now, replay.sent - before, replay.per_second)

@@ -1,18 +1,10 @@
-"""Publishing exactly once: messages and cursor in one Kafka transaction, whose truth is Kafka's.
+"""A producer whose messages become visible together, or not at all: it works in Kafka transactions.
 
-A reader of committed records sees every message once, whatever dies and whenever. The producer of a
-shard has a `transactional.id` of its own: whoever takes the shard over first ends what the former owner
-left open and locks it out (`init_transactions`), then asks Postgres whether the shard is still its own,
-then reads the last step back from Kafka. In that order a relay that was paused anywhere can only find
-itself locked out, or publish from the true cursor.
+A producer of a `transactional.id` locks out whoever had the same one before (`begin_epoch`). What it is
+told of is sent in a transaction, which `end` makes visible:
 
-    resumed ──enqueue──► open ──commit: announce in Postgres, end in Kafka──► ended ──save──► open …
-                          └──anything else──► given up: the next owner, or publisher, resumes
-
-Postgres announces each step before Kafka ends it. So its cursor is at most that one step behind, and
-Kafka's counts if, and only if, it is the step from where Postgres stands. A database that has forgotten
-an announcement has lost its latest transactions: then Kafka's cursor speaks of ids that are given out
-again, and to go on from it would lose messages, where Postgres' own at worst repeats some.
+    epoch begun ──enqueue──► open ──send_cursor, end──► ended ──enqueue──► open …
+                              └──anything else──► given up: the next owner, or producer, begins an epoch
 
 A request to end a transaction can outlive it. Its connection breaks, the client sends it again on another
 one, and the first request arrives while the next transaction is open. All transactions of a producer have
@@ -28,26 +20,20 @@ one epoch in the protocol that the client speaks, so the broker ends what it fin
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException
-from sqlalchemy import Connection
 
 from innbox_process.health import Health, HealthOf
-from outbox import reader
-from outbox.reader import BlockedKey, Shard
-from relay.config import CURSOR_TOPIC
 from relay.metrics import PRODUCERS_REPLACED
 from relay.publishing.errors import Abandoned, judged
 from relay.publishing.faults import Fault, fault_of
-from relay.publishing.kafka_cursors import PARTITION, Place, Step, encode, newest
 from relay.publishing.producer import (
     FLUSH_STEP_S,
     SILENT_S,
-    Publisher,
+    MessageProducer,
     changeable,
     producer_properties,
     reason_of,
@@ -67,11 +53,8 @@ _PAUSE_S = 0.002
 _RETRY_MS, _RETRY_MS_MAX, _RETRY_SHARE_MIN = 100, 1_000, 0.8
 
 
-class ExactlyOncePublisher(Publisher):
-    """A publisher whose `commit` makes messages and cursor visible together, or not at all.
-
-    It is of use after `resume` only, and from that one's thread.
-    """
+class TransactionalProducer(MessageProducer):
+    """A producer in transactions, of use after `begin_epoch` only, and from that one's thread."""
 
     def __init__(
         self,
@@ -79,19 +62,21 @@ class ExactlyOncePublisher(Publisher):
         health: Health | HealthOf,
         name: str,
         *,
-        cursor_topic: str = CURSOR_TOPIC,
+        cursor_topic: str,
         topic_prefix: str = "",
     ) -> None:
+        """`name` makes the transactional id; `cursor_topic` is a full name."""
         self._kafka = changeable(kafka)
         self._name = name
-        self._topic = topic_prefix + cursor_topic
+        self._cursor_topic = cursor_topic
         self._is_open = False
         self._is_tried = False
         self._is_last = False
         self._ended_at = 0.0
-        self._kept: Sequence[tuple[Any, ...]] = ()
-        self._announcing: tuple[Connection, Shard, float] | None = None
+        self._deferred: Sequence[tuple[Any, ...]] = ()
         self._retry_s_min = _retry_s_min(self._kafka)
+        # Asked when the brokers say that another producer has the id by now; it may raise.
+        self.on_fenced: Callable[[], object] = lambda: None
         super().__init__(kafka, health, topic_prefix=topic_prefix)
 
     def __exit__(
@@ -110,52 +95,45 @@ class ExactlyOncePublisher(Publisher):
         else:
             super().__exit__(kind, error, trace)
 
-    def resume(
-        self,
-        connection: Connection,
-        shard: Shard,
-        keep_waiting: Callable[[], bool],
-        *,
-        lease_s: float,
-    ) -> Shard:
-        """Lock out whoever had the shard, and return it where it truly is.
+    def begin_epoch(self, keep_waiting: Callable[[], bool]) -> None:
+        """End what a former producer of this id left open, and lock it out.
 
-        Raises `LeaseLost` if it is no longer ours, and `Abandoned` once `keep_waiting` says no.
+        Raises `Abandoned` once `keep_waiting` says no.
         """
         self._patiently(self._producer.init_transactions, keep_waiting)
-        # Not before: between an earlier look and the line above, somebody else may have begun.
-        shard = reader.reload_shard(connection, shard, lease_s=lease_s)
-        waiting = self._saying(f"the end of {self._topic} is not decided yet", keep_waiting)
-        step = newest(self._kafka, self._topic, self._name, waiting)
-        self._announcing = connection, shard, lease_s
-        if step and step.since == shard.cursor:
-            _log.info("the cursor in Kafka is the newer one", shard=shard.id)
-            return _saved(connection, shard, step, lease_s=lease_s)
-        if step and step.place.cursor.number > shard.cursor.number:
-            _log.error("the database has lost cursors; messages may be repeated", shard=shard.id)
-        return shard
 
     def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
-        """Begin to send, in a transaction; the first time only with the commit.
+        """Begin to send, in a transaction; the first time only with `send_deferred`.
 
-        The next reading is made meanwhile, and where it takes longer than the brokers let a transaction
+        The next batch is read meanwhile, and where that takes longer than the brokers let a transaction
         be open, the one that was tried again would fail again.
         """
         if self._is_tried:
             self._send(rows, keep_waiting)
         else:
-            self._kept = [*self._kept, *rows]
+            self._deferred = [*self._deferred, *rows]
 
-    def commit(self, place: Place, keep_waiting: Callable[[], bool]) -> None:
-        """End the transaction of what was enqueued and of the cursor; raises `LeaseLost`, too."""
-        kept, self._kept = self._kept, ()
-        self._send(kept, keep_waiting)
-        step = self._announced(place)  # while the brokers acknowledge
-        self.flush(keep_waiting)  # before the cursor: see above
-        self._tell_place(step, keep_waiting)
-        self.flush(keep_waiting)
-        self._end(keep_waiting)
-        self._say_well()
+    def send_deferred(self, keep_waiting: Callable[[], bool]) -> None:
+        """Begin the transaction if it is not open yet, and send what was put off."""
+        deferred, self._deferred = self._deferred, ()
+        self._send(deferred, keep_waiting)
+
+    def send_cursor(
+        self, key: str, value: bytes, partition: int, keep_waiting: Callable[[], bool]
+    ) -> None:
+        """Send a record to the topic of cursors, in the transaction; all messages are acknowledged."""
+        while True:
+            try:
+                self._producer.produce(
+                    self._cursor_topic, value, key, partition, on_delivery=self._on_delivery
+                )
+            except BufferError:
+                self._make_room(keep_waiting)
+            except KafkaException as error:
+                self._hear_why(error)
+                raise
+            else:
+                return
 
     def flush(self, keep_waiting: Callable[[], bool]) -> None:
         """Wait until all is acknowledged; raises why, where the transaction has failed as a whole."""
@@ -165,6 +143,25 @@ class ExactlyOncePublisher(Publisher):
             if fault_of(error.args[0]) is Fault.FOLLOWING:
                 self._served(self._producer.commit_transaction, 0)  # it cannot be, and says why
             raise
+
+    def end(self, keep_waiting: Callable[[], bool]) -> None:
+        """Make the transaction visible; how long it took says if the request may have been sent twice."""
+        began_at = time.monotonic()
+        self._patiently(self._producer.commit_transaction, keep_waiting)
+        self._is_open, self._is_tried, self._ended_at = False, True, time.monotonic()
+        self._is_last = self._ended_at - began_at >= self._retry_s_min
+        self._say_well()
+
+    def warning_of(self, problem: str, keep_waiting: Callable[[], bool]) -> Callable[[], bool]:
+        """Return how to wait for something that is a problem once it takes long."""
+        silent_until = time.monotonic() + SILENT_S
+
+        def waiting() -> bool:
+            if time.monotonic() > silent_until:
+                self._say_away(problem)
+            return keep_waiting()
+
+        return waiting
 
     def _properties(self, kafka: dict[str, Any]) -> dict[str, Any]:
         properties = producer_properties(kafka)
@@ -184,13 +181,6 @@ class ExactlyOncePublisher(Publisher):
             _log.debug("a transaction was not given up", reason=str(failure))
         else:
             self._is_open = False
-
-    def _end(self, keep_waiting: Callable[[], bool]) -> None:
-        """End the transaction; the time that this took says whether it may have been sent twice."""
-        began_at = time.monotonic()
-        self._patiently(self._producer.commit_transaction, keep_waiting)
-        self._is_open, self._is_tried, self._ended_at = False, True, time.monotonic()
-        self._is_last = self._ended_at - began_at >= self._retry_s_min
 
     def _replace_producer(self, keep_waiting: Callable[[], bool]) -> None:
         """Go on with a producer of the next epoch.
@@ -212,40 +202,15 @@ class ExactlyOncePublisher(Publisher):
             self._is_open = True
         super().enqueue(rows, keep_waiting)
 
-    def _announced(self, place: Place) -> Step:
-        """Announce the step to a place, and return it with where it starts from."""
-        assert self._announcing, "who publishes has resumed"
-        connection, shard, lease_s = self._announcing
-        since = reader.record_intent(connection, shard, place.cursor.number, lease_s=lease_s)
-        blocked = _blocked_key(connection, shard, place.key) if place.key is not None else None
-        return Step(since, place, blocked.cursor if blocked else None)
-
-    def _tell_place(self, step: Step, keep_waiting: Callable[[], bool]) -> None:
-        value = encode(step)
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic, value, self._name, PARTITION, on_delivery=self._on_delivery
-                )
-            except BufferError:
-                self._make_room(keep_waiting)
-            except KafkaException as error:
-                self._hear_why(error)
-                raise
-            else:
-                return
-
     def _judged(self, cause: BaseException | None = None) -> BaseException | None:
-        return judged(self._failures, cause, own_topic=self._topic)
+        return judged(self._failures, cause, own_topic=self._cursor_topic)
 
     def _served(self, serve: Callable[[float], int | None], seconds: float) -> int | None:
         try:
             return super()._served(serve, seconds)
         except KafkaException as error:
-            # The next owner has called `init_transactions`, or a former one that woke up in vain.
-            if self._announcing and fault_of(error.args[0]) is Fault.FENCED:
-                connection, shard, lease_s = self._announcing
-                reader.renew(connection, shard, lease_s=lease_s)
+            if fault_of(error.args[0]) is Fault.FENCED:
+                self.on_fenced()
             raise
 
     def _patiently(self, step: Callable[[float], None], keep_waiting: Callable[[], bool]) -> None:
@@ -264,35 +229,8 @@ class ExactlyOncePublisher(Publisher):
             else:
                 return
 
-    def _saying(self, problem: str, keep_waiting: Callable[[], bool]) -> Callable[[], bool]:
-        """Return how to wait for something that is a problem once it takes long."""
-        silent_until = time.monotonic() + SILENT_S
-
-        def waiting() -> bool:
-            if time.monotonic() > silent_until:
-                self._say_away(problem)
-            return keep_waiting()
-
-        return waiting
-
-
-def _saved(connection: Connection, shard: Shard, step: Step, *, lease_s: float) -> Shard:
-    """Bring the database's cursors to where a step that it has not heard of has taken them."""
-    place = step.place
-    if place.key is not None and place.key_cursor is not None:
-        blocked = _blocked_key(connection, shard, place.key)
-        if blocked and blocked.cursor == step.key_since:
-            moved = replace(blocked, cursor=place.key_cursor)
-            return reader.save_key(connection, shard, place.cursor, moved, lease_s=lease_s)
-    return reader.save(connection, shard, place.cursor, lease_s=lease_s)
-
 
 def _retry_s_min(kafka: dict[str, Any]) -> float:
     """Return the shortest time that the client lets pass before it sends a request again."""
     shortest_ms = float(kafka.get("retry.backoff.ms", _RETRY_MS)) * _RETRY_SHARE_MIN
     return min(shortest_ms, float(kafka.get("retry.backoff.max.ms", _RETRY_MS_MAX))) / 1_000
-
-
-def _blocked_key(connection: Connection, shard: Shard, key: str) -> BlockedKey | None:
-    found = [known for known in reader.blocked_keys(connection, shard.hashes) if known.key == key]
-    return found[0] if found else None
