@@ -15,7 +15,7 @@ class RelayConfig:
     """One database's outbox and one Kafka cluster, and how to get from the one to the other.
 
     Durations carry their unit in their name. `kafka` are properties of librdkafka, `bootstrap.servers`
-    among them; those that the guarantees rest on are not for it to change (`relay.publisher`).
+    among them; those that the guarantees rest on are not for it to change (`relay.publishing.producer`).
     """
 
     database_url: str = field(repr=False)

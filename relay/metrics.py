@@ -5,7 +5,7 @@ import time
 from prometheus_client import Counter, Gauge
 
 PUBLISHED = Counter("innbox_relay_messages", "Messages acknowledged by the brokers.")
-BATCHES = Counter("innbox_relay_batches", "Readings published and recorded.")
+BATCHES = Counter("innbox_relay_batches", "Batches published and recorded.")
 TAKEOVERS = Counter("innbox_relay_claims", "Shards claimed.")
 LEASES_LOST = Counter("innbox_relay_leases_lost", "Cursor writes refused: another relay owns it.")
 OUTAGES = Counter("innbox_relay_kafka_outages", "Times the brokers went away.")
@@ -34,8 +34,8 @@ _oldest: dict[int, float] = {}
 _blocked: dict[int, int] = {}
 
 
-def in_hand(shard_id: int, age_s: float | None) -> None:
-    """Say how old the oldest message in hand is, or that there is none; the lag grows by itself."""
+def oldest_unpublished(shard_id: int, age_s: float | None) -> None:
+    """Say how old the oldest message is that waits for the brokers, or None; the lag grows by itself."""
     if age_s is None:
         _oldest.pop(shard_id, None)
     else:
@@ -48,9 +48,9 @@ def blocked(shard_id: int, keys: int) -> None:
     BLOCKED.set(sum(_blocked.values()))
 
 
-def given_up(shard_id: int) -> None:
-    """Forget a shard: what there is to say of it is another relay's to say."""
-    in_hand(shard_id, None)
+def forget_shard(shard_id: int) -> None:
+    """Forget a shard: another relay counts it."""
+    oldest_unpublished(shard_id, None)
     blocked(shard_id, 0)
 
 

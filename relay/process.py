@@ -22,7 +22,7 @@ from innbox_process.shutdown import stop_on_signals
 from outbox import JobLease
 from relay.config import RelayConfig
 from relay.housekeeping import maintain_partitions_once
-from relay.sharing import Relay
+from relay.relay import Relay
 
 
 def run(config: RelayConfig) -> None:

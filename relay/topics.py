@@ -53,7 +53,7 @@ class Topic:
 def of_messages(
     partitions: int, replication: int, *, retention_hours: int, value_bytes_max: int
 ) -> Wanted:
-    """Return what a topic of messages is created with: room for the largest that may be appended."""
+    """Return what a topic of messages is created with: it takes the largest that may be appended."""
     return Wanted(
         partitions,
         replication,

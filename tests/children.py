@@ -20,9 +20,10 @@ from innbox_process.logs import configure_logs
 from ops.relay_config import relay_config
 from outbox import reader
 from outbox.admin import PartitionChanges
-from relay import exactly_once, loop, process
-from relay.exactly_once import ExactlyOncePublisher
-from relay.publisher import Publisher
+from relay import process, step
+from relay.publishing import cursor_store
+from relay.publishing.producer import MessageProducer
+from relay.publishing.transactional import TransactionalProducer
 from runtime.settings import Settings
 
 SETTINGS = "RELAY_TEST_SETTINGS"
@@ -44,7 +45,7 @@ def dies_between_publishing_and_saving() -> None:
 
 
 def dies_while_publishing() -> None:
-    Publisher.flush = _signalling(signal.SIGKILL, Publisher.flush)  # type: ignore[method-assign]
+    MessageProducer.flush = _signalling(signal.SIGKILL, MessageProducer.flush)  # type: ignore[method-assign]
 
 
 def dies_between_publishing_and_saving_a_retry() -> None:
@@ -53,15 +54,17 @@ def dies_between_publishing_and_saving_a_retry() -> None:
 
 def dies_of_a_message() -> None:
     """Of any whose value says so. Once in a row is enough, since restarts take their time."""
-    loop.TOUCHES_MAX = 1
-    enqueue = Publisher.enqueue
+    step.CRASHES_MAX = 1
+    enqueue = MessageProducer.enqueue
 
-    def enqueue_or_die(publisher: Publisher, rows: Sequence[tuple[Any, ...]], *rest: Any) -> None:
+    def enqueue_or_die(
+        publisher: MessageProducer, rows: Sequence[tuple[Any, ...]], *rest: Any
+    ) -> None:
         if any(bytes(value) == FATAL_VALUE for _, _, _, value, *_ in rows):
             _signal(signal.SIGKILL)
         enqueue(publisher, rows, *rest)
 
-    Publisher.enqueue = enqueue_or_die  # type: ignore[method-assign,assignment]
+    MessageProducer.enqueue = enqueue_or_die  # type: ignore[method-assign,assignment]
 
 
 def pauses_between_publishing_and_saving() -> None:
@@ -69,21 +72,21 @@ def pauses_between_publishing_and_saving() -> None:
     reader.save = _signalling(signal.SIGSTOP, reader.save)
 
 
-# The steps of `relay.exactly_once`, in their order; `init_transactions` is the first that is patient.
+# The steps of `relay.publishing.cursor_store`, in their order; `init_transactions` is patient first.
 
 
 def dies_before_it_locks_others_out() -> None:
-    _patch("_patiently", _signalling(signal.SIGKILL, ExactlyOncePublisher._patiently, at=1))
+    _patch("_patiently", _signalling(signal.SIGKILL, TransactionalProducer._patiently, at=1))
 
 
 def dies_before_it_reads_the_cursor() -> None:
-    exactly_once.newest = _signalling(signal.SIGKILL, exactly_once.newest, at=1)  # type: ignore[attr-defined]
+    cursor_store.newest = _signalling(signal.SIGKILL, cursor_store.newest, at=1)  # type: ignore[attr-defined]
 
 
 def dies_with_a_part_of_a_reading_sent() -> None:
-    send = ExactlyOncePublisher._send
+    send = TransactionalProducer._send
 
-    def send_a_part(publisher: ExactlyOncePublisher, rows: Any, keep_waiting: Any) -> None:
+    def send_a_part(publisher: TransactionalProducer, rows: Any, keep_waiting: Any) -> None:
         if len(rows) < MESSAGES_IN_HAND:
             return send(publisher, rows, keep_waiting)
         send(publisher, rows[: len(rows) // 2], keep_waiting)
@@ -99,23 +102,23 @@ def dies_after_it_announced() -> None:
 
 def dies_with_the_cursor_sent() -> None:
     _patch(
-        "_tell_place",
-        _signalling(signal.SIGKILL, _sent(ExactlyOncePublisher._tell_place), after=True),
+        "send_cursor",
+        _signalling(signal.SIGKILL, _sent(TransactionalProducer.send_cursor), after=True),
     )
 
 
 def dies_while_the_transaction_ends() -> None:
-    tell_place, calls = ExactlyOncePublisher._tell_place, count(1)
+    send_cursor, calls = TransactionalProducer.send_cursor, count(1)
 
-    def tell_place_and_begin_the_end(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
-        tell_place(publisher, *arguments)
+    def send_cursor_and_begin_the_end(publisher: TransactionalProducer, *arguments: Any) -> None:
+        send_cursor(publisher, *arguments)
         if next(calls) == FATAL_READING:
             publisher._producer.flush()
             with suppress(KafkaException):  # it has hardly ended in so short a time
                 publisher._producer.commit_transaction(0.002)
             _signal(signal.SIGKILL)
 
-    _patch("_tell_place", tell_place_and_begin_the_end)
+    _patch("send_cursor", send_cursor_and_begin_the_end)
 
 
 def dies_after_saving() -> None:
@@ -124,14 +127,14 @@ def dies_after_saving() -> None:
 
 def pauses_before_it_locks_others_out() -> None:
     _keep_no_house()
-    _patch("_patiently", _signalling(signal.SIGSTOP, ExactlyOncePublisher._patiently, at=1))
+    _patch("_patiently", _signalling(signal.SIGSTOP, TransactionalProducer._patiently, at=1))
 
 
 def pauses_with_the_cursor_sent() -> None:
     _keep_no_house()
     _patch(
-        "_tell_place",
-        _signalling(signal.SIGSTOP, _sent(ExactlyOncePublisher._tell_place), after=True),
+        "send_cursor",
+        _signalling(signal.SIGSTOP, _sent(TransactionalProducer.send_cursor), after=True),
     )
 
 
@@ -163,13 +166,13 @@ def _keep_no_house() -> None:
 
 
 def _patch(name: str, step: Callable[..., Any]) -> None:
-    setattr(ExactlyOncePublisher, name, step)
+    setattr(TransactionalProducer, name, step)
 
 
 def _sent(step: Callable[..., Any]) -> Callable[..., Any]:
     """The publisher's step, after which all that it has in hand is on the brokers."""
 
-    def sent(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
+    def sent(publisher: TransactionalProducer, *arguments: Any) -> None:
         step(publisher, *arguments)
         publisher._producer.flush()
 

@@ -22,7 +22,7 @@ from innbox_process.health import Health
 from ops.relay_config import relay_config
 from outbox import Message, reader
 from outbox.reader import Shard
-from relay.sharing import Relay
+from relay.relay import Relay
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.kafka_reader import header, read_to_the_ends, read_topics

@@ -13,7 +13,7 @@ from typing import Any, cast
 from innbox_process.database import direct_engine
 from ops.relay_config import relay_config
 from outbox import admin, reader
-from relay.resharding import merge_shards
+from relay.commands.reshard import merge_shards
 from runtime.settings import Settings
 from tests.children import SETTINGS
 

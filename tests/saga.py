@@ -34,8 +34,8 @@ from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from innbox_process.records import Record
 from ops.relay_config import relay_config
-from relay.publisher import producer_properties
-from relay.sharing import Relay
+from relay.publishing.producer import producer_properties
+from relay.relay import Relay
 from runtime.settings import Context, Settings
 from tests.wishes import reserved
 

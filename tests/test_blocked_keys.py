@@ -16,7 +16,7 @@ from ops.environment import as_environment
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked
 from outbox.reader import LeaseLost
-from relay import holding, loop
+from relay import step, worker
 from relay.cli.person import person
 from runtime.settings import Settings
 from tests.commands import innbox
@@ -147,7 +147,7 @@ def test_many_keys_that_are_retried_at_once_leave_the_others_their_turns(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two of them all the others are looked after, once a turn's time is over."""
-    monkeypatch.setattr(holding, "STEP_S", 0.0)
+    monkeypatch.setattr(worker, "STEP_S", 0.0)
     append(engine, *(messages := messages_of_keys(5)))
     shard = claimed(engine)
     with engine.begin() as connection:
@@ -159,10 +159,10 @@ def test_many_keys_that_are_retried_at_once_leave_the_others_their_turns(
         assert len(admin.retry_all_keys(connection)) == len(messages)
 
     turns: list[str] = []
-    relay_once, retry_once = loop.relay_once, loop.retry_once
+    relay_once, retry_once = step.relay_once, step.retry_once
     relaying = partial(recorded, turns, relay_once, "all the others")
-    monkeypatch.setattr(holding, "relay_once", relaying)
-    monkeypatch.setattr(holding, "retry_once", partial(recorded, turns, retry_once, "a key"))
+    monkeypatch.setattr(worker, "relay_once", relaying)
+    monkeypatch.setattr(worker, "retry_once", partial(recorded, turns, retry_once, "a key"))
     with a_relay(settings):
         records = published(settings, messages)
         eventually(lambda: not blocked(engine))

@@ -16,9 +16,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from ops.local import Servers
 from outbox.reader import Cursor
-from relay import cursors
-from relay.cursors import PARTITION, Place, Step, encode, newest
-from relay.errors import Abandoned
+from relay.publishing import kafka_cursors
+from relay.publishing.errors import Abandoned
+from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, newest
 from tests.waiting import DEADLINE_S, eventually
 
 _numbers = count(1)
@@ -70,7 +70,7 @@ def test_a_cursor_is_found_however_far_back_it_is(
     kafka: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind windows that are full of other shards' cursors, and of such that came to nothing."""
-    monkeypatch.setattr(cursors, "_WINDOW", 5)
+    monkeypatch.setattr(kafka_cursors, "_WINDOW", 5)
     for_all = [a_step(number) for number in range(100)]
     with a_transaction(kafka) as writer:
         write(writer, topic, "ours", *for_all[:3])
@@ -123,7 +123,7 @@ def test_the_wait_for_an_open_transaction_is_bounded_and_ends_with_a_stop(
         write(theirs, topic, "theirs", a_step(1))
         with pytest.raises(Abandoned):
             newest(kafka, topic, "ours", lambda: False)
-        monkeypatch.setattr(cursors, "_SILENCE_S_MAX", 0.1)
+        monkeypatch.setattr(kafka_cursors, "_SILENCE_S_MAX", 0.1)
         with pytest.raises(KafkaException, match="cannot be read"):
             newest(kafka, topic, "ours", lambda: True)
         theirs.abort_transaction(DEADLINE_S)
@@ -134,8 +134,8 @@ def a_step(number: int, key: str | None = None) -> Step:
     since = Cursor("1:9:3,5", "1:19:3", 12, 10, "9", number)
     after = Cursor("1:19:3", None, None, 15, "19", number)
     if key is None:
-        return Step(since, Place(after))
-    return Step(since, Place(after, key, since), after)
+        return Step(since, Progress(after))
+    return Step(since, Progress(after, key, since), after)
 
 
 @contextmanager

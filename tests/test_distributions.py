@@ -6,6 +6,7 @@ the names that innbox, the application, has itself; it type-checks, migrates, ap
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from ops.local import Servers
 from tests.a_shop import FILES, NAMES
+from tests.conftest import _delete_topics, a_configuration
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 UV = shutil.which("uv", path=Path(sys.executable).parent) or "uv"
@@ -136,7 +140,7 @@ def test_a_wheel_needs_what_it_says_and_no_more(
 ) -> None:
     metadata = metadata_of(wheels[distribution.name])
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
-    assert {line.partition(">")[0].strip() for line in needed} == distribution.needs
+    assert {re.split(r"[<>=\[;]", line)[0].strip() for line in needed} == distribution.needs
 
 
 @each_distribution
@@ -161,6 +165,43 @@ def test_a_project_with_the_names_of_innbox_appends_and_reads(shop: Shop) -> Non
     assert schemas_of(shop.database_url) == {"outbox", "public"}
     shop.run("-m", "alembic", "downgrade", "base")
     assert schemas_of(shop.database_url) == {"public"}
+
+
+_APPEND = """
+import os, sqlalchemy, outbox
+with sqlalchemy.create_engine(os.environ["DATABASE_URL"]).begin() as connection:
+    outbox.append(connection, [outbox.Message("orders", "1", "order.placed", b"tea")])
+"""
+
+
+def test_the_relay_of_a_wheel_publishes_what_a_project_appended(
+    shop: Shop, servers: Servers
+) -> None:
+    """On a database and a topic of the project's own; the audit of the wheel finds it."""
+    settings = a_configuration(servers, shop.database_url)
+    environment = {
+        "DATABASE_URL": shop.database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": servers.kafka_bootstrap_servers,
+        "KAFKA_PREFIX": settings.kafka_prefix,
+        "RELAY_MODE": "exactly-once",
+        "PATH": os.environ["PATH"],
+    }
+    relay = shop.python.with_name("innbox-relay")
+
+    def published() -> bool:
+        told = run(relay, "audit", "--json", cwd=shop.directory, env=environment)
+        return bool(json.loads(told)["topics"][0]["published"])
+
+    for command in (["migrate"], ["topics", "orders"]):
+        run(relay, *command, cwd=shop.directory, env=environment)
+    shop.run("-c", _APPEND)
+    with subprocess.Popen([relay, "run"], cwd=shop.directory, env=environment) as process:
+        try:
+            eventually(published)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    _delete_topics(settings)
 
 
 def schemas_of(url: str) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
@@ -26,10 +26,9 @@ from ops.topics import create_topics
 from outbox import reader
 from outbox.reader import Shard
 from relay.config import CURSOR_TOPIC
-from relay.exactly_once import ExactlyOncePublisher
-from relay.loop import relay_once
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.modes import publisher_for
+from relay.publishing.transactional import TransactionalProducer
+from relay.step import Work, relay_once
 from runtime.settings import RelayMode, Settings
 from tests.children import MESSAGES_IN_HAND
 from tests.conftest import a_configuration
@@ -189,9 +188,9 @@ def test_what_a_crash_of_postgres_takes_back_is_neither_repeated_nor_hides_a_mes
         before, after = messages_of_keys(3), messages_of_keys(3)
         append(engine, *before)
         give_out_ids(engine, 1_000)
-        with a_shard(exact) as (connection, shard, publisher):
+        with a_shard(exact) as (work, shard):
             pause_flushing(engine)
-            relay_once(connection, shard, publisher, relay_config(exact), lambda: True)
+            relay_once(work, shard)
             kill_postgres(data)
             local.start(data, durable=False, parts=POSTGRES)
         announced = replace(shard.cursor, number=shard.cursor.number + 1)
@@ -267,7 +266,9 @@ def test_what_the_promises_rest_on_is_not_for_the_settings_to_change(
     with a_relay(exact.model_copy(update=changed)):
         eventually(lambda: is_wholly_relayed(engine))
     assert_read_once(exact, [message])
-    properties = ExactlyOncePublisher(theirs, Health(), "ours")._properties(theirs)
+    properties = TransactionalProducer(
+        theirs, Health(), "ours", cursor_topic=CURSOR_TOPIC
+    )._properties(theirs)
     assert properties["acks"] == "all"
     assert properties["transactional.id"] == "outbox-ours"
 
@@ -298,16 +299,16 @@ def test_an_outage_that_outlasts_the_transaction_is_waited_out_and_shown(
         kafka_properties={"transaction.timeout.ms": "1000"},
     )
     create_topics(alone)
-    tell_place, is_away = ExactlyOncePublisher._tell_place, Event()
+    send_cursor, is_away = TransactionalProducer.send_cursor, Event()
 
-    def fall_silent_once(publisher: ExactlyOncePublisher, *arguments: Any) -> None:
+    def fall_silent_once(publisher: TransactionalProducer, *arguments: Any) -> None:
         if the_shard(engine).cursor.position and not is_away.is_set():
             publisher._producer.flush()
             process.suspend()
             is_away.set()
-        tell_place(publisher, *arguments)
+        send_cursor(publisher, *arguments)
 
-    monkeypatch.setattr(ExactlyOncePublisher, "_tell_place", fall_silent_once)
+    monkeypatch.setattr(TransactionalProducer, "send_cursor", fall_silent_once)
     messages = messages_of_keys(50)
     append(engine, *messages)
     with a_relay(alone) as relay:
@@ -327,17 +328,17 @@ def test_an_outage_that_outlasts_the_transaction_is_waited_out_and_shown(
 
 
 @contextmanager
-def a_shard(settings: Settings) -> Iterator[tuple[Connection, Shard, Publisher]]:
+def a_shard(settings: Settings) -> Iterator[tuple[Work, Shard]]:
     """The one shard, claimed and resumed as a relay does it, without the relay."""
+    config = relay_config(settings)
     engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     with engine.connect() as connection:
         reader.prepare_session(connection)
         shard = reader.claim(connection, "a test", lease_s=settings.lease_s)
         assert shard is not None
-        with publisher_for(connection, shard, relay_config(settings), Health()) as publisher:
-            lease_s = settings.lease_s
-            resumed = publisher.resume(connection, shard, lambda: True, lease_s=lease_s)
-            yield connection, resumed, publisher
+        with publisher_for(connection, shard, config, Health()) as publisher:
+            resumed = publisher.cursors.resume(lambda: True)
+            yield Work(connection, publisher, config, lambda: True), resumed
         connection.invalidate()
     engine.dispose()
 

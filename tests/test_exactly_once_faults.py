@@ -22,8 +22,8 @@ from ops.local import Servers
 from ops.local.processes import find_one
 from ops.topics import create_topics
 from outbox import Message
-from relay import exactly_once
 from relay.config import CURSOR_TOPIC
+from relay.publishing import transactional
 from runtime.settings import Settings
 from tests.conftest import a_configuration
 from tests.kafka_proxy import (
@@ -174,9 +174,9 @@ def test_an_end_that_comes_between_messages_and_their_cursor(
     is_replaced: bool,
 ) -> None:
     """A new producer locks it out; without one, messages may be repeated, and none is lost."""
-    shortest_s = exactly_once._retry_s_min({})
+    shortest_s = transactional._retry_s_min({})
     if not is_replaced:
-        monkeypatch.setattr(exactly_once, "_retry_s_min", lambda _kafka: math.inf)
+        monkeypatch.setattr(transactional, "_retry_s_min", lambda _kafka: math.inf)
     run = a_run(engine, servers, cluster)
     torn = TornTransaction(run.settings.kafka_prefix + CURSOR_TOPIC)
     with run.under(torn.befall):

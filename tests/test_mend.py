@@ -34,7 +34,7 @@ from outbox import Message, reader
 from outbox.admin import LostMessage, MendTaken, Replay, ReplayState
 from relay.cli.ids import ids_from
 from relay.cli.replay_output import tell
-from relay.replay import MEND_HEADER, REPLAY_HEADER, run_replay
+from relay.commands.replay import MEND_HEADER, REPLAY_HEADER, run_replay
 from runtime.settings import Settings
 from tests.audited import System, lose, named, of
 from tests.kafka_reader import header, ids, read_topics

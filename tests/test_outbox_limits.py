@@ -19,7 +19,7 @@ from outbox import HeadersTooLarge, Message, ValueTooLarge, record_bytes_max
 from outbox.append import _cloud_event
 from outbox.reader import decode_headers
 from outbox.topics import HEADERS_BYTES_MAX
-from relay.publisher import producer_properties
+from relay.publishing.producer import producer_properties
 from runtime.settings import Settings
 from tests.relays import a_relay, append, published
 

@@ -6,8 +6,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from outbox.reader import name_problem
-from relay.errors import RecordsLost, Refused, judged
-from relay.refusals import ROWS, Fault, explained, fault_of
+from relay.publishing.errors import PublishRefused, RecordsLost, judged
+from relay.publishing.faults import ROWS, Fault, explained, fault_of
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +46,7 @@ def test_each_error_is_held_against_whom_the_table_says(name: str) -> None:
     found = judged([failed(error)])
     match fault_of(error):
         case Fault.MESSAGE:
-            assert isinstance(found, Refused)
+            assert isinstance(found, PublishRefused)
             assert (found.topic, found.key) == (TOPIC, "7")
             # Of the relay's own record it is nobody's message's fault.
             assert code_of(judged([failed(error, CURSORS)], own_topic=CURSORS)) == error.code()
@@ -94,7 +94,7 @@ def test_what_the_producer_says_counts_where_its_messages_say_less() -> None:
     assert code_of(judged([purged], unauthorised)) == KafkaError.TOPIC_AUTHORIZATION_FAILED
     assert code_of(judged([late], vague)) == KafkaError.INVALID_TIMESTAMP
     too_large = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-    assert isinstance(judged([], too_large), Refused)
+    assert isinstance(judged([], too_large), PublishRefused)
     assert judged([]) is None
 
 
@@ -122,7 +122,7 @@ def test_a_message_for_a_topic_that_cannot_exist_is_refused_whatever_is_said_of_
     """By its own name in full: what the relay puts before it may make it a possible one."""
     error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     found = judged([failed(error, name)])
-    assert isinstance(found, Refused)
+    assert isinstance(found, PublishRefused)
     assert repr(name) in found.reason
     assert isinstance(judged([failed(error, f"t-{TOPIC}")]), KafkaException)
 

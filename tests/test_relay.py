@@ -15,9 +15,9 @@ from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops.relay_config import relay_config
 from outbox import install_doorbell
-from relay import holding
-from relay.publisher import Publisher
-from relay.sharing import Relay
+from relay import worker
+from relay.publishing.producer import MessageProducer
+from relay.relay import Relay
 from runtime.settings import Settings
 from tests.kafka_reader import header, ids, read_topics
 from tests.relays import (
@@ -89,14 +89,14 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
     """What is recorded is what was published, and the next relay goes on from there."""
     messages = messages_of_keys(200)
     append(engine, *messages)
-    stop, flush = Event(), Publisher.flush
+    stop, flush = Event(), MessageProducer.flush
 
     def stop_in_the_second_reading(*arguments: object) -> None:
         flush(*arguments)  # type: ignore[arg-type]
         if the_shard(engine).cursor.position is not None:
             stop.set()
 
-    monkeypatch.setattr(Publisher, "flush", stop_in_the_second_reading)
+    monkeypatch.setattr(MessageProducer, "flush", stop_in_the_second_reading)
     relay_engine = direct_engine(settings, settings.database_url, "relay", "innbox_relay")
     Relay(relay_engine, relay_config(settings), Health(), stop).run()
 
@@ -113,7 +113,7 @@ def test_a_stop_in_the_midst_of_a_backlog_comes_after_the_reading_in_hand(
 def test_an_idle_relay_is_woken_by_the_doorbell_and_not_by_its_poll(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holding, "_POLL_S_MIN", 60.0)
+    monkeypatch.setattr(worker, "_POLL_S_MIN", 60.0)
     doorbell = install_doorbell(engine)
     with a_relay(settings.model_copy(update={"poll_s_max": 60.0})):
         for _ in range(3):
@@ -176,14 +176,14 @@ def test_the_lag_is_the_age_of_the_oldest_message_that_is_not_published(
     is_away = Event()
     is_away.set()
     flushes = count()
-    flush = Publisher.flush
+    flush = MessageProducer.flush
 
-    def flush_later(publisher: Publisher, keep_waiting: Callable[[], bool]) -> None:
+    def flush_later(publisher: MessageProducer, keep_waiting: Callable[[], bool]) -> None:
         if next(flushes) > 0:  # the first reading is of one message, the next of two
             eventually(lambda: not is_away.is_set())
         flush(publisher, keep_waiting)
 
-    monkeypatch.setattr(Publisher, "flush", flush_later)
+    monkeypatch.setattr(MessageProducer, "flush", flush_later)
     with a_relay(settings):
         eventually(lambda: lag_s() >= 3_600)
         first = lag_s()
@@ -201,7 +201,7 @@ def test_an_idle_relay_records_how_far_it_has_looked(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else who takes over would walk through all that was written for other shards meanwhile."""
-    monkeypatch.setattr(holding, "_RECORD_S", 0.0)
+    monkeypatch.setattr(worker, "_RECORD_S", 0.0)
     before = the_shard(engine).cursor.next_xid
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_current_xact_id()"))

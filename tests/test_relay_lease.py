@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 
 from outbox import reader
 from outbox.reader import LeaseLost
-from relay import holding, sharing
+from relay import relay as relay_module
+from relay import worker
 from runtime.settings import Settings
 from tests.relays import (
     a_message,
@@ -29,7 +30,7 @@ def test_a_long_wait_for_the_bell_keeps_the_lease_and_ends_with_a_stop(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll is far longer than the lease and than any shutdown."""
-    monkeypatch.setattr(holding, "_POLL_S_MIN", 60.0)
+    monkeypatch.setattr(worker, "_POLL_S_MIN", 60.0)
     patient = settings.model_copy(update={"poll_s_max": 60.0, "lease_s": 0.5})
     with a_relay(patient) as relay:
         first = eventually(lambda: the_shard(engine).leased_until)
@@ -114,7 +115,7 @@ def test_a_relay_that_hangs_loses_its_lease_in_the_end(
     with a_relay(short):
         eventually(hangs.is_set)
         # Not before: a thread that only starts slowly would count as one that hangs.
-        monkeypatch.setattr(sharing, "_HANGING_S", 0.1)
+        monkeypatch.setattr(relay_module, "_HANGING_S", 0.1)
         direct = engine.execution_options(isolation_level="AUTOCOMMIT")
         with direct.connect() as connection:
             taken = eventually(lambda: reader.claim(connection, "another", lease_s=60))

@@ -11,12 +11,13 @@ from structlog.testing import capture_logs
 from domain.messages import ROOM_RESERVE
 from innbox_process.health import Health
 from ops.topics import create_topics
-from relay import loop, sharing
-from relay import publisher as publisher_module
-from relay.errors import Abandoned, Refused
-from relay.loop import TOUCHES_MAX
-from relay.publisher import Publisher
-from relay.sharing import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
+from relay import relay as relay_module
+from relay import step
+from relay.publishing import producer as producer_module
+from relay.publishing.errors import Abandoned, PublishRefused
+from relay.publishing.producer import MessageProducer
+from relay.relay import _BACKOFF_S_MAX, _BACKOFF_S_MIN, _Backoff
+from relay.step import CRASHES_MAX
 from runtime.settings import Settings
 from tests.children import FATAL_RETRY, FATAL_VALUE
 from tests.refusals import (
@@ -151,7 +152,7 @@ def test_relays_that_are_killed_while_kafka_is_away_blame_no_message(
     append(engine, message)
     with engine.begin() as connection:
         nearly = "UPDATE outbox.shard SET touches = :touches, touched = message.position"
-        connection.execute(text(f"{nearly} FROM outbox.message"), {"touches": TOUCHES_MAX - 1})
+        connection.execute(text(f"{nearly} FROM outbox.message"), {"touches": CRASHES_MAX - 1})
     with a_relay_process("relays", nowhere, tmp_path / "child.log"):
         eventually(lambda: touches(engine) == 0)
     with a_relay(settings):
@@ -164,7 +165,7 @@ def test_a_topic_that_is_missing_blocks_nobody_and_is_waited_for(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it fails, and however fast."""
-    monkeypatch.setattr(sharing, "_BACKOFF_S_MAX", 0.2)
+    monkeypatch.setattr(relay_module, "_BACKOFF_S_MAX", 0.2)
     fast = {"topic.metadata.propagation.max.ms": "50"}
     prefix = f"{settings.kafka_prefix}missing-"
     changes = {"kafka_prefix": prefix, "kafka_properties": fast, "lease_s": LEASE_S}
@@ -172,7 +173,7 @@ def test_a_topic_that_is_missing_blocks_nobody_and_is_waited_for(
     messages = messages_of_keys(3)
     append(engine, *messages)
     with a_relay(settings) as relay:
-        eventually(lambda: the_shard(engine).epoch > TOUCHES_MAX + 1)
+        eventually(lambda: the_shard(engine).epoch > CRASHES_MAX + 1)
         eventually(lambda: "Unknown topic" in relay.health.problems.get("kafka", ""))
         assert relay.health.is_live
         assert not blocked(engine)
@@ -196,7 +197,7 @@ def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may say first that it has failed, and only then of which message, while more are handed over."""
-    monkeypatch.setattr(publisher_module, "FLUSH_STEP_S", DEADLINE_S)  # it is to say so in the end
+    monkeypatch.setattr(producer_module, "FLUSH_STEP_S", DEADLINE_S)  # it is to say so in the end
     refuse_above(settings)
     too_large = a_refused().value
     rows: list[tuple[object, ...]] = [
@@ -206,12 +207,12 @@ def test_a_refusal_is_told_from_an_outage_however_the_client_says_it(
 
     def publish() -> None:
         prefix = settings.kafka_prefix
-        with Publisher(settings.kafka, Health(), topic_prefix=prefix) as publisher:
+        with MessageProducer(settings.kafka, Health(), topic_prefix=prefix) as publisher:
             publisher.enqueue(rows, lambda: True)
             publisher.flush(lambda: True)
 
     for _ in range(8):  # which of it is heard first is a matter of luck
-        with pytest.raises(Refused, match="too large"):
+        with pytest.raises(PublishRefused, match="too large"):
             publish()
 
 
@@ -228,7 +229,7 @@ def test_a_queue_that_is_full_makes_the_relay_wait(engine: Engine, settings: Set
 def test_waiting_for_room_in_a_full_queue_ends_with_a_stop() -> None:
     nowhere = {"bootstrap.servers": "127.0.0.1:1", "queue.buffering.max.messages": "1"}
     row: tuple[object, ...] = (1, ROOM_RESERVE, "7", b"", b"{}", None)
-    with Publisher(nowhere, Health()) as publisher, pytest.raises(Abandoned):
+    with MessageProducer(nowhere, Health()) as publisher, pytest.raises(Abandoned):
         publisher.enqueue([row, row], lambda: False)
 
 
@@ -236,7 +237,7 @@ def test_a_reading_that_takes_longer_than_a_turn_is_published_all_the_same(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a key is blocked turns are short; one that began must come to something."""
-    monkeypatch.setattr(loop, "STEP_S", 0.0)
+    monkeypatch.setattr(step, "STEP_S", 0.0)
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -257,16 +258,16 @@ def test_a_statement_that_is_cut_short_is_tried_again(engine: Engine) -> None:
         connection.execute(text("SET LOCAL statement_timeout = 1"))
         with pytest.raises(OperationalError) as cut_short:
             connection.execute(text("SELECT pg_sleep(10)"))
-    assert sharing._may_pass(cut_short.value)
+    assert relay_module._may_pass(cut_short.value)
 
 
 @pytest.mark.unit
 def test_readings_of_large_messages_are_short() -> None:
     """So that what is in memory at a time has a bound."""
     small, large = (1, "t", "k", b"x" * 200, b"{}"), (1, "t", "k", b"x" * 1_000_000, b"{}")
-    assert loop._bearable([small] * 100) > settings_max()
-    assert loop._bearable([large] * 100) < 40
-    assert loop._bearable([(1, "t", "k", b"x" * 10**9, b"{}")]) == 1
+    assert step._bearable([small] * 100) > settings_max()
+    assert step._bearable([large] * 100) < 40
+    assert step._bearable([(1, "t", "k", b"x" * 10**9, b"{}")]) == 1
 
 
 def settings_max() -> int:

@@ -17,8 +17,8 @@ from innbox_process.database import direct_engine
 from ops.relay_config import relay_config
 from outbox import admin, reader
 from outbox.reader import HashRange, Shard
-from relay.holding import Holding
-from relay.resharding import merge_shards, split_shard
+from relay.commands.reshard import merge_shards, split_shard
+from relay.worker import ShardWorker
 from runtime.settings import Settings
 from tests.load import a_load, assert_delivered, make_counters
 from tests.relays import (
@@ -264,17 +264,17 @@ def hanging(monkeypatch: pytest.MonkeyPatch, hashes: HashRange) -> Iterator[None
 
     If hanging took a short time instead, a thread that is only stalled would count as one that hangs.
     """
-    relay_once, awake = Holding._relay_once, Event()
-    hangs: list[Holding] = []
+    relay_once, awake = ShardWorker._relay_once, Event()
+    hangs: list[ShardWorker] = []
 
-    def hang(held: Holding, *arguments: Any, **options: Any) -> Any:
+    def hang(held: ShardWorker, *arguments: Any, **options: Any) -> Any:
         if held.shard.hashes == hashes and not hangs:
             hangs.append(held)
             held.turned_at = -math.inf
             awake.wait(60)
         return relay_once(held, *arguments, **options)
 
-    monkeypatch.setattr(Holding, "_relay_once", hang)
+    monkeypatch.setattr(ShardWorker, "_relay_once", hang)
     try:
         yield
     finally:

@@ -15,10 +15,10 @@ from domain.messages import ROOM_RESERVE
 from innbox_process.health import Health
 from ops.topics import create_topics
 from outbox import InvalidTopicName
-from relay import publisher as publisher_module
-from relay import sharing
-from relay.errors import Refused
-from relay.publisher import Publisher
+from relay import relay as relay_module
+from relay.publishing import producer as producer_module
+from relay.publishing.errors import PublishRefused
+from relay.publishing.producer import MessageProducer
 from runtime.settings import Settings
 from tests.kafka_reader import ids
 from tests.refusals import blocked, configure_topic, is_blocked, refuse_above, retry, skip
@@ -58,8 +58,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             named["timestamp"] = int((time.time() + clock.ahead_s) * 1_000)
             super().produce(*arguments, **named)
 
-    monkeypatch.setattr(publisher_module, "Producer", OfThatMachine)
-    monkeypatch.setattr(sharing, "_BACKOFF_S_MAX", 0.2)
+    monkeypatch.setattr(producer_module, "Producer", OfThatMachine)
+    monkeypatch.setattr(relay_module, "_BACKOFF_S_MAX", 0.2)
     return clock
 
 
@@ -161,7 +161,7 @@ def test_what_brokers_hold_against_a_record_is_refused(settings: Settings) -> No
     without_key = a_row(settings, "compacted", {"cleanup.policy": "compact"}, key=None)
     too_large = a_row(settings, "segments", small, value=b"x" * 1_500_000)
     for row, reason in [(without_key, "validate"), (too_large, "segment size")]:
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(PublishRefused, match=reason):
             publish(settings, row)
 
 
@@ -182,7 +182,7 @@ def a_row(
 
 def publish(settings: Settings, row: tuple[object, ...]) -> None:
     prefix = settings.kafka_prefix
-    with Publisher(settings.kafka, Health(), topic_prefix=prefix) as publisher:
+    with MessageProducer(settings.kafka, Health(), topic_prefix=prefix) as publisher:
         publisher.enqueue([row], lambda: True)
         publisher.flush(lambda: True)
 

@@ -38,7 +38,7 @@ from outbox.admin import (
 from outbox.testing import drain
 from relay.cli.instants import Instant
 from relay.cli.replay_output import tell
-from relay.replay import REPLAY_HEADER, next_turn, run_replay
+from relay.commands.replay import REPLAY_HEADER, next_turn, run_replay
 from runtime.settings import Settings
 from tests.commands import innbox
 from tests.kafka_reader import header, ids, read_topics

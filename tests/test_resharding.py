@@ -21,11 +21,11 @@ from ops.relay_config import relay_config
 from outbox import admin, reader
 from outbox.admin import HandoverTaken, NotNeighbours
 from outbox.reader import LeaseLost, Shard
-from relay.cursors import Place
-from relay.errors import Abandoned
-from relay.owning import NotHandedOver
-from relay.publishers import publisher_for
-from relay.resharding import Report, merge_shards, split_shard
+from relay.commands.lease import NotHandedOver
+from relay.commands.reshard import Report, merge_shards, split_shard
+from relay.publishing.errors import Abandoned
+from relay.publishing.kafka_cursors import Progress
+from relay.publishing.modes import publisher_for
 from runtime.settings import Settings
 from tests.children import SETTINGS
 from tests.commands import innbox
@@ -125,18 +125,19 @@ def test_a_former_owner_is_locked_out_and_what_it_has_published_is_known(
     messages = messages_of_keys(8)
     append(direct, *messages)
     relaying = brief.model_copy(update={"relay_mode": "exactly-once"})
+    short = relay_config(relaying.model_copy(update={"lease_s": 1.0}))
     shard = reader.claim(connection, "a zombie", lease_s=1)
     assert shard is not None
-    with publisher_for(connection, shard, relay_config(relaying), Health()) as zombie:
-        shard = zombie.resume(connection, shard, lambda: True, lease_s=1)
+    with publisher_for(connection, shard, short, Health()) as zombie:
+        shard = zombie.cursors.resume(lambda: True)
         reading = reader.read(connection, shard.cursor, shard.hashes, limit=100)
-        zombie.enqueue(reading.rows, lambda: True)
+        zombie.producer.enqueue(reading.rows, lambda: True)
         if has_committed:
-            zombie.commit(Place(reading.cursor), lambda: True)
+            zombie.cursors.commit(Progress(reading.cursor), lambda: True)
         parts = split_shard(direct, relay_config(brief), Event(), shard.id, into=2, wait_s=30)
         if not has_committed:
             with pytest.raises((KafkaException, LeaseLost)):
-                zombie.commit(Place(reading.cursor), lambda: True)
+                zombie.cursors.commit(Progress(reading.cursor), lambda: True)
     assert all((part.cursor.number > 0) == has_committed for part in parts)
 
     last = messages_of_keys(5)

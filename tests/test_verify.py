@@ -39,9 +39,9 @@ from ops.verify import Finding, Verdict, silent, verify
 from ops.verify.consumption import GROUPS
 from ops.verify.unconsumed import find_unconsumed
 from outbox import Doorbell, reader
-from relay.loop import relay_once
-from relay.publisher import Publisher
-from relay.replay import MEND_HEADER
+from relay.commands.replay import MEND_HEADER
+from relay.publishing.modes import publisher_for
+from relay.step import Work, relay_once
 from runtime.settings import Context, Settings
 from tests.audited import System, lose
 from tests.relays import a_message
@@ -130,9 +130,9 @@ class World:
                 reader.release_shard(connection, shard)
 
     def _relay(self, connection: Connection, shard: reader.Shard) -> None:
-        prefix = self.settings.kafka_prefix
-        with Publisher(self.settings.kafka, Health(), topic_prefix=prefix) as publisher:
-            relay_once(connection, shard, publisher, relay_config(self.settings), lambda: True)
+        config = relay_config(self.settings)
+        with publisher_for(connection, shard, config, Health()) as publisher:
+            relay_once(Work(connection, publisher, config, lambda: True), shard)
 
     def produce(self, topic: str, key: str, value: bytes, **headers: str | bytes | None) -> None:
         producer = Producer(self.settings.kafka)

@@ -16,8 +16,8 @@ from ops.bench.measure import rate
 from ops.relay_config import relay_config
 from outbox import reader
 from outbox.reader import Cursor
-from relay.loop import relay_once
-from relay.publishers import publisher_for
+from relay.publishing.modes import publisher_for
+from relay.step import Work, relay_once
 from runtime.settings import Settings
 
 KEYS = 5_000
@@ -82,10 +82,11 @@ def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
         cursor = replace(since, number=shard.cursor.number + 1)
         saved = reader.save(connection, shard, cursor, lease_s=settings.lease_s)
         with publisher_for(connection, saved, config, Health()) as publisher:
-            own = publisher.resume(connection, saved, lambda: True, lease_s=settings.lease_s)
+            own = publisher.cursors.resume(lambda: True)
+            work = Work(connection, publisher, config, lambda: True)
 
             def drain() -> None:
-                relayed = relay_once(connection, own, publisher, config, lambda: True)
+                relayed = relay_once(work, own)
                 assert relayed.messages == backlog, f"relayed {relayed.messages} of {backlog}"
 
             found = rate(backlog, drain)

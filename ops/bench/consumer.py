@@ -23,7 +23,7 @@ from innbox_process.health import Health
 from ops.bench.environment import scratch
 from ops.bench.measure import Comparison, Measured, rate
 from ops.topics import create_topics
-from relay.publisher import producer_properties
+from relay.publishing.producer import producer_properties
 from runtime.settings import Settings
 
 ROOMS = 50

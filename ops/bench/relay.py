@@ -19,7 +19,7 @@ from ops.bench.measure import Comparison, Measured, rate
 from ops.topics import create_topics
 from outbox import reader
 from outbox.reader import Cursor
-from relay.publisher import producer_properties
+from relay.publishing.producer import producer_properties
 from runtime.settings import RelayMode, Settings
 
 _DRAINING = "the bare producer, then the relay"

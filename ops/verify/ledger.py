@@ -15,7 +15,7 @@ from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from innbox_process.records import Record
 from ops.verify import offsets
 from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
-from relay.replay import MEND_HEADER, REPLAY_HEADER
+from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
 SCHEMA = f"""

@@ -35,7 +35,7 @@ from relay.audit.tables import (
     TRIMMED_ANYWHERE,
 )
 from relay.audit.window import Window
-from relay.replay import MEND_HEADER, REPLAY_HEADER
+from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 __all__ = ["Audit", "Finding", "Sources", "TopicAudit", "Window", "audit"]
 

@@ -21,7 +21,7 @@ from relay.databases import Database
 _Value = TypeVar("_Value")
 
 _URL = re.compile(r"postgresql(\+psycopg)?://\S+")
-# What may be in a topic's name, with room for the name.
+# What may be in a topic's name, and short enough for the name behind it.
 _PREFIX = re.compile(r"[a-zA-Z0-9._-]{0,200}")
 
 # Shown by `innbox-relay run --help`, and looked up here.

@@ -1,5 +1,6 @@
 """`migrate`: the outbox's tables in a database of anybody's, without a migration tool."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -22,26 +23,44 @@ _LOCK = 7_073_002_311
 @click.option(
     "--since", type=int, default=0, show_default=True, help="With --sql: the version that is there."
 )
+@click.option(
+    "--relay-role", "relays", multiple=True, metavar="ROLE", help="Grant it what a relay needs."
+)
+@click.option(
+    "--writer-role", "writers", multiple=True, metavar="ROLE", help="Grant it the right to append."
+)
 @as_json
 @on_database
-def migrate(where: Where, *, sql: bool, since: int, as_json: bool) -> None:
+def migrate(
+    where: Where,
+    *,
+    sql: bool,
+    since: int,
+    relays: tuple[str, ...],
+    writers: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Make the outbox's tables, or bring them to the newest version.
 
     They live in the schema `outbox`, which must be theirs alone. All of it is one transaction.
-    Repeatable; a project with Alembic can have them as a step of its own migrations instead, by
-    `outbox.schema.operations`.
+    Repeatable. Roles are optional; a role that is named must exist. A project with Alembic can make the
+    tables in its own migrations instead, with `outbox.schema.operations`.
 
     \b
     PROGRAM migrate
+    PROGRAM migrate --relay-role shop_relay --writer-role shop
     PROGRAM migrate --sql > outbox.sql
     """
+    from outbox.schema.grants import grants
+
+    rights = grants(relays=relays, writers=writers)
     if sql:
-        click.echo(_sql(since))
+        click.echo(_sql(since, rights))
         return
     reached = {}
     for database in where.each():
         with engine_of(database) as engine:
-            before, after = _migrated(engine)
+            before, after = _migrated(engine, rights)
         reached[database.name] = {"from": before, "to": after}
         if not as_json:
             print_status(
@@ -53,7 +72,7 @@ def migrate(where: Where, *, sql: bool, since: int, as_json: bool) -> None:
         print_json({"databases": reached})
 
 
-def _migrated(engine: "Engine") -> tuple[int, int]:
+def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
     from sqlalchemy import text
 
     from outbox.schema import LATEST, installed_version, upgrades
@@ -63,16 +82,16 @@ def _migrated(engine: "Engine") -> tuple[int, int]:
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         before = installed_version(connection)
-        for statement in upgrades(since=before, to=LATEST):
+        for statement in (*upgrades(since=before, to=LATEST), *rights):
             connection.exec_driver_sql(statement)
     return before, LATEST
 
 
-def _sql(since: int) -> str:
+def _sql(since: int, rights: Sequence[str]) -> str:
     from outbox.schema import upgrades
 
     try:
-        statements = upgrades(since=since)
+        statements = [*upgrades(since=since), *rights]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--since'") from error
     return "\n".join(f"{statement.strip()};" for statement in statements)

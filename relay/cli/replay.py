@@ -205,7 +205,7 @@ def _create(place: Place, found: Survey, to_topic: str | None, per_second: int |
 
 def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
     """Publish what is left of a replay, and show how far it is."""
-    from relay.replay import run_replay
+    from relay.commands.replay import run_replay
 
     with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"

@@ -69,7 +69,7 @@ def split(where: Where, *, shard: int, into: int, wait_s: float, as_json: bool) 
     \b
     PROGRAM split 1 --into 4
     """
-    from relay.resharding import split_shard
+    from relay.commands.reshard import split_shard
 
     def change(place: Place) -> list[Shard]:
         return split_shard(place.engine, place.config, place.stop, shard, into=into, wait_s=wait_s)
@@ -92,7 +92,7 @@ def merge(where: Where, *, shard: int, neighbour: int, wait_s: float, as_json: b
     \b
     PROGRAM merge 4 5
     """
-    from relay.resharding import merge_shards
+    from relay.commands.reshard import merge_shards
 
     def change(place: Place) -> list[Shard]:
         ids = [shard, neighbour]
@@ -110,8 +110,8 @@ def _changed(
     *,
     as_json: bool,
 ) -> int:
-    from relay.errors import Abandoned, Refused
-    from relay.owning import NotHandedOver
+    from relay.commands.lease import NotHandedOver
+    from relay.publishing.errors import Abandoned, PublishRefused
 
     with _place(where) as place:
         try:
@@ -123,7 +123,7 @@ def _changed(
             raise CommandError(
                 f"{error}; nothing was changed. Is that relay stuck? Try again, or with a longer --wait"
             ) from error
-        except Refused as error:
+        except PublishRefused as error:
             raise CommandError(
                 f"nothing was changed: {error}. Its relay will block the key; then try again"
             ) from error

@@ -25,7 +25,7 @@ from innbox_process.kafka import (
     quiet_admin,
 )
 from outbox.reader import Cursor, Shard
-from relay.errors import Abandoned
+from relay.publishing.errors import Abandoned
 
 PARTITION = 0
 
@@ -43,7 +43,7 @@ IDENTITY = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Progress:
     """How far a shard is and, if one of its blocked keys moved with it, how far that key is."""
 
     cursor: Cursor
@@ -56,7 +56,7 @@ class Step:
     """From where, as the database has it, a transaction took a shard, and a key of it, to which place."""
 
     since: Cursor
-    place: Place
+    place: Progress
     key_since: Cursor | None = None
 
 

@@ -21,10 +21,9 @@ from outbox import reader
 from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
-from relay.errors import Abandoned
-from relay.loop import STEP_S, Relayed, block, relay_once, retry_once
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.errors import Abandoned
+from relay.publishing.modes import publisher_for
+from relay.step import STEP_S, Relayed, Work, block, relay_once, retry_once
 
 _log = structlog.get_logger(__name__)
 
@@ -33,7 +32,7 @@ _WAIT_STEP_S = 0.5  # how long a stop may go unseen
 _RECORD_S = 30.0
 
 
-class Holding:
+class ShardWorker:
     """One shard and the thread that relays it."""
 
     def __init__(
@@ -80,7 +79,7 @@ class Holding:
     def join(self) -> None:
         """Wait for the end; the shard is no longer this relay's to count."""
         self._thread.join()
-        metrics.given_up(self.shard.id)
+        metrics.forget_shard(self.shard.id)
 
     def forget(self) -> None:
         """Drop what was said of the shard."""
@@ -116,113 +115,97 @@ class Holding:
                 with publisher_for(
                     connection, self.shard, self._config, self._health.about(self._part)
                 ) as publisher:
-                    lease_s = self._config.lease_s
-                    self.shard = publisher.resume(
-                        connection, self.shard, self._keep_waiting, lease_s=lease_s
-                    )
+                    self.shard = publisher.cursors.resume(self._keep_waiting)
                     self._know_blocked(connection)
-                    self._relay_and_wait(connection, publisher)
+                    self._relay_and_wait(
+                        Work(connection, publisher, self._config, self._keep_waiting)
+                    )
             except Abandoned:
-                _log.info("stopped while kafka is away; nothing is lost", shard=self.shard.id)
+                _log.info("stopped while Kafka is away; nothing is lost", shard=self.shard.id)
 
-    def _relay_and_wait(self, connection: Connection, publisher: Publisher) -> None:
+    def _relay_and_wait(self, work: Work) -> None:
         """Return at a stop, or once the publisher has met a refusal."""
         poll_s, was_rung = _POLL_S_MIN, False
         while self._keep_waiting():
-            relayed = self._relay_once(connection, publisher, was_rung=was_rung)
+            relayed = self._relay_once(work, was_rung=was_rung)
             if not relayed.refusal and self._blocked:
-                relayed = self._retry(connection, publisher, relayed)
+                relayed = self._retry(work, relayed)
             if relayed.refusal:
                 return
             poll_s = _POLL_S_MIN if relayed.messages else min(poll_s * 2, self._config.poll_s_max)
-            publisher.look()
+            work.publisher.producer.look()
             was_rung = False
             if relayed.is_done:
-                self._record(connection)
-                was_rung = self._wait(connection, poll_s)
+                self._record(work.connection)
+                was_rung = self._wait(work.connection, poll_s)
 
     def _record(self, connection: Connection) -> None:
-        """Save, now and then, how far nothing was found: whoever comes next need not look there again."""
+        """Save, now and then, how far nothing was found: the next owner need not look there again."""
         is_saved = self.shard.saved == self.shard.cursor
         if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
             self._recorded_at = time.monotonic()
             lease_s = self._config.lease_s
             self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
-    def _relay_once(
-        self, connection: Connection, publisher: Publisher, *, was_rung: bool
-    ) -> Relayed:
+    def _relay_once(self, work: Work, *, was_rung: bool) -> Relayed:
         relayed = relay_once(
-            connection,
+            work,
             self.shard,
-            publisher,
-            self._config,
-            self._keep_waiting,
             limit=self._limit,
-            passing_over={blocked.key for blocked in self._blocked},
+            excluding={blocked.key for blocked in self._blocked},
             was_rung=was_rung,
         )
         self.shard, self._limit = relayed.shard, self._config.chunk
-        self._close_in(connection, relayed)
+        self._bisect(work.connection, relayed)
         return relayed
 
-    def _retry(self, connection: Connection, publisher: Publisher, last: Relayed) -> Relayed:
+    def _retry(self, work: Work, last: Relayed) -> Relayed:
         """Go on with the keys that an operator has decided about, in turns as short as that of one key.
 
         All keys may have been decided about at once, and the others are not to wait for them.
         """
-        self._know_blocked(connection)
+        self._know_blocked(work.connection)
         retrying = [blocked for blocked in self._blocked if blocked.state == "RETRYING"]
         shuffle(retrying)  # or those behind one that always takes the whole turn would have none
         ends_at = time.monotonic() + STEP_S
         for blocked in retrying:
-            relayed = self._retry_key(connection, publisher, blocked)
+            relayed = self._retry_key(work, blocked)
             if relayed.refusal:
                 return relayed
             last = replace(last, is_done=last.is_done and relayed.is_done)
             if time.monotonic() >= ends_at:
                 last = replace(last, is_done=last.is_done and blocked is retrying[-1])
                 break
-        self._know_blocked(connection)
+        self._know_blocked(work.connection)
         return last
 
-    def _retry_key(
-        self, connection: Connection, publisher: Publisher, blocked: BlockedKey
-    ) -> Relayed:
+    def _retry_key(self, work: Work, blocked: BlockedKey) -> Relayed:
         """Publish a key's messages, one at first, up to where its shard is or to a refusal.
 
         It ends soon in any case, and goes on with the next turn: the other keys are not to wait for it.
         """
         limit, ends_at = 1, time.monotonic() + STEP_S
         while True:
-            relayed = retry_once(
-                connection,
-                self.shard,
-                publisher,
-                blocked,
-                self._config,
-                self._keep_waiting,
-                limit=limit,
-            )
+            relayed = retry_once(work, self.shard, blocked, limit=limit)
             self.shard = relayed.shard
-            self._close_in(connection, relayed)
+            self._bisect(work.connection, relayed)
             has_time = self._keep_waiting() and time.monotonic() < ends_at
             if relayed.refusal or relayed.is_done or not has_time:
                 return relayed
-            self._know_blocked(connection)
+            self._know_blocked(work.connection)
             blocked = next(known for known in self._blocked if known.key == blocked.key)
             limit = min(limit * 2, self._config.chunk)
 
-    def _close_in(self, connection: Connection, relayed: Relayed) -> None:
+    def _bisect(self, connection: Connection, relayed: Relayed) -> None:
         """After a refusal, block the key if it is known which one it is; else read less."""
         if not (refusal := relayed.refusal):
             return
-        if not refusal.is_of_one:
+        if not refusal.is_single:
             self._limit = refusal.half
             return
         block(connection, self.shard, refusal)
         self._limit = 1
-        (position, topic, key, *_), *_ = refusal.reading.rows
+        (position, topic, key, *_), *_ = refusal.batch.rows
         _log.error(
             "a key is blocked", key=key, topic=topic, position=position, reason=refusal.reason
         )

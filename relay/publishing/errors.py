@@ -1,8 +1,8 @@
 """Why publishing ended before its end.
 
-Refused        a message cannot be published as it is; its key waits for an operator
+PublishRefused        a message cannot be published as it is; its key waits for an operator
 RecordsLost    the brokers have lost records that they had acknowledged; a new producer goes on
-KafkaException something else is wrong, which is waited for: `relay.refusals` has the table
+KafkaException something else is wrong, which is waited for: `relay.publishing.faults` has the table
 Abandoned      the caller gave up waiting: a stop was asked for
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from outbox.reader import name_problem
-from relay.refusals import Fault, explained, fault_of
+from relay.publishing.faults import Fault, explained, fault_of
 
 
-class Refused(Exception):
+class PublishRefused(Exception):
     """The brokers, or the client on their behalf, will not take a message as it is."""
 
     def __init__(self, topic: str, key: str, reason: str) -> None:
@@ -39,12 +39,12 @@ def refused(topic: str, key: str, error: BaseException) -> BaseException:
     is: some ways of sending say of it only that a right is missing.
     """
     if not isinstance(error, KafkaException):
-        return Refused(topic, key, str(error))
+        return PublishRefused(topic, key, str(error))
     if problem := name_problem(topic):
-        return Refused(topic, key, f"topic {topic!r}: {problem}")
+        return PublishRefused(topic, key, f"topic {topic!r}: {problem}")
     cause: KafkaError = error.args[0]
     if fault_of(cause) is Fault.MESSAGE:
-        return Refused(topic, key, str(cause.str()))
+        return PublishRefused(topic, key, str(cause.str()))
     return _waited_for(cause, topic)
 
 
@@ -72,7 +72,7 @@ def judged(
 def _ended(cause: KafkaException) -> BaseException:
     error: KafkaError = cause.args[0]
     if fault_of(error) is Fault.MESSAGE:
-        return Refused("?", "?", str(error.str()))
+        return PublishRefused("?", "?", str(error.str()))
     # Without being fatal it is a request that came after one that was merely late.
     if fault_of(error) is Fault.LOST and error.fatal():
         return RecordsLost(*_waited_for(error).args)
@@ -106,7 +106,7 @@ def _rank(judgement: BaseException) -> int:
     match judgement:
         case RecordsLost():
             return 0
-        case Refused():
+        case PublishRefused():
             return 1
         case KafkaException() if fault_of(judgement.args[0]) is not Fault.FOLLOWING:
             return 2

@@ -2,8 +2,8 @@
 
 The producer is idempotent, so what it retries is neither doubled nor reordered. An outage of the brokers
 is waited out for as long as the caller wishes; it is no message's fault. A message that cannot be
-published as it is raises `Refused`; the caller must not save its cursor, and nothing behind it in its
-partition is sent.
+published as it is raises `PublishRefused`; the caller must not save its cursor, and nothing behind it
+in its partition is sent.
 """
 
 import logging
@@ -15,13 +15,11 @@ from typing import Any, Self
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from sqlalchemy import Connection
 
 from innbox_process.health import Health, HealthOf
-from outbox.reader import Shard, decode_headers
-from relay.cursors import Place
-from relay.errors import Abandoned, Refused, judged, refused
+from outbox.reader import decode_headers
 from relay.metrics import OUTAGES
+from relay.publishing.errors import Abandoned, PublishRefused, judged, refused
 
 _log = structlog.get_logger(__name__)
 _client_log = logging.getLogger("librdkafka")
@@ -50,8 +48,8 @@ _FIXED = frozenset(
 _FAILED_BEFORE = frozenset({KafkaError._FATAL, KafkaError._STATE})  # noqa: SLF001 - public, too
 
 
-class Publisher:
-    """One producer. `enqueue` hands over, `commit` waits for every acknowledgement.
+class MessageProducer:
+    """One producer of Kafka. `enqueue` hands messages over, `flush` waits until all are acknowledged.
 
     After any of its exceptions it is of no more use: another one begins anew at the saved cursor.
     """
@@ -82,17 +80,6 @@ class Publisher:
             # As in `_served`; the error that ended the block, if any, is the one that matters.
             _log.debug("a producer ended badly", reason=str(fatal))
 
-    def resume(
-        self,
-        connection: Connection,  # noqa: ARG002 - of use to a publisher that keeps cursors itself
-        shard: Shard,
-        keep_waiting: Callable[[], bool],  # noqa: ARG002
-        *,
-        lease_s: float,  # noqa: ARG002
-    ) -> Shard:
-        """Return the shard with the place to go on from; here it is the one in the database."""
-        return shard
-
     def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""
         produce, prefix, on_delivery = self._producer.produce, self._prefix, self._on_delivery
@@ -108,14 +95,10 @@ class Publisher:
                     self._hear_why(error)
                     raise refused(prefix + topic, key, error) from error
 
-    def commit(self, place: Place, keep_waiting: Callable[[], bool]) -> None:  # noqa: ARG002
-        """Make what was enqueued final, as far as the brokers are concerned; as `flush`."""
-        self.flush(keep_waiting)
-
     def flush(self, keep_waiting: Callable[[], bool]) -> None:
         """Wait until all is acknowledged; asks `keep_waiting` about twice a second.
 
-        Raises `Refused`, or `Abandoned` once `keep_waiting` says no.
+        Raises `PublishRefused`, or `Abandoned` once `keep_waiting` says no.
         """
         waiting, heard_at = len(self._producer), time.monotonic()
         while still := self._served(self._producer.flush, FLUSH_STEP_S):
@@ -182,7 +165,7 @@ class Publisher:
         if isinstance(error, KafkaException) and error.args[0].retriable():
             return
         ends_at = time.monotonic() + FLUSH_STEP_S
-        while time.monotonic() < ends_at and not isinstance(self._judged(), Refused):
+        while time.monotonic() < ends_at and not isinstance(self._judged(), PublishRefused):
             with suppress(KafkaException, SystemError):
                 self._producer.poll(_HEAR_S)
 
@@ -239,7 +222,7 @@ def changeable(kafka: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_kafka_error(error: BaseException) -> bool:
-    return isinstance(error, KafkaException | Refused)
+    return isinstance(error, KafkaException | PublishRefused)
 
 
 def reason_of(error: KafkaException) -> str:

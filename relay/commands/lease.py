@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from outbox import admin, reader
 from outbox.admin import HandoverTaken
 from outbox.reader import LeaseLost, Shard
-from relay.errors import Abandoned
 from relay.names import a_new_name
+from relay.publishing.errors import Abandoned
 
 _STEP_S = 0.5  # how long a stop may go unseen
 

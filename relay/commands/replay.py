@@ -19,8 +19,8 @@ from outbox import admin
 from outbox.admin import Replay, ReplayState
 from outbox.reader import decode_headers
 from relay.config import RelayConfig
-from relay.errors import Abandoned, Refused
-from relay.publisher import Publisher
+from relay.publishing.errors import Abandoned, PublishRefused
+from relay.publishing.producer import MessageProducer
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
@@ -30,7 +30,7 @@ REPLAY_HEADER, MEND_HEADER = "ce_replayid", "ce_mendid"
 class MessageRefused(Exception):
     """The message that is refused, known by itself because it was sent alone."""
 
-    def __init__(self, row: tuple[Any, ...], cause: Refused) -> None:
+    def __init__(self, row: tuple[Any, ...], cause: PublishRefused) -> None:
         self.position, topic, key, _, _, self.message_id = row
         super().__init__(
             f"message {self.message_id} (topic {topic!r}, key {key!r}, position {self.position}) "
@@ -59,7 +59,7 @@ def run_replay(
                 report(replay)
         except Abandoned:
             break
-        except Refused:
+        except PublishRefused:
             # One of several: from the saved position again, where parts begin with a single message.
             continue
         except MessageRefused as error:
@@ -82,7 +82,7 @@ def run_replay(
 def replay_once(
     connection: Connection,
     replay: Replay,
-    publisher: Publisher,
+    producer: MessageProducer,
     keep_waiting: Callable[[], bool],
     *,
     limit: int,
@@ -90,9 +90,9 @@ def replay_once(
     """Publish the next part and record it. Raises `MessageRefused` if it was one message alone."""
     part = admin.read_replay(connection, replay, limit=limit)
     try:
-        publisher.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
-        publisher.flush(keep_waiting)
-    except Refused as error:
+        producer.enqueue([_marked(row, replay) for row in part.rows], keep_waiting)
+        producer.flush(keep_waiting)
+    except PublishRefused as error:
         if len(part.rows) == 1:
             raise MessageRefused(part.rows[0], error) from error
         raise
@@ -113,13 +113,13 @@ def _steps(
     """Return the replay after each part; parts grow from one message to at most a second's worth."""
     most = min(config.chunk, replay.per_second or config.chunk)
     limit, turn_at = 1, time.monotonic()
-    with Publisher(config.kafka, Health(), topic_prefix=config.topic_prefix) as publisher:
+    with MessageProducer(config.kafka, Health(), topic_prefix=config.topic_prefix) as producer:
         while replay.state == ReplayState.RUNNING and not stop.wait(
             max(0.0, turn_at - time.monotonic())
         ):
             before, now = replay.sent, time.monotonic()
             replay = replay_once(
-                connection, replay, publisher, lambda: not stop.is_set(), limit=limit
+                connection, replay, producer, lambda: not stop.is_set(), limit=limit
             )
             yield replay
             turn_at = next_turn(turn_at, now, replay.sent - before, replay.per_second)
@@ -132,5 +132,5 @@ def _marked(row: tuple[Any, ...], replay: Replay) -> tuple[Any, ...]:
     try:
         headers = decode_headers(encoded) | {mark: str(replay.id)}
     except ValueError as error:  # JSON, and no headers: a writer that is not `append`
-        raise Refused(topic, key, str(error)) from error
+        raise PublishRefused(topic, key, str(error)) from error
     return position, topic, key, value, msgspec.json.encode(headers), None

@@ -23,13 +23,12 @@ from innbox_process.kafka import quiet_admin
 from outbox import admin, reader
 from outbox.admin import NotNeighbours
 from outbox.reader import Cursor, Shard
+from relay.commands.lease import Hand, owning
 from relay.config import RelayConfig
-from relay.cursors import Place
-from relay.errors import Abandoned
-from relay.loop import to_publish
-from relay.owning import Hand, owning
-from relay.publisher import Publisher
-from relay.publishers import publisher_for
+from relay.publishing.errors import Abandoned
+from relay.publishing.kafka_cursors import Progress
+from relay.publishing.modes import Publisher, publisher_for
+from relay.step import to_publish
 
 _CONTACT_S = 10.0
 
@@ -65,7 +64,7 @@ def merge_shards(
 ) -> Shard:
     """Replace two neighbours, in either order, by one; publishes what lies between their cursors.
 
-    As `split_shard`, and raises `NotNeighbours`, and `Refused` if the brokers refuse a message.
+    As `split_shard`, and raises `NotNeighbours`, and `PublishRefused` if the brokers refuse a message.
     """
     ids, lease_s = _neighbours(engine, shard_ids), config.lease_s
     with (
@@ -112,16 +111,16 @@ class _Work:
             report(f"relaying shard {self.shard.id}", min(position - begin, length), length)
             self._relay_part(blocked)
 
-    def _relay_part(self, passing_over: set[str]) -> None:
+    def _relay_part(self, excluding: set[str]) -> None:
         waiting, limit = self.hand.keep_waiting, self.config.chunk
         if not waiting():
             raise Abandoned
         shard = self.shard
-        reading = reader.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
-        self.publisher.enqueue(to_publish(reading, passing_over), waiting)
-        self.publisher.commit(Place(reading.cursor), waiting)
+        batch = reader.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
+        self.publisher.producer.enqueue(to_publish(batch, excluding), waiting)
+        self.publisher.cursors.commit(Progress(batch.cursor), waiting)
         lease_s = self.config.lease_s
-        self.shard = reader.save(self.connection, shard, reading.cursor, lease_s=lease_s)
+        self.shard = reader.save(self.connection, shard, batch.cursor, lease_s=lease_s)
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def _resumed(engine: Engine, config: RelayConfig, hand: Hand) -> Iterator[list[_
         found = []
         for claimed in hand.shards:
             publisher = publishers.enter_context(_publisher(connection, claimed, config))
-            shard = publisher.resume(connection, claimed, hand.keep_waiting, lease_s=config.lease_s)
+            shard = publisher.cursors.resume(hand.keep_waiting)
             found.append(_Work(connection, config, hand, shard, publisher))
         yield found
 

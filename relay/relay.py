@@ -22,11 +22,11 @@ from innbox_process.health import Health
 from outbox import reader
 from outbox.reader import Assignment, ForeignCursor, LeaseLost, SequenceBehind
 from relay.config import RelayConfig
-from relay.errors import RecordsLost
-from relay.holding import Holding
 from relay.metrics import BROKER_LOSSES, LEASES_LOST, SHARDS, TAKEOVERS
 from relay.names import a_new_name
-from relay.publisher import is_kafka_error, reason_of
+from relay.publishing.errors import RecordsLost
+from relay.publishing.producer import is_kafka_error, reason_of
+from relay.worker import ShardWorker
 
 _log = structlog.get_logger(__name__)
 
@@ -45,8 +45,8 @@ class Relay:
         self._health = health
         self._stop = stop
         self._name = a_new_name()
-        self._held: dict[int, Holding] = {}
-        self._failed: dict[int, Holding] = {}
+        self._held: dict[int, ShardWorker] = {}
+        self._failed: dict[int, ShardWorker] = {}
         self._backoff = _Backoff()
 
     def run(self) -> None:
@@ -94,7 +94,7 @@ class Relay:
             self._claim(connection, standing)
         SHARDS.set(len(self._held))
 
-    def _turning(self) -> list[Holding]:
+    def _turning(self) -> list[ShardWorker]:
         """Return what is in hand and turns; what hangs loses its lease, and another relay takes it."""
         latest = time.monotonic() - _HANGING_S
         for held in self._held.values():
@@ -125,7 +125,7 @@ class Relay:
         if shard is None:
             return False
         TAKEOVERS.inc()
-        held = Holding(self._engine, shard, self._config, self._health, self._stop)
+        held = ShardWorker(self._engine, shard, self._config, self._health, self._stop)
         failed = self._failed.pop(shard.id, None)
         # What kept it from being published counts, and is no news, until something is published.
         if not failed or not failed.error or not is_kafka_error(failed.error):
@@ -186,7 +186,7 @@ class Relay:
             reader.heartbeat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
             finishing[0].wait(lease_s / 4)
 
-    def _report(self, error: Exception, held: Holding | None = None) -> None:
+    def _report(self, error: Exception, held: ShardWorker | None = None) -> None:
         part = "kafka" if is_kafka_error(error) else "database"
         reason = reason_of(error) if isinstance(error, KafkaException) else first_line(error)
         is_news = held.say(part, reason) if held else self._health.unwell(part, reason)
