@@ -18,9 +18,7 @@ from sqlalchemy.pool import NullPool
 import relay.cli.root
 from ops.local import Servers
 from ops.ports import free_port
-from outbox.schema import LATEST, upgrades
-from outbox.schema.grants import grants
-from outbox.schema.installed import MARKS, installed_version
+from outbox.schema import LATEST, MARKS, grants, installed_version, upgrades
 from runtime.settings import Settings
 from tests.conftest import _delete_topics, a_configuration
 from tests.kafka_reader import read_to_the_ends

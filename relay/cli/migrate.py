@@ -51,7 +51,7 @@ def migrate(
     PROGRAM migrate --relay-role shop_relay --writer-role shop
     PROGRAM migrate --sql > outbox.sql
     """
-    from outbox.schema.grants import grants
+    from outbox.schema import grants
 
     rights = grants(relays=relays, writers=writers)
     if sql:
