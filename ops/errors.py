@@ -1,4 +1,4 @@
-"""What a command says when it cannot be carried out."""
+"""The error of a command that cannot be carried out."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ LAST_LINES = 15
 
 
 class CommandError(Exception):
-    """A message for the person at the terminal, which says what to do next."""
+    """The message is for the operator and ends with what to do next."""
 
 
 def quoted(*logs: Path) -> str:
-    """Return the end of each log under its name, to be put below a message."""
+    """Return the last lines of each log under its name, to append to a message."""
     return "".join(f"\n{log}:\n{_ending(log)}" for log in logs)
 
 

@@ -1,4 +1,4 @@
-"""Migrating: every distinct database of the settings, to a revision, or as SQL for an operator to run."""
+"""Migrations: bring a database to a revision, or print the SQL for an operator to run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def migrate(url: str, revision: str = "head") -> None:
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take migrations back. This drops what they made, with what is in it."""
+    """Undo migrations. This drops what they made, with its data."""
     with _migrations() as directory:
         command.downgrade(_config(directory, url), revision)
 
@@ -56,7 +56,7 @@ def current_and_head(url: str) -> tuple[str | None, str | None]:
 
 @contextmanager
 def _migrations() -> Iterator[str]:
-    """Their directory, for the length of a block; what Alembic refuses is a `CommandError` of ours."""
+    """Yield the directory of the migrations; an error of Alembic becomes a `CommandError`."""
     try:
         with as_file(files("migrations")) as directory:
             yield str(directory)

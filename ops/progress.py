@@ -1,4 +1,4 @@
-"""Progress of long work: what is done, how much of it, and of how much in all (None: unknown)."""
+"""Progress of long work: its name, how much is done, and the total (None: unknown)."""
 
 from collections.abc import Callable
 

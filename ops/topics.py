@@ -1,8 +1,7 @@
-"""Topics: created on the brokers with our settings, then declared to the outboxes.
+"""Topics: created on the brokers with the settings' partitions and replication, then declared.
 
-In that order: a declared topic is one that a broker takes messages for. Never by the brokers'
-auto-creation, which knows neither the partitions nor the replication that the order and the safety of
-messages rest on.
+In that order: brokers accept messages for a declared topic. Auto-creation by the brokers is not used: it
+knows neither the partitions nor the replication that the order and the safety of messages depend on.
 """
 
 import time
@@ -34,7 +33,7 @@ _OF_CONTEXT: dict[Context, tuple[str, ...]] = {
     "rooms": (RESERVATION_RESULT,),
 }
 
-# Of each cursor only the last matters; small segments, as what is in the newest one is not compacted.
+# Only the latest cursor matters; small segments, as Kafka does not compact the newest one.
 _OF_CURSORS = {
     "cleanup.policy": "compact",
     "segment.bytes": str(8 * 1024 * 1024),
@@ -45,7 +44,7 @@ _OF_CURSORS = {
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it is on the brokers now, by its full name."""
+    """A topic as it is on the brokers now, with its full name."""
 
     name: str
     partitions: int
@@ -54,12 +53,12 @@ class Topic:
 
 
 def create_topics(settings: Settings) -> list[Topic]:
-    """Create the topics that are missing and declare them all; repeatable.
+    """Create the missing topics and declare them all; repeatable.
 
     An existing topic is left as it is, since more partitions would break the order of its keys. Raises
     `KafkaException` if the brokers refuse or cannot be reached.
     """
-    # The client would tell of each failed connection, several times a second; we tell once.
+    # The client would log each failed connection, several times a second; the exception is enough.
     admin = AdminClient(settings.kafka | {"log_level": 0})
     wanted = {
         **{settings.kafka_prefix + topic: _of_messages(settings) for topic in TOPICS},
@@ -71,7 +70,7 @@ def create_topics(settings: Settings) -> list[Topic]:
 
 
 def declare(urls: Iterable[str], *, prefix: str = "") -> None:
-    """Tell the outboxes of these databases which topics may be appended to."""
+    """Declare the topics in the outboxes of these databases."""
     for url in urls:
         engine = create_engine(url, poolclass=NullPool)
         with engine.begin() as connection:
@@ -79,7 +78,7 @@ def declare(urls: Iterable[str], *, prefix: str = "") -> None:
 
 
 def topics_of(settings: Settings, context: Context) -> tuple[str, ...]:
-    """Return the topics that the outbox of a context's database is for."""
+    """Return the topics that the outbox of a context's database publishes to."""
     contexts = settings.databases[settings.database_of(context)]
     return tuple(topic for one in contexts for topic in _OF_CONTEXT[one])
 
@@ -98,7 +97,7 @@ def _create(admin: AdminClient, name: str, settings: Settings, config: dict[str,
         name,
         num_partitions=1 if of_cursors else settings.topic_partitions,
         replication_factor=settings.topic_replication,
-        # One replica may be away; with three, losing an acknowledged message takes two.
+        # One replica may be down; of three, two must fail to lose an acknowledged message.
         config=config | {"min.insync.replicas": str(max(1, settings.topic_replication - 1))},
     )
     try:
@@ -113,12 +112,12 @@ def _create(admin: AdminClient, name: str, settings: Settings, config: dict[str,
 
 
 def _described(admin: AdminClient, name: str, *, created: bool) -> Topic:
-    """Describe a topic once every partition has a leader; a new one takes a moment to be known."""
+    """Describe a topic once every partition has a leader, which takes a moment for a new topic."""
     ends_at = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < ends_at:
         metadata = admin.list_topics(timeout=_TIMEOUT_S).topics.get(name)
         partitions = list(metadata.partitions.values()) if metadata else []
         if partitions and all(partition.leader >= 0 for partition in partitions):
             return Topic(name, len(partitions), len(partitions[0].replicas), created=created)
-        time.sleep(0.05)  # between two looks
+        time.sleep(0.05)  # between two requests
     raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"{name} has no leaders"))

@@ -1,7 +1,6 @@
-"""A backlog: made by the server itself, and drained by a relay, again and again from the same place.
+"""A backlog: made by the server, and drained by a relay, repeatedly from the same cursor.
 
-The rows are what `outbox.append` makes of a `room-reserve` message, header by header; a test holds the
-two side by side.
+The rows equal those that `outbox.append` makes of a `room-reserve` message; a test compares them.
 """
 
 from collections.abc import Callable
@@ -53,8 +52,8 @@ def fill(
     appended_at: datetime | None = None,
     report: Callable[[int], None] = lambda _done: None,
 ) -> None:
-    """Append messages, a thousand a transaction; `appended_at` is now, unless it is given."""
-    connection.execute(text("SET synchronous_commit = off"))  # the filling is not what is measured
+    """Append messages, a thousand a transaction; `appended_at` is now by default."""
+    connection.execute(text("SET synchronous_commit = off"))  # filling is not measured
     for start in range(first, first + count, PER_TRANSACTION):
         report(start - first)
         last = min(start + PER_TRANSACTION, first + count) - 1
@@ -64,20 +63,20 @@ def fill(
 
 
 def behind_all(connection: Connection) -> Cursor:
-    """Return the cursor of a relay that has published all that is committed now."""
+    """Return the cursor of a relay that has published every message committed by now."""
     outbox.prepare_session(connection)
     snapshot = connection.execute(text("SELECT CAST(pg_current_snapshot() AS text)")).scalar_one()
     return outbox.read(connection, Cursor(snapshot), outbox.WHOLE, limit=1).cursor
 
 
 def drain_rate(settings: Settings, since: Cursor, backlog: int) -> float:
-    """Relay all that comes after a cursor, in this process, and return the messages per second."""
+    """Relay all messages after a cursor, in this process, and return the messages per second."""
     engine = direct_engine(settings, settings.database_url, "bench")
     with engine.connect() as connection:
         outbox.prepare_session(connection)
         shard = outbox.claim(connection, "bench", lease_s=settings.lease_s)
-        assert shard is not None, "a shard of our own database is free"
-        # The number of a cursor only grows, wherever the cursor is.
+        assert shard is not None, "the benchmark's own database has a free shard"
+        # The number of a cursor only grows, also when the cursor goes back.
         cursor = replace(since, number=shard.cursor.number + 1)
         saved = outbox.save(connection, shard, cursor, lease_s=settings.lease_s)
         with publisher_for(connection, saved, settings, Health()) as publisher:

@@ -1,8 +1,7 @@
-"""The framework's own floor: the API as it is deployed, but nobody writes the reservation down.
+"""The framework's baseline: the API as it is deployed, without the transaction of a reservation.
 
-Tokens, routes, bodies, threads, responses and metrics are those of POST /v1/reservations; what is left
-out is the transaction. `python -m ops.bench.framework_baseline` is for the benchmark to start, as often
-as it likes: all of them share the port of the settings.
+Tokens, routes, bodies, threads, responses and metrics are those of POST /v1/reservations. The benchmark
+starts `python -m ops.bench.framework_baseline` several times; all share the port of the settings.
 """
 
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ async def answer(_: Desk, asked: Asked) -> tuple[Reservation, bool]:
 def main() -> None:
     end_with_supervisor()
     settings = load_settings()
-    configure_logs(settings, "floor")
+    configure_logs(settings, "framework-baseline")
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         listening(settings, shared=True) as listener,

@@ -1,4 +1,4 @@
-"""`innbox bench`: how fast it is, and at what cost, each beside a baseline of the same run."""
+"""`innbox bench`: throughput, latency and cost, each beside a baseline of the same run."""
 
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -15,7 +15,7 @@ rounds_option = click.option(
     type=click.IntRange(1, 20),
     default=3,
     show_default=True,
-    help="That count; one more warms up.",
+    help="Measured rounds; one more warms up.",
 )
 
 _mode = click.option(
@@ -23,16 +23,16 @@ _mode = click.option(
     type=click.Choice(get_args(RelayMode)),
     default="at-least-once",
     show_default=True,
-    help="Of the relay.",
+    help="The relay's mode.",
 )
 
 
 @cli.group()
 def bench() -> None:
-    """Measure ours beside a baseline in the same run.
+    """Measure performance beside a baseline in the same run.
 
-    Uses the servers of the environment, else embedded ones in a temporary directory; databases and
-    topics are the benchmark's own either way. A ratio above 1 says that ours is better.
+    A benchmark uses the servers of the environment, else embedded ones in a temporary directory, and
+    always its own databases and topics. A ratio above 1 means that innbox is better than the baseline.
     """
 
 
@@ -65,7 +65,7 @@ def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
     multiple=True,
     default=(200, 1_000),
     show_default=True,
-    help="Events per second. May be repeated.",
+    help="Events per second; may be repeated.",
 )
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=20, show_default=True)
 @_mode
@@ -73,8 +73,7 @@ def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
 def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: bool) -> None:
     """Time events from commit to consumer at a steady rate, through a relay process.
 
-    The first two seconds of each rate warm up. The p50 and the p99 at the top are the worst of the
-    rates.
+    The first two seconds of each rate warm up. The p50 and p99 at the top are the worst of all rates.
 
     \b
     innbox bench latency
@@ -93,9 +92,9 @@ def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: 
 @rounds_option
 @as_json
 def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
-    """Count writers' commits with the doorbell, beside the same without any wake-up.
+    """Count writers' commits with the doorbell, beside the same writers without a wake-up.
 
-    For contrast also with NOTIFY in each transaction. The seconds are those of one turn.
+    For contrast also with NOTIFY in each transaction. --seconds is the length of one turn.
 
     \b
     innbox bench writers
@@ -116,9 +115,9 @@ def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
 @rounds_option
 @as_json
 def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
-    """Drain while transactions are open, one and then many, beside draining alone.
+    """Drain while one or many transactions are open, beside draining with none open.
 
-    On servers of your own, Postgres must allow as many prepared transactions.
+    Your own Postgres must allow as many prepared transactions (max_prepared_transactions).
 
     \b
     innbox bench contention
@@ -174,8 +173,8 @@ def growth(
 ) -> None:
     """Relay from a log with a long history in daily partitions, beside an empty one.
 
-    Ten million messages of history take some minutes to make and up to 10 GB of disk. The seconds are
-    those of one measurement of the latency.
+    Ten million messages of history take some minutes to make and up to 10 GB of disk. --seconds is the
+    length of one latency measurement.
 
     \b
     innbox bench growth
@@ -204,9 +203,9 @@ def growth(
 @rounds_option
 @as_json
 def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
-    """Weigh what the database pays: log for each event, dead rows, queries of an idle relay.
+    """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
 
-    The ratio is of the log that a bare table of the same messages takes to what ours takes.
+    The ratio is the WAL of a plain table of the same messages to the WAL of the outbox.
 
     \b
     innbox bench cost

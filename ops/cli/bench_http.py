@@ -1,4 +1,4 @@
-"""`innbox bench api | end-to-end`: what members see, over HTTP."""
+"""`innbox bench api | end-to-end | inventory`: measurements over HTTP."""
 
 import click
 
@@ -42,8 +42,8 @@ def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
 def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> None:
     """Reserve over HTTP with two API processes, beside pgbench with the same SQL.
 
-    For contrast with one process, beside pgbench pipelined, and beside the framework alone. The seconds
-    are those of one turn; p50 and p99 are those at the rate, with two processes.
+    For contrast also one process, pgbench pipelined, and the framework without the database. --seconds is
+    the length of one turn; p50 and p99 are those at the rate, with two processes.
 
     \b
     innbox bench api                       about two minutes
@@ -65,8 +65,8 @@ def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> 
 def inventory(rooms: int, nights: int, as_json: bool) -> None:
     """Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.
 
-    There is no baseline. Searches are timed by Postgres itself: a page of a hundred, and the worst case,
-    in which all rooms are looked at and none can be had.
+    There is no baseline. Postgres times the searches: a page of a hundred, and the worst case, in which
+    all rooms are read and none is bookable.
 
     \b
     innbox bench inventory                    about three minutes

@@ -1,4 +1,4 @@
-"""`innbox migrate | topics`: what is done before the processes are started."""
+"""`innbox migrate | topics`: the steps before the processes are started."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +16,12 @@ DATABASE = ("database_url",)
 @cli.command()
 @click.option("--to", "revision", default="head", show_default=True, help="A revision.")
 @click.option(
-    "--sql", is_flag=True, help="Print the SQL and touch nothing. --to FROM:TO for a part."
+    "--sql", is_flag=True, help="Print the SQL and change nothing; --to FROM:TO selects revisions."
 )
 @as_json
 @click.pass_obj
 def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
-    """Bring every database of the settings to the newest schema.
+    """Migrate every database of the settings to the newest schema.
 
     \b
     innbox migrate
@@ -56,7 +56,7 @@ def topics(data: Path, as_json: bool) -> None:
     """Create the topics on the brokers and declare them to the outboxes.
 
     Partitions, replication and retention are TOPIC_PARTITIONS, TOPIC_REPLICATION and
-    TOPIC_RETENTION_HOURS. What exists is left as it is.
+    TOPIC_RETENTION_HOURS. An existing topic is left as it is.
     """
     found = create_topics(settings_for(data))
     if as_json:

@@ -1,4 +1,4 @@
-"""`innbox health`: what a container runs every few seconds, so it imports next to nothing."""
+"""`innbox health`: a container runs it every few seconds, so it imports next to nothing."""
 
 from http.client import HTTPException
 from urllib.error import HTTPError
@@ -16,13 +16,13 @@ ANSWER_S_MAX = 5
 @cli.command()
 @click.argument("url")
 def health(url: str) -> int:
-    """Ask a process whether it is ready: exit code 0 if so, 1 if not, 2 if nobody answers.
+    """Check whether a process is ready: exit code 0 if it is, 1 if not, 2 without an answer.
 
     \b
     innbox health http://127.0.0.1:9000
     """
     if not url.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{url} is no URL; write, say, http://127.0.0.1:9000")
+        raise click.BadParameter(f"{url} is not a URL; write, for example, http://127.0.0.1:9000")
     try:
         is_ready, text = _ask(f"{url.rstrip('/')}/healthz/ready")
     except (OSError, HTTPException, ValueError) as error:
@@ -33,7 +33,7 @@ def health(url: str) -> int:
 
 def _ask(url: str) -> tuple[bool, str]:
     try:
-        with urlopen(url, timeout=ANSWER_S_MAX) as answer:  # noqa: S310 - the scheme was looked at
+        with urlopen(url, timeout=ANSWER_S_MAX) as answer:  # noqa: S310 - the scheme was checked
             return True, answer.read().decode("utf-8", "replace")
     except HTTPError as refusal:
         with refusal:

@@ -1,4 +1,4 @@
-"""Running a command: every expected failure is one clear message and an exit code, never a traceback.
+"""Running a command: every expected error is one message and an exit code, never a traceback.
 
 The codes are those of `ops.cli`.
 """
@@ -13,13 +13,13 @@ from runtime.hangups import mute_unread
 REFUSED = 1
 FAILED = 2
 INTERRUPTED = 130
-HUNG_UP = 141  # as the shell says it of a program that SIGPIPE ended
+HUNG_UP = 141  # the shell's code of a program that SIGPIPE ended
 
 
 def run(cli: click.Command) -> int:
     """Run the command line and return the exit code.
 
-    A reader of the output that hangs up (`| head`) ends the command, and nothing is said of it.
+    A reader of the output that closes the pipe (`| head`) ends the command without a message.
     """
     output = sys.stdout
     try:
@@ -29,7 +29,7 @@ def run(cli: click.Command) -> int:
     except SystemExit:
         if sys.stdout is output:
             raise
-        exit_code = HUNG_UP  # click has met it first: it replaces the streams, and exits with 1
+        exit_code = HUNG_UP  # click handled it: it replaces the streams, and exits with 1
     finally:
         has_hung_up = mute_unread()
     return HUNG_UP if has_hung_up else exit_code
@@ -44,21 +44,21 @@ def _run(cli: click.Command) -> int:
         error.show()
         return FAILED
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted")
+        _print_error("interrupted")
         return INTERRUPTED
     except CommandError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return FAILED
     except expected() as error:
-        _complain(in_words(error))
+        _print_error(in_words(error))
         return REFUSED if _is_refusal(error) else FAILED
     return result if isinstance(result, int) else 0
 
 
 def expected() -> tuple[type[Exception], ...]:
-    """Return what may go wrong outside of us, and what a person may have got wrong.
+    """Return the errors of other systems and of the command's input.
 
-    Python asks for it when something has gone wrong, and only then are these libraries needed.
+    Python evaluates the `except` clause only after an error, and only then imports these libraries.
     """
     import httpx
     from confluent_kafka import KafkaException
@@ -80,7 +80,7 @@ def expected() -> tuple[type[Exception], ...]:
 
 
 def in_words(error: Exception) -> str:
-    """Say what went wrong, for one of the expected errors."""
+    """Return the message of an expected error."""
     from confluent_kafka import KafkaException
     from sqlalchemy.exc import DBAPIError
 
@@ -96,7 +96,7 @@ def in_words(error: Exception) -> str:
         case KafkaException():
             return f"Kafka: {error.args[0].str()}"
         case TimeoutError():
-            return str(error) or "no answer in time"
+            return str(error) or "timed out without an answer"
     return str(error)
 
 
@@ -107,7 +107,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, Problem) and is_refusal(error)
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     from ops.cli.output import complain
 
     complain(message)
