@@ -25,7 +25,7 @@ LOCK_WITHIN_S = 0.1
 # On one machine a crash should be noticed sooner than in a deployment.
 SHORT_LEASE = {"lease_s": 2.0}
 
-Say = Callable[[str], None]
+PrintStatus = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,24 @@ class Running:
 
 
 @contextmanager
-def running_stack(data: Path, say: Say, *, port: int = 0, brokers: int = 1) -> Iterator[Running]:
+def running_stack(
+    data: Path, print_status: PrintStatus, *, port: int = 0, brokers: int = 1
+) -> Iterator[Running]:
     """Run everything for the length of a block, which Ctrl-C, SIGTERM and hang-up end.
 
     Servers that the environment names are used; the others are embedded ones, which stop with the block
     unless they ran before. Once stopping has begun, further signals are ignored.
     """
-    with signals.raising(), only_one(data), servers(data, say, brokers=brokers):
+    with signals.raising(), only_one(data), servers(data, print_status, brokers=brokers):
         settings = settings_for(data, api_port=port or free_port(), **suggestions(brokers))
         refuse_taken(settings.host, settings.api_port)
         from ops.migrate import migrate  # noqa: PLC0415 - Alembic is slow to import, for every command
 
-        say("Migrating the schema and creating the topics …")
+        print_status("Migrating the schema and creating the topics …")
         for url in settings.databases:
             migrate(url)
         create_topics(settings)
-        say("Starting the API, the relay and the consumers …")
+        print_status("Starting the API, the relay and the consumers …")
         children = children_of(settings, data / "logs")
         with Supervisor(children, stop_s=settings.shutdown_s + 2) as supervisor:
             try:
@@ -127,7 +129,7 @@ def suggestions(brokers: int) -> dict[str, Any]:
 @contextmanager
 def servers(
     data: Path,
-    say: Say,
+    print_status: PrintStatus,
     *,
     brokers: int,
     postgres_settings: Mapping[str, object] | None = None,
@@ -152,6 +154,6 @@ def servers(
         brokers=brokers,
         parts=parts,  # type: ignore[arg-type]
         postgres_settings=postgres_settings,
-        report=say,
+        report=print_status,
     ):
         yield

@@ -67,6 +67,7 @@ class ChildState:
     is_ready: bool
     problems: str
     log: Path
+    health_url: str = ""
     answers: bool = True
 
 
@@ -127,10 +128,6 @@ class Supervisor:
     def states(self) -> list[ChildState]:
         """Request the health of every child."""
         return [_state(child) for child in self._children.values()]
-
-    def states_with_urls(self) -> list[tuple[ChildState, str]]:
-        """Request the health of every child; returns each with its URL."""
-        return [(_state(child), child.health_url) for child in self._children.values()]
 
     def wait_until_ready(self, deadline_s: float) -> None:
         """Wait until all are ready; raises `NotReady`, which quotes the logs."""
@@ -230,7 +227,14 @@ def _state(child: Child) -> ChildState:
     answer, problems = _answer(child)
     is_ready = answer is not None and answer.get("ready") is True
     return ChildState(
-        child.name, child.pid, child.restarts, is_ready, problems, child.log, answer is not None
+        child.name,
+        child.pid,
+        child.restarts,
+        is_ready,
+        problems,
+        child.log,
+        child.health_url,
+        answer is not None,
     )
 
 

@@ -123,12 +123,12 @@ def _change(was: ChildState | None, state: ChildState) -> str:
 
 def _screen(stack: Running) -> Table:
     table = Table("process", "pid", "state", "done", "restarts", "log")
-    for state, url in stack.supervisor.states_with_urls():
+    for state in stack.supervisor.states():
         table.add_row(
             state.name,
             str(state.pid or ""),
             "[green]ready[/]" if state.is_ready else f"[yellow]{escape(state.problems)}[/]",
-            _done(state.name, url) if state.answers else "",
+            _done(state.name, state.health_url) if state.answers else "",
             str(state.restarts),
             escape(str(state.log)),
         )

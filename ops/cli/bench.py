@@ -1,5 +1,6 @@
 """`innbox bench`: throughput, latency and cost, each beside a baseline of the same run."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -10,13 +11,18 @@ from ops.cli.output import as_json
 from ops.cli.root import cli
 from runtime.settings import RelayMode
 
-rounds_option = click.option(
-    "--rounds",
-    type=click.IntRange(1, 20),
-    default=3,
-    show_default=True,
-    help="Measured rounds; one more warms up.",
-)
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def bounded(
+    name: str, low: float, high: float, default: float, help_: str | None = None
+) -> Decorator:
+    """Return an option for a number between bounds, for a whole number if `low` is one."""
+    type_ = click.IntRange(low, int(high)) if isinstance(low, int) else click.FloatRange(low, high)
+    return click.option(name, type=type_, default=default, show_default=True, help=help_)
+
+
+rounds_option = bounded("--rounds", 1, 20, 3, "Measured rounds; one more warms up.")
 
 _mode = click.option(
     "--mode",
@@ -37,9 +43,7 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=500_000, show_default=True
-)
+@bounded("--backlog", 1_000, 5_000_000, 500_000)
 @_mode
 @rounds_option
 @as_json
@@ -67,7 +71,7 @@ def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
     show_default=True,
     help="Events per second; may be repeated.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=20, show_default=True)
+@bounded("--seconds", 0.1, 600, 20)
 @_mode
 @as_json
 def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: bool) -> None:
@@ -87,8 +91,8 @@ def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: 
 
 
 @bench.command()
-@click.option("--writers", type=click.IntRange(1, 100), default=16, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=5, show_default=True)
+@bounded("--writers", 1, 100, 16)
+@bounded("--seconds", 0.1, 600, 5)
 @rounds_option
 @as_json
 def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
@@ -108,10 +112,8 @@ def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
-)
-@click.option("--transactions", type=click.IntRange(2, 2_000), default=1_000, show_default=True)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--transactions", 2, 2_000, 1_000)
 @rounds_option
 @as_json
 def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
@@ -134,10 +136,8 @@ def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> N
 
 
 @bench.command()
-@click.option(
-    "--messages", type=click.IntRange(1_000, 1_000_000), default=20_000, show_default=True
-)
-@click.option("--one-by-one", type=click.IntRange(100, 100_000), default=1_000, show_default=True)
+@bounded("--messages", 1_000, 1_000_000, 20_000)
+@bounded("--one-by-one", 100, 100_000, 1_000)
 @rounds_option
 @as_json
 def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
@@ -158,14 +158,10 @@ def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None
 
 
 @bench.command()
-@click.option(
-    "--history", type=click.IntRange(1_000, 100_000_000), default=10_000_000, show_default=True
-)
-@click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
-)
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=10, show_default=True)
+@bounded("--history", 1_000, 100_000_000, 10_000_000)
+@bounded("--days", 1, 365, 30)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--seconds", 0.1, 600, 10)
 @rounds_option
 @as_json
 def growth(
@@ -198,8 +194,8 @@ def growth(
 
 
 @bench.command()
-@click.option("--messages", type=click.IntRange(100, 1_000_000), default=2_000, show_default=True)
-@click.option("--idle", type=click.FloatRange(0.1, 3_600), default=60, show_default=True)
+@bounded("--messages", 100, 1_000_000, 2_000)
+@bounded("--idle", 0.1, 3_600, 60)
 @rounds_option
 @as_json
 def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:

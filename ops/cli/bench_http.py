@@ -1,17 +1,13 @@
 """`innbox bench api | end-to-end | inventory`: measurements over HTTP."""
 
-import click
-
-from ops.cli.bench import bench, rounds_option
+from ops.cli.bench import bench, bounded, rounds_option
 from ops.cli.bench_output import bench_environment, show
 from ops.cli.output import as_json
 
 
 @bench.command("end-to-end")
-@click.option(
-    "--reservations", type=click.IntRange(10, 1_000_000), default=5_000, show_default=True
-)
-@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True)
+@bounded("--reservations", 10, 1_000_000, 5_000)
+@bounded("--clients", 1, 100, 8)
 @as_json
 def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
     """Time reservations over HTTP from the request to the final status, through all processes.
@@ -28,15 +24,9 @@ def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--callers", type=click.IntRange(1, 200), default=16, show_default=True)
-@click.option("--seconds", type=click.IntRange(1, 600), default=5, show_default=True)
-@click.option(
-    "--rate",
-    type=click.FloatRange(1, 100_000),
-    default=200,
-    show_default=True,
-    help="Requests per second for the times.",
-)
+@bounded("--callers", 1, 200, 16)
+@bounded("--seconds", 1, 600, 5)
+@bounded("--rate", 1.0, 100_000, 200, "Requests per second for the times.")
 @rounds_option
 @as_json
 def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> None:
@@ -59,8 +49,8 @@ def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> 
 
 
 @bench.command()
-@click.option("--rooms", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
-@click.option("--nights", type=click.IntRange(2, 1_000), default=730, show_default=True)
+@bounded("--rooms", 1, 10_000, 1_000)
+@bounded("--nights", 2, 1_000, 730)
 @as_json
 def inventory(rooms: int, nights: int, as_json: bool) -> None:
     """Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.

@@ -10,6 +10,10 @@ from ops.cli.output import as_json, print_json, print_table, say
 from ops.cli.root import cli
 from ops.errors import CommandError
 
+brokers_option = click.option(
+    "--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True
+)
+
 
 @cli.group()
 def local() -> None:
@@ -22,7 +26,7 @@ def local() -> None:
 
 
 @local.command()
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@brokers_option
 @as_json
 @click.pass_obj
 def start(data: Path, brokers: str, as_json: bool) -> None:
@@ -74,7 +78,7 @@ def reset(data: Path) -> None:
     show_default=True,
     help="The API's port; 0 chooses a free one.",
 )
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@brokers_option
 @click.pass_obj
 def up(data: Path, port: int, brokers: str) -> None:
     """Run everything on this machine until Ctrl-C: servers, API, relay and consumers.

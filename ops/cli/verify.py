@@ -8,6 +8,7 @@ import click
 
 from ops.cli.output import as_json, console, print_json, print_table, progress, say
 from ops.cli.root import cli
+from ops.cli.servers import brokers_option
 from ops.cli.tempdir import temporary
 from ops.environment import settings_for
 
@@ -16,14 +17,14 @@ VIOLATED = 1
 
 @cli.command()
 @click.option("--reservations", type=click.IntRange(min=1), default=1_200, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the guests' requests.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random requests.")
 @click.option(
     "--hotel",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Your own hotel, a TOML file; `innbox demo --sample` prints an example.",
 )
 @click.option("--sample", is_flag=True, help="Print the sample hotel and exit.")
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@brokers_option
 @click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C.")
 @as_json
 def demo(
