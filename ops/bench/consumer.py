@@ -19,7 +19,7 @@ from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
 from ops.bench.environment import scratch
 from ops.bench.measure import Comparison, Measured, rate
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from relay.publisher import producer_properties
 from runtime.database import pooled_engine
@@ -38,13 +38,11 @@ def bench_consumer(
     with scratch(settings) as own:
         _open_rooms(own.rooms_database_url, opens_on)
         batched, single = [], []
-        for number in range(rounds + 1):
-            report("one by one, then in batches", number, rounds + 1)
+        for number in reported(report, "one by one, then in batches", range(rounds + 1)):
             first = 1 + number * (total + one_by_one)
             unbatched = own.model_copy(update={"batch_size_max": 1})
             single.append(_round(unbatched, opens_on, first, one_by_one))
             batched.append(_round(own, opens_on, first + one_by_one, total))
-        report("one by one, then in batches", rounds + 1, rounds + 1)
     # The first round warms up and does not count.
     applied = Comparison(
         "in batches", "one transaction per message", "per_s", batched[1:], single[1:]

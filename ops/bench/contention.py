@@ -16,7 +16,7 @@ from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.errors import CommandError
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from runtime.settings import Settings
 
@@ -37,11 +37,9 @@ def bench_contention(
         create_topics(own)
         with session(own) as connection:
             _require_prepared_transactions(connection, transactions)
-        for number in range(rounds + 1):
-            for turn, (in_flight, found) in enumerate(rates.items()):
-                report(_TURNS, number * len(rates) + turn, (rounds + 1) * len(rates))
-                found.append(_rate(own, backlog, in_flight, chunks=transactions))
-        report(_TURNS, (rounds + 1) * len(rates), (rounds + 1) * len(rates))
+        for in_flight in reported(report, _TURNS, list(rates) * (rounds + 1)):
+            found = _rate(own, backlog, in_flight, chunks=transactions)
+            rates[in_flight].append(found)
 
     # The first round warms up and does not count.
     def beside(candidate: str, in_flight: int) -> Comparison:

@@ -17,7 +17,7 @@ from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, scratch, session
 from ops.bench.measure import Comparison, Measured
 from ops.errors import CommandError
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from runtime.database import pooled_engine
 from runtime.settings import Settings
@@ -63,11 +63,9 @@ def bench_cost(
         create_topics(own)
         with session(own) as connection:
             connection.execute(_BARE)
-            for number in range(rounds + 1):
-                report("writing, one by one and in batches", number, rounds + 1)
+            for _ in reported(report, "writing, one by one and in batches", range(rounds + 1)):
                 single.append(_bytes_per_event(connection, own, count, 1))
                 batched.append(_bytes_per_event(connection, own, count, PER_BATCH))
-            report("writing, one by one and in batches", rounds + 1, rounds + 1)
             with a_relay(own, logs):
                 figures = _relayed(connection, own, count)
                 appended = (2 * rounds + 3) * count

@@ -14,7 +14,7 @@ from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
 from ops.bench.measure import Comparison, Measured
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from outbox import Cursor
 from runtime.settings import Settings
@@ -22,7 +22,7 @@ from runtime.settings import Settings
 # Else filling, at some 50,000 messages a second, would cause checkpoints all the time.
 SERVER = {"max_wal_size": "4GB"}
 EVENTS_PER_S = 200.0
-_TURNS = "draining and writing: the empty log, then the grown one"
+_TURNS = "the log with history, then the empty log"
 
 
 def bench_growth(
@@ -51,15 +51,14 @@ def bench_growth(
                 found = latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)
             return found.since_commit.p50_ms
 
-        drains: list[tuple[float, float]] = []
-        for number in range(rounds + 1):
-            report(_TURNS, number, 2 * rounds + 1)
-            drains.append((drained(grown), drained(empty)))
-        latencies: list[tuple[float, float]] = []
-        for number in range(rounds):
-            report(_TURNS, rounds + 1 + number, 2 * rounds + 1)
-            latencies.append((p50_ms(grown), p50_ms(empty)))
-        report(_TURNS, 2 * rounds + 1, 2 * rounds + 1)
+        drains = [
+            (drained(grown), drained(empty))
+            for _ in reported(report, f"draining: {_TURNS}", range(rounds + 1))
+        ]
+        latencies = [
+            (p50_ms(grown), p50_ms(empty))
+            for _ in reported(report, f"writing: {_TURNS}", range(rounds))
+        ]
     # The first drains warm up and do not count; a latency has its own warm-up.
     drain = Comparison("with history", "empty log", "per_s", *zip(*drains[1:], strict=True))
     wait = Comparison("with history", "empty log", "p50_ms", *zip(*latencies, strict=True))
@@ -81,11 +80,9 @@ def _grow(log: Settings, history: int, days: int, report: Report) -> None:
                 appended_at=noon - timedelta(days=days - day),
                 report=lambda done, start=start: report("making history", start + done, history),  # type: ignore[misc]
             )
-        names = outbox.partitions(connection).values()
-        for number, name in enumerate(names):
-            report("vacuuming the history", number, len(names))
+        names = list(outbox.partitions(connection).values())
+        for name in reported(report, "vacuuming the history", names):
             connection.execute(text(f"VACUUM (ANALYZE, FREEZE) outbox.{name}"))
-        report("vacuuming the history", len(names), len(names))
         connection.execute(text("CHECKPOINT"))
 
 

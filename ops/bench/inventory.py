@@ -5,7 +5,7 @@ which is the worst order for a search. One in twenty is sold out, some have rule
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from domain.rooms.search import SEARCH
 from ops.bench.environment import processes, scratch, session, with_signing_key
 from ops.bench.measure import Measured
 from ops.errors import CommandError
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.supervisor import children_of
 from ops.topics import declare
 from runtime.settings import Settings
@@ -50,7 +50,7 @@ def bench_inventory(
     for kind, write in (("csv", _csv), ("ndjson", _ndjson)):
         with _served(settings, logs) as (own, client):
             for what in ("load", "load_again"):
-                body = _reported(write(rooms, nights), f"{kind}, {what}", nights, report)
+                body = write(rooms, reported(report, f"{kind}, {what}", range(nights)))
                 took_s = _load(client, kind, body, rooms * nights)
                 figures[f"{kind}_{what}_s"] = took_s
                 figures[f"{kind}_{what}_nights_per_s"] = rooms * nights / took_s
@@ -117,23 +117,16 @@ def _search_ms(connection: Connection, length: int, *, bookable: bool | None) ->
     )
 
 
-def _reported(days: Iterator[bytes], what: str, total: int, report: Report) -> Iterator[bytes]:
-    for done, day in enumerate(days):
-        report(what, done, total)
-        yield day
-    report(what, total, total)
-
-
-def _csv(rooms: int, nights: int) -> Iterator[bytes]:
-    for day in range(nights):
+def _csv(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
+    for day in days:
         on = OPENS_ON + timedelta(days=day)
         lines = [f"{room},{on},5,false,1\n" for room in range(1, rooms + 1)]
         header = "roomId,night,capacity,closed,minStay\n" if day == 0 else ""
         yield (header + "".join(lines)).encode()
 
 
-def _ndjson(rooms: int, nights: int) -> Iterator[bytes]:
-    for day in range(nights):
+def _ndjson(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
+    for day in days:
         on = OPENS_ON + timedelta(days=day)
         rest = f'"night":"{on}","capacity":5,"closed":false,"minStay":1}}\n'
         yield "".join(f'{{"roomId":{room},{rest}' for room in range(1, rooms + 1)).encode()

@@ -28,7 +28,7 @@ from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, process_pool, scratch
 from ops.bench.measure import Measured, Times
 from ops.errors import CommandError
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from runtime.database import pooled_engine
 from runtime.settings import RelayMode, Settings
@@ -69,14 +69,13 @@ def bench_latency(
     mode: RelayMode,
 ) -> Measured:
     """Append at each rate in turn; the result is the worst rate's."""
-    found = []
     with scratch(settings) as own, process_pool(1) as writers:
         create_topics(own)
         with a_relay(own, logs, mode=mode):
-            for number, rate in enumerate(rates):
-                report("appending at each rate", number, len(rates))
-                found.append(latency(own, writers, rate=rate, seconds=seconds))
-        report("appending at each rate", len(rates), len(rates))
+            found = [
+                latency(own, writers, rate=rate, seconds=seconds)
+                for rate in reported(report, "appending at each rate", rates)
+            ]
     worst = {
         "p50_ms": max(each.since_commit.p50_ms for each in found),
         "p99_ms": max(each.since_commit.p99_ms for each in found),

@@ -16,13 +16,11 @@ from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured, rate
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import create_topics
 from outbox import Cursor
 from relay.publisher import producer_properties
 from runtime.settings import RelayMode, Settings
-
-_DRAINING = "the bare producer, then the relay"
 
 
 def bench_relay(
@@ -37,11 +35,9 @@ def bench_relay(
             fill(connection, backlog, report=lambda done: report("filling", done, backlog))
             connection.execute(text("VACUUM ANALYZE outbox.message"))
             rows = _in_memory(connection, since, backlog)
-        for number in range(rounds + 1):
-            report(_DRAINING, number, rounds + 1)
+        for _ in reported(report, "the bare producer, then the relay", range(rounds + 1)):
             bare.append(rate(backlog, lambda: _produce_bare(own, rows)))
             relayed.append(drain_rate(own, since, backlog))
-        report(_DRAINING, rounds + 1, rounds + 1)
     # The first round warms up and does not count.
     drain = Comparison("relay", "bare producer loop", "per_s", relayed[1:], bare[1:])
     return Measured("relay", {"drain": drain}, figures={"backlog": backlog, "mode": mode})

@@ -20,7 +20,7 @@ from domain import messages
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_stay, process_pool, scratch, session
 from ops.bench.measure import Comparison, Measured
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.topics import declare
 from runtime.database import pooled_engine
 from runtime.settings import Settings
@@ -50,13 +50,11 @@ def bench_writers(
         declare(own.databases)
         with session(own) as connection:
             connection.execute(_FUNCTION)
-        for number in range(rounds + 1):
-            report(_TURNS, number, rounds + 1)
+        for _ in reported(report, _TURNS, range(rounds + 1)):
             silent.append(_rate(own, clients, shares, seconds, rings=False))
             doorbell.append(_rate(own, clients, shares, seconds, rings=True))
             with _notifying(own):
                 notify.append(_rate(own, clients, shares, seconds, rings=False))
-        report(_TURNS, rounds + 1, rounds + 1)
     # The first round starts the processes and does not count.
     return Measured(
         "writers",

@@ -8,6 +8,7 @@ import click
 from ops.cli.output import as_json, print_json, print_table, progress, say
 from ops.cli.root import cli
 from ops.environment import settings_for
+from ops.progress import reported
 from ops.topics import create_topics
 
 DATABASE = ("database_url",)
@@ -37,8 +38,7 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
 
     reached = {}
     with progress() as report:
-        for number, (url, contexts) in enumerate(settings.databases.items()):
-            report("migrating", number, len(settings.databases))
+        for url, contexts in reported(report, "migrating", list(settings.databases.items())):
             before, _ = migrations.current_and_head(url)
             migrations.migrate(url, revision)
             after, _ = migrations.current_and_head(url)

@@ -18,7 +18,7 @@ from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from ops.demo.guests import Guests, Served, requests
 from ops.demo.hotel import Hotel
-from ops.progress import Report
+from ops.progress import Report, reported
 from ops.stack import Running
 from ops.verify import Verdict, verify
 from runtime.settings import Settings
@@ -138,9 +138,8 @@ def open_hotel(stack: Running, hotel: Hotel, today: date, report: Report) -> Non
     opens_on = hotel.opens_on(today)
     closes_on = opens_on + timedelta(days=hotel.season.nights)
     with Innbox(stack.api_url, token) as innbox:
-        for number, room in enumerate(hotel.rooms, start=1):
+        for room in reported(report, "opening the hotel", hotel.rooms):
             innbox.set_nights(room.id, opens_on, closes_on, capacity=room.capacity, name=room.name)
-            report("opening the hotel", number, len(hotel.rooms))
 
 
 def _kill_when_due(stack: Running, done: int, count: int, killed: int) -> Iterator[Kill]:
