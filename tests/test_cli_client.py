@@ -363,7 +363,7 @@ def test_a_load_that_is_interrupted_says_what_is_done_and_has_kept_what_was_refu
         load.send_signal(signal.SIGINT)
         said = load.stderr.read().decode()
     assert load.returncode == 130
-    assert "Repeating the whole load is safe." in said
+    assert "It is safe to repeat the whole load." in said
     assert [json.loads(line)["line"] for line in report.read_text().splitlines()] == [5, 6]
 
 
