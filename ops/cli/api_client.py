@@ -158,7 +158,7 @@ def _advice(error: Unavailable) -> Iterator[str]:
 
 
 def _repeat(key: str) -> str:
-    return f"The request may have taken effect. Repeat it with --key {quote(key)}: it takes effect once."
+    return f"The request may have taken effect. Repeat it safely with --key {quote(key)}"
 
 
 def _night_line(night: dict[str, object]) -> str:
