@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ops.cli.verify import verdict_line
 from ops.demo import load_hotel
 from ops.demo.guests import requests
 from ops.demo.run import compare
@@ -63,6 +64,14 @@ def test_the_answers_are_compared_with_the_stored_reservations(
     answered: list[int], stored: list[int], vanished: int, unexplained: int
 ) -> None:
     assert compare(answered, stored) == (vanished, unexplained)
+
+
+@pytest.mark.unit
+def test_a_demo_that_fails_names_the_counts_that_are_not_zero() -> None:
+    counts = dict.fromkeys(("open", "lost", "doubled", "oversold", "violations"), 0)
+    assert "holds" in verdict_line(counts | {"holds": True})
+    failed = verdict_line(counts | {"holds": False, "lost": 2, "violations": 1_200})
+    assert failed.endswith("2 lost, 1,200 violations")
 
 
 def test_the_demo_kills_processes_and_every_invariant_holds(tmp_path: Path) -> None:

@@ -126,10 +126,15 @@ def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
         ("seconds", str(outcome["seconds"])),
     ]
     print_table(hotel, ("", ""), rows)
-    failures = ", ".join(f"{outcome[name]:,} {name}" for name in _FAILURES if outcome[name])
-    console.print(
-        "[green]Every invariant holds.[/]" if outcome["holds"] else f"[red]FAILED:[/] {failures}"
-    )
+    console.print(verdict_line(outcome))
+
+
+def verdict_line(outcome: dict[str, Any]) -> str:
+    """Return the last line of the demo; a failure names the counts that should be 0."""
+    if outcome["holds"]:
+        return "[green]Every invariant holds.[/]"
+    failures = (f"{outcome[name]:,} {name}" for name in _FAILURES if outcome[name])
+    return f"[red]FAILED:[/] {', '.join(failures)}"
 
 
 _DEMO_ROWS = (

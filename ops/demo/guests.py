@@ -53,7 +53,7 @@ class Served:
 
 
 def requests(hotel: Hotel, today: date, count: int, seed: int) -> list[GuestRequest]:
-    """Return a season's requests, the same for the same seed; busy nights have more than rooms."""
+    """Return a season's requests, the same for the same seed; on busy nights more than rooms."""
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
     return [_request(hotel, hotel.opens_on(today), number, chance) for number in range(count)]
 
@@ -69,7 +69,7 @@ class Guests:
         self.repeats = 0
         self._counting = Lock()
         self._clients = clients
-        # One for all: each of its own would read the certificates again, and open connections.
+        # One for all members: each client would read the certificates and open connections.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=clients))
         self._innboxes = {
             member: Innbox(
