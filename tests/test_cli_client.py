@@ -26,7 +26,7 @@ from ops.cli.api_client import explained
 from ops.cli.dates import WEEKDAYS, Day, Weekdays
 from ops.cli.loading import format_of
 from ops.cli.reservations import list_, reserve
-from ops.stack import only_one, running_url, told
+from ops.stack import only_one, published_url, running_url
 from runtime.settings import Settings
 from tests.api_client import ANOTHER, ME, Api, Wire, an_api, count, today
 from tests.commands import innbox as run
@@ -173,9 +173,9 @@ def test_a_problem_is_told_with_its_place_and_its_trace(terminal: Terminal) -> N
     [
         ({}, "innbox up"),
         ({"INNBOX_URL": NOBODY}, "INNBOX_TOKEN"),
-        ({"INNBOX_URL": NOBODY, "INNBOX_TOKEN": "x"}, "Is it running?"),
-        ({"INNBOX_URL": "innbox.example", "INNBOX_TOKEN": "x"}, "is no URL"),
-        ({"INNBOX_URL": "http://[::1", "INNBOX_TOKEN": "x"}, "is no URL"),
+        ({"INNBOX_URL": NOBODY, "INNBOX_TOKEN": "x"}, "Is the API running?"),
+        ({"INNBOX_URL": "innbox.example", "INNBOX_TOKEN": "x"}, "is not a URL"),
+        ({"INNBOX_URL": "http://[::1", "INNBOX_TOKEN": "x"}, "is not a URL"),
     ],
     ids=["no API is known", "no token", "nobody listens", "no URL", "a broken URL"],
 )
@@ -275,7 +275,7 @@ def test_the_url_that_a_killed_system_left_is_not_believed(tmp_path: Path) -> No
     assert running_url(tmp_path) is None
     with only_one(tmp_path):  # the next one, which is not ready yet
         assert running_url(tmp_path) is None
-        with told(tmp_path, NOBODY):
+        with published_url(tmp_path, NOBODY):
             assert running_url(tmp_path) == NOBODY
 
 
@@ -286,8 +286,8 @@ def test_who_looks_for_a_running_system_is_not_taken_for_one(
     """It holds the lock for an instant, and whoever wants to run waits for that."""
     with (tmp_path / "up.lock").open("a") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        monkeypatch.setattr("ops.stack.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
-        with only_one(tmp_path), told(tmp_path, NOBODY):
+        monkeypatch.setattr("ops.locks.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with only_one(tmp_path), published_url(tmp_path, NOBODY):
             assert running_url(tmp_path) == NOBODY
 
 
@@ -296,7 +296,7 @@ def test_the_running_system_of_the_directory_is_found_without_copying_anything(
 ) -> None:
     """For as long as it runs; and no token is made in production."""
     (tmp_path / "jwt.key").write_text(api.settings.jwt_key.get_secret_value())
-    with only_one(tmp_path), told(tmp_path, api.url):
+    with only_one(tmp_path), published_url(tmp_path, api.url):
         made = run("reserve", "--room", "7", *STAY, "--json", data=tmp_path)
         assert json.loads(made.stdout)["memberId"] == ME
         in_production = run(
@@ -318,7 +318,7 @@ def test_a_load_shows_the_first_refused_lines_and_keeps_all_in_a_report(
     loaded = terminal("inventory", "load", str(season), "--report", str(report))
     assert loaded.returncode == 1
     assert loaded.stdout.count("INVALID_LINE") == 20
-    assert "and 10 more" in loaded.stderr
+    assert "10 more lines" in loaded.stderr
     assert "40 lines, 10 applied, 30 refused" in loaded.stderr
     refused = [json.loads(line) for line in report.read_text().splitlines()]
     assert [one["line"] for one in refused] == list(range(2, 32))
@@ -363,7 +363,7 @@ def test_a_load_that_is_interrupted_says_what_is_done_and_has_kept_what_was_refu
         load.send_signal(signal.SIGINT)
         said = load.stderr.read().decode()
     assert load.returncode == 130
-    assert "Repeating the whole load is safe." in said
+    assert "It is safe to repeat the whole load." in said
     assert [json.loads(line)["line"] for line in report.read_text().splitlines()] == [5, 6]
 
 
@@ -441,7 +441,7 @@ def test_a_weekday_of_leaving_is_the_next_one_after_the_arrival(
 @pytest.mark.unit
 @pytest.mark.parametrize("word", ["", "10.01.2027", "2027-02-30", "s", "someday", "+", "+99999"])
 def test_what_is_no_day_is_refused(word: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no day"):
+    with pytest.raises(click.BadParameter, match="is not a day"):
         Day().convert(word, None, None)
 
 

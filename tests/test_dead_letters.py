@@ -108,7 +108,7 @@ def test_a_known_dead_letter_stays_as_it_was_decided_and_is_reported(engine: Eng
 
     with capture_logs() as logs:
         handle(engine, ROOMS, poison, attempts_max=3)
-    assert {log["event"] for log in logs} == {"known dead letter delivered again"}
+    assert {log["event"] for log in logs} == {"known dead letter redelivered"}
     assert [log["offset"] for log in logs] == [record.offset for record in poison]
     assert [(log["id"], log["state"]) for log in logs] == [
         (letter.id, decision) for letter, decision in zip(letters, decisions, strict=True)

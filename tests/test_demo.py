@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ops.cli.verify import verdict_line
 from ops.demo import load_hotel
-from ops.demo.guests import wishes
+from ops.demo.guests import requests
 from ops.demo.run import compare
 from ops.local import Servers
 from tests.waiting import eventually
@@ -25,39 +26,52 @@ TODAY = date(2026, 12, 1)
 def test_more_guests_want_a_busy_night_than_there_are_rooms() -> None:
     hotel = load_hotel()
     wanted: Counter[date] = Counter()
-    for wish in wishes(hotel, TODAY, 1_000, seed=1):
-        nights = (wish.check_out - wish.check_in).days
-        wanted.update(wish.check_in + timedelta(days=night) for night in range(nights))
+    for request in requests(hotel, TODAY, 1_000, seed=1):
+        nights = (request.check_out - request.check_in).days
+        wanted.update(request.check_in + timedelta(days=night) for night in range(nights))
     capacity = sum(room.capacity for room in hotel.rooms)
     busy = [hotel.opens_on(TODAY) + timedelta(days=night) for night in hotel.season.busy_nights]
     assert all(wanted[night] > capacity for night in busy)
 
 
 @pytest.mark.unit
-def test_every_wish_lies_within_the_season_and_is_the_same_for_the_same_seed() -> None:
+def test_every_request_lies_within_the_season_and_is_the_same_for_the_same_seed() -> None:
     hotel = load_hotel()
     opens_on = hotel.opens_on(TODAY)
     closes_on = opens_on + timedelta(days=hotel.season.nights)
-    wanted = wishes(hotel, TODAY, 1_000, seed=7)
-    assert all(opens_on <= wish.check_in < wish.check_out <= closes_on for wish in wanted)
-    assert wanted == wishes(hotel, TODAY, 1_000, seed=7)
+    wanted = requests(hotel, TODAY, 1_000, seed=7)
+    assert all(opens_on <= request.check_in < request.check_out <= closes_on for request in wanted)
+    assert wanted == requests(hotel, TODAY, 1_000, seed=7)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("told", "stored", "vanished", "unexplained"),
+    ("answered", "stored", "vanished", "unexplained"),
     [
         ([1, 2, 3], [1, 2, 3], 0, 0),
         ([1, 2, 3], [1, 3], 1, 0),
         ([1, 2], [1, 2, 3], 0, 1),
         ([1, 2, 2], [1, 2], 0, 1),
     ],
-    ids=["all is well", "an answer without a row", "a row without an answer", "one for two wishes"],
+    ids=[
+        "all is well",
+        "an answer without a row",
+        "a row without an answer",
+        "one for two requests",
+    ],
 )
-def test_what_guests_were_told_is_held_against_what_is_stored(
-    told: list[int], stored: list[int], vanished: int, unexplained: int
+def test_the_answers_are_compared_with_the_stored_reservations(
+    answered: list[int], stored: list[int], vanished: int, unexplained: int
 ) -> None:
-    assert compare(told, stored) == (vanished, unexplained)
+    assert compare(answered, stored) == (vanished, unexplained)
+
+
+@pytest.mark.unit
+def test_a_demo_that_fails_names_the_counts_that_are_not_zero() -> None:
+    counts = dict.fromkeys(("open", "lost", "doubled", "oversold", "violations"), 0)
+    assert "holds" in verdict_line(counts | {"holds": True})
+    failed = verdict_line(counts | {"holds": False, "lost": 2, "violations": 1_200})
+    assert failed.endswith("2 lost, 1,200 violations")
 
 
 def test_the_demo_kills_processes_and_every_invariant_holds(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_every_process_waits_for_its_database_and_outlives_what_befalls_it(
 ) -> None:
     """Started before the schema, through a hang of more than a minute, and with an absent standby."""
     with Supervisor(children_of(own, tmp_path), stop_s=own.shutdown_s) as crew:
-        url = next(url for state, url in crew.states_with_urls() if state.name == "api")
+        url = next(state.health_url for state in crew.states() if state.name == "api")
         token = sign(own, ME, (READ, WRITE, INVENTORY))
         headers = {"Authorization": f"Bearer {token}"}
         with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S) as member:
@@ -90,8 +90,8 @@ def test_every_process_waits_for_its_database_and_outlives_what_befalls_it(
                 everybody_is_answered(member)
                 await_problem(crew, "database: ")
                 outlive(Health(beat_s_max=health.hung_s(own)))
-                for _, each in crew.states_with_urls():
-                    live = httpx.get(f"{each}/healthz/live", timeout=PATIENCE_S)
+                for each in crew.states():
+                    live = httpx.get(f"{each.health_url}/healthz/live", timeout=PATIENCE_S)
                     assert live.status_code == 200
             crew.wait_until_ready(PATIENCE_S)
             a_saga_ends(member, "between")

@@ -225,7 +225,7 @@ def test_a_stop_says_what_it_did(data: Path) -> None:
     local.stop(data, report=said.append)
 
     assert said == [
-        "The servers were left running, as they ran before.",
+        "The servers ran before and still run.",
         "The servers have stopped.",
         "The servers were not running.",
     ]

@@ -1,6 +1,6 @@
-"""The command `innbox` itself, and which commands it has.
+"""The command `innbox` itself, and the list of its commands.
 
-A command's module is imported when the command runs, so that none waits for what only others need.
+A command's module is imported when the command runs, so that no command waits for another's imports.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ DEFAULT_DATA = Path(".innbox")
 
 
 class Listed(NamedTuple):
-    """What is known of a command before it is imported."""
+    """A command's modules and help, known before they are imported."""
 
     modules: tuple[str, ...]
     help: str
@@ -21,42 +21,44 @@ class Listed(NamedTuple):
 
 COMMANDS = {
     "api": Listed(("processes",), "Serve the REST API."),
-    "availability": Listed(("inventory",), "Look which rooms could be had for a stay."),
-    "bench": Listed(("bench", "bench_http"), "Measure ours beside a baseline in the same run."),
+    "availability": Listed(("inventory",), "Search the rooms that are free for a stay."),
+    "bench": Listed(
+        ("bench", "bench_http"), "Measure performance beside a baseline in the same run."
+    ),
     "cancel": Listed(("reservations",), "Cancel a reservation and give its nights back."),
-    "dead-letters": Listed(("dead_letters",), "Look at messages that could not be applied."),
+    "dead-letters": Listed(
+        ("dead_letters",), "Show messages that could not be applied, and retry or discard them."
+    ),
     "demo": Listed(
-        ("proof",),
+        ("verify",),
         "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",
     ),
-    "health": Listed(("health",), "Ask a process whether it is ready."),
-    "inventory": Listed(
-        ("inventory", "loading"), "Look at rooms and their nights, and change them."
-    ),
-    "local": Listed(("servers",), "Start and stop real Postgres and Kafka servers here."),
-    "migrate": Listed(("deploy",), "Bring every database of the settings to the newest schema."),
+    "health": Listed(("health",), "Check whether a process is ready."),
+    "inventory": Listed(("inventory", "loading"), "Show and change rooms and their nights."),
+    "local": Listed(("servers",), "Start and stop Postgres and Kafka servers on this machine."),
+    "migrate": Listed(("deploy",), "Migrate every database of the settings to the newest schema."),
     "outbox": Listed(
         ("outbox",), "Look at the outbox of each database, share its work out, and repair it."
     ),
     "relay": Listed(("processes",), "Publish the outbox of one database to Kafka."),
-    "reservations": Listed(("reservations",), "List reservations, or look at one."),
-    "reserve": Listed(("reservations",), "Ask for a room."),
+    "reservations": Listed(("reservations",), "List reservations, or show one."),
+    "reserve": Listed(("reservations",), "Reserve a room."),
     "results": Listed(("processes",), "Settle reservations by the rooms' answers."),
     "rooms": Listed(("processes",), "Apply requests to the rooms' inventory, and answer them."),
     "token": Listed(("token",), "Sign a bearer token for a member (development only)."),
     "topics": Listed(
         ("deploy",), "Create the topics on the brokers and declare them to the outboxes."
     ),
-    "up": Listed(("servers",), "Run everything here until Ctrl-C."),
+    "up": Listed(("servers",), "Run everything on this machine until Ctrl-C."),
     "verify": Listed(
-        ("proof",),
-        "Check the invariants from the outside: the databases and the topics, while all runs.",
+        ("verify",),
+        "Check the invariants in the databases and the topics, while the system runs.",
     ),
 }
 
 
 class Innbox(click.Group):
-    """A group that imports a command when somebody asks for it."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -93,7 +95,7 @@ def cli(context: click.Context, data: Path) -> None:
     Use it:      innbox reserve | cancel | reservations | availability | inventory
     Deploy it:   innbox migrate, innbox topics, then innbox api | relay | rooms | results
 
-    DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name your servers; without them the embedded ones of
-    --data are used.
+    DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name your servers. Without them the commands use the
+    embedded ones of --data.
     """
     context.obj = data

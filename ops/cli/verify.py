@@ -1,4 +1,4 @@
-"""`innbox demo | verify`: what shows that the promises are kept."""
+"""`innbox demo | verify`: the commands that check the invariants."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ops.cli.root import cli
+from ops.cli.servers import brokers_option
 from ops.cli.tempdir import temporary
 from ops.environment import settings_for
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
@@ -16,15 +17,15 @@ VIOLATED = 1
 
 @cli.command()
 @click.option("--reservations", type=click.IntRange(min=1), default=1_200, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the guests' wishes.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random requests.")
 @click.option(
     "--hotel",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A hotel of your own; `innbox demo --sample` prints one to start from.",
+    help="Your own hotel, a TOML file; `innbox demo --sample` prints an example.",
 )
-@click.option("--sample", is_flag=True, help="Print the sample hotel and end.")
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
-@click.option("--keep", is_flag=True, help="Leave it running for a look around, until Ctrl-C.")
+@click.option("--sample", is_flag=True, help="Print the sample hotel and exit.")
+@brokers_option
+@click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C.")
 @as_json
 def demo(
     reservations: int,
@@ -37,9 +38,9 @@ def demo(
 ) -> int:
     """Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.
 
-    Everything runs in a temporary directory and is gone at the end, whatever --data says; servers
-    that the environment names are used instead. Exit code 1 if any invariant is violated, a
-    reservation is left open, or what the guests were told is not what is stored.
+    Everything runs in a temporary directory, which is removed at the end, and not in --data; servers
+    that the environment names are used instead. Exit code 1 if an invariant is violated, a
+    reservation is left open, or the answers differ from the stored reservations.
     """
     from ops.demo import SAMPLE, load_hotel, run_demo
     from ops.stack import running_stack
@@ -60,9 +61,9 @@ def demo(
             _print_demo(outcome.as_dict(), chosen.name)
             _print_violations(outcome.verdict.as_dict())
         if keep:
-            from ops.up import look_around
+            from ops.up import show_until_stopped
 
-            look_around(stack)
+            show_until_stopped(stack)
         if not outcome.holds:
             raise click.exceptions.Exit(VIOLATED)
     return 0
@@ -75,9 +76,9 @@ def demo(
 @as_json
 @click.pass_obj
 def verify(data: Path, name_all: bool, as_json: bool) -> int:
-    """Check the invariants from the outside: the databases and the topics, while all runs.
+    """Check the invariants in the databases and the topics, while the system runs.
 
-    Exit code 1 if one is violated; the offending ids are named.
+    Exit code 1 if an invariant is violated; the offending ids are named.
     """
     from ops.verify import VIOLATIONS_NAMED_MAX
     from ops.verify import verify as verify_now
@@ -103,7 +104,11 @@ def verify(data: Path, name_all: bool, as_json: bool) -> int:
             ],
         )
         _print_violations(verdict.as_dict())
-        print_status("at rest" if verdict.at_rest else "not at rest: what is in flight was exempt")
+        print_status(
+            "The system was at rest."
+            if verdict.at_rest
+            else "The system was not at rest: messages in flight were exempt."
+        )
     return 0 if verdict.holds else VIOLATED
 
 
@@ -117,13 +122,19 @@ def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
     rows += [
         ("request to result", f"p50 {latency['p50']:,} ms, p99 {latency['p99']:,} ms"),
         ("without a result in time", f"{outcome['without_result_in_time']:,}"),
-        ("killed with SIGKILL", kills or "nobody"),
+        ("killed with SIGKILL", kills or "none"),
         ("seconds", str(outcome["seconds"])),
     ]
     print_table(hotel, ("", ""), rows)
-    console.print(
-        "[green]Every invariant holds.[/]" if outcome["holds"] else "[red]It does not hold.[/]"
-    )
+    console.print(verdict_line(outcome))
+
+
+def verdict_line(outcome: dict[str, Any]) -> str:
+    """Return the last line of the demo; a failure names the counts that should be 0."""
+    if outcome["holds"]:
+        return "[green]Every invariant holds.[/]"
+    failures = (f"{outcome[name]:,} {name}" for name in _FAILURES if outcome[name])
+    return f"[red]FAILED:[/] {', '.join(failures)}"
 
 
 _DEMO_ROWS = (
@@ -137,6 +148,7 @@ _DEMO_ROWS = (
     "oversold",
     "violations",
 )
+_FAILURES = _DEMO_ROWS[4:]
 
 
 def _print_violations(verdict: dict[str, Any]) -> None:
@@ -145,5 +157,5 @@ def _print_violations(verdict: dict[str, Any]) -> None:
             console.print(f"{finding['invariant']}: {violation}", highlight=False, markup=False)
         if unnamed := finding["violations_count"] - len(finding["violations"]):
             console.print(
-                f"{finding['invariant']}: and {unnamed:,} more; see `innbox verify --all`"
+                f"{finding['invariant']}: {unnamed:,} more; `innbox verify --all` names them"
             )
