@@ -57,7 +57,7 @@ COMMANDS = {
         "relay.cli.topics", "topics", "Create topics on the brokers and declare them to the outbox."
     ),
     "run": Listed("relay.cli.serve", "run", "Publish the outbox to Kafka until SIGTERM."),
-    "health": Listed("relay.cli.health", "health", "Ask a process whether it is ready."),
+    "health": Listed("relay.cli.health", "health", "Check whether a process is ready."),
     **OPERATORS,
 }
 
