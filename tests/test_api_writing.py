@@ -180,6 +180,7 @@ def test_a_repeat_is_answered_as_it_was_then_and_not_as_it_is_now(
         (202, first.json()),
     ]
     assert {one.headers["Idempotency-Replayed"] for one in again} == {"true"}
+    assert code(reserve(me, "cancel")) == "idempotency-key-reused"
     assert me.get(location).json()["status"] == "CANCELLED"
 
 
