@@ -1,9 +1,9 @@
 """Housekeeping: partitions made ahead and dropped in time, by one elected relay.
 
-A run that fails for want of a lock (it waits a moment only, so as never to hold up writers) leaves
-everything as it was, and the next run tries again. Of an outbox from elsewhere it touches nothing: what
-is published there is not known yet, and a message that is moved could no longer be told from a restored
-one.
+A run that does not get a lock in time (it waits a moment only, so as never to hold up writers) leaves
+everything as it was, and the next run tries again. Of an outbox of another cluster it touches nothing:
+what is published there is not known yet, and a message that is moved could no longer be told from a
+restored one.
 """
 
 from datetime import UTC, timedelta

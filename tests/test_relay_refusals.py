@@ -135,7 +135,7 @@ def test_a_message_that_kills_the_relay_is_found_over_restarts(
         assert deaths_until_blocked(engine, settings, log, attempts) <= 3
         (found,) = blocked(engine)
         assert found.key == "fatal"
-        assert "dies" in found.reason
+        assert "crashed" in found.reason
         if attempts == 1:
             retry(engine, "fatal")
     with a_relay(settings):

@@ -81,7 +81,9 @@ def test_a_clock_that_is_wrong_blocks_nobody_and_is_waited_for(
         eventually(lambda: not relay.health.problems)
     assert first_deliveries(records) == appended(messages)
     assert not blocked(engine)
-    reasons = [line["reason"] for line in logs if line["event"] == "the relay waits"]
+    reasons = [
+        line["reason"] for line in logs if line["event"] == "relay cannot make progress; retrying"
+    ]
     assert len(reasons) == 1, "it is said once, however often it is tried"
     assert f"{relaying.kafka_prefix}{ROOM_RESERVE}" in reasons[0]
 

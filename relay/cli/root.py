@@ -11,7 +11,7 @@ OPERATORS = {
     "shards": Listed(
         "relay.cli.shards",
         "shards",
-        "List the shards: who relays which keys, how far they are, and what waits (an estimate).",
+        "List the shards: their keys, relays and cursors, and what waits (an estimate).",
     ),
     "partitions": Listed(
         "relay.cli.shards", "partitions", "List the daily partitions, oldest first."
