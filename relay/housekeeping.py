@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 def maintain_partitions_once(engine: Engine, config: RelayConfig) -> admin.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        be_patient(connection)  # to move strays may take minutes
+        be_patient(connection)  # to empty the default partition may take minutes
         try:
             with connection.begin():
                 reader.check_cluster_identity(connection)

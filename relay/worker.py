@@ -99,7 +99,7 @@ class ShardWorker:
                 # In order only: after any other end the shard may be another's.
                 reader.release_shard(connection, self.shard)
                 _log.info("shard released", shard=self.shard.id)
-        except Exception as error:  # noqa: BLE001 - told to who holds us, who tells them apart
+        except Exception as error:  # noqa: BLE001 - handed to the caller, which classifies it
             self.error = error
             self._survive()
 

@@ -5,12 +5,15 @@ code 1 if a document has one, or a room has more than its ceiling. Ceilings may 
 """
 
 import ast
+import io
 import re
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -18,20 +21,11 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/**/*.yaml", "
 # What is quoted is another's text: a name in the code, or what a program prints.
 QUOTED = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 
-# Phrases in the strings of each package, docstrings and help included; a package that
-# is not here has none. Lower the number with the count.
+# Phrases in the strings and comments of each package; a package that is not here has none.
+# Lower the number with the count.
 CEILINGS = {
-    "api": 29,
-    "client": 1,
-    "consumers": 3,
-    "domain": 7,
-    "innbox_client": 1,
-    "innbox_process": 6,
-    "migrations": 3,
-    "ops": 36,
-    "outbox": 55,
-    "relay": 46,
-    "runtime": 6,
+    "ops": 2,  # a key of `innbox bench --json`
+    "outbox": 4,  # a name in a statement of a released version of the schema, which never changes
 }
 
 
@@ -72,19 +66,26 @@ def in_documents() -> list[Found]:
     ]
 
 
-def in_strings(path: Path) -> Iterator[Found]:
-    """Yield what the strings of a module must not have: messages, log events, help and docstrings."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            for phrase in phrases(QUOTED.sub("…", node.value)):
-                yield Found(path, *phrase)
+def in_module(path: Path) -> Iterator[Found]:
+    """Yield what the strings and comments of a module must not have."""
+    code = path.read_text()
+    strings = (
+        node.value
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    comments = (token.string for token in tokens if token.type == tokenize.COMMENT)
+    for written in chain(strings, comments):
+        for phrase in phrases(QUOTED.sub("…", written)):
+            yield Found(path, *phrase)
 
 
 @cache
 def in_product() -> dict[str, list[Found]]:
     """Return what each package of the product still has."""
     return {
-        room: [found for path in sorted((ROOT / room).rglob("*.py")) for found in in_strings(path)]
+        room: [found for path in sorted((ROOT / room).rglob("*.py")) for found in in_module(path)]
         for room in rooms()
     }
 
