@@ -2,8 +2,8 @@
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
 reading makes that safe, and it is: the consumers' offsets, the reservations' database, the rooms'
-database, the topics, and then what was committed meanwhile (see `reading` and `relay.audit.ledger`).
-Everything goes into a scratch ledger, where each invariant is a query for what breaks it (`history`,
+database, the topics, and then what was committed meanwhile (see `reading` and `relay.audit.snapshot`).
+Everything goes into a scratch db, where each invariant is a query for what breaks it (`history`,
 `delivery`, `inventory`, `consumption`).
 
 What retention has dropped cannot be checked any more; it is counted in the notes, not held against
@@ -15,10 +15,10 @@ from ops.verify.consumption import CONSUMPTION
 from ops.verify.delivery import DELIVERY
 from ops.verify.history import HISTORY
 from ops.verify.inventory import INVENTORY
-from ops.verify.ledger import SCHEMA
 from ops.verify.reading import read_all
+from ops.verify.snapshot import SCHEMA
 from ops.verify.verdict import VIOLATIONS_NAMED_MAX, Counts, Finding, Verdict, judge
-from relay.audit.ledger import Ledger
+from relay.audit.snapshot import SnapshotDatabase
 from runtime.settings import Settings
 
 __all__ = ["VIOLATIONS_NAMED_MAX", "Counts", "Finding", "Report", "Verdict", "verify"]
@@ -45,6 +45,6 @@ def verify(
     `report` is told what is being read, how many rows so far, and of how many if that is known.
     Raises what Postgres or Kafka raise when they cannot be read, and TimeoutError.
     """
-    with Ledger(SCHEMA) as ledger:
-        read_all(ledger, settings, report)
-        return judge(ledger, INVARIANTS, named_max=named_max)
+    with SnapshotDatabase(SCHEMA) as db:
+        read_all(db, settings, report)
+        return judge(db, INVARIANTS, named_max=named_max)

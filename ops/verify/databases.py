@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 import outbox
 from domain.messages import RESERVATIONS_SOURCE, ROOMS_SOURCE
 from innbox_process.commands import Report
-from ops.verify.ledger import fields
+from ops.verify.snapshot import fields
 from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
-from relay.audit.ledger import Ledger
-from relay.audit.ledger.snapshots import (
+from relay.audit.snapshot import SnapshotDatabase
+from relay.audit.snapshot.snapshots import (
     COMMITTED_SINCE,
     as_of_now,
     complete_from,
@@ -93,7 +93,7 @@ class Snapshots:
     topics: frozenset[str]
 
 
-def read_databases(ledger: Ledger, settings: Settings, report: Report) -> Snapshots:
+def read_databases(db: SnapshotDatabase, settings: Settings, report: Report) -> Snapshots:
     """Enter both contexts and their outboxes, each database as of one instant."""
     snapshots: dict[str, str] = {}
     topics: set[str] = set()
@@ -101,32 +101,37 @@ def read_databases(ledger: Ledger, settings: Settings, report: Report) -> Snapsh
         with as_of_now(settings, url, "verify") as connection:
             snapshots[url] = snapshot(connection)
             topics.update(outbox.known_topics(connection))
-            _enter(ledger, connection, contexts, report)
+            _enter(db, connection, contexts, report)
     return Snapshots(snapshots, frozenset(topics))
 
 
-def read_late(ledger: Ledger, settings: Settings, snapshots: Snapshots, report: Report) -> None:
+def read_late(
+    db: SnapshotDatabase, settings: Settings, snapshots: Snapshots, report: Report
+) -> None:
     """Enter the messages committed since the snapshots; call this after reading the topics."""
     for url, until in snapshots.by_url.items():
         with as_of_now(settings, url, "verify") as connection:
             rows = stream(connection, LATE_MESSAGES, {"snapshot": until})
-            ledger.insert("message", reported("late messages", map(_message, rows), report))
+            db.insert("message", reported("late messages", map(_message, rows), report))
 
 
 def _enter(
-    ledger: Ledger, connection: Connection, contexts: Sequence[Context], report: Report
+    db: SnapshotDatabase,
+    connection: Connection,
+    contexts: Sequence[Context],
+    report: Report,
 ) -> None:
     kept_from = complete_from(connection)
     for context in contexts:
-        ledger.insert("context", [(SOURCES[context], kept_from)])
+        db.insert("context", [(SOURCES[context], kept_from)])
         for table, query in TABLES[context].items():
             what = f"{table.replace('_', ' ')}s"
-            ledger.insert(table, reported(what, stream(connection, query), report))
+            db.insert(table, reported(what, stream(connection, query), report))
 
-    ledger.insert("dead_letter", stream(connection, OPEN_DEAD_LETTERS))
-    ledger.insert("set_aside", stream(connection, SET_ASIDE))
+    db.insert("dead_letter", stream(connection, OPEN_DEAD_LETTERS))
+    db.insert("set_aside", stream(connection, SET_ASIDE))
     messages = map(_message, stream(connection, MESSAGES))
-    ledger.insert("message", reported("messages", messages, report))
+    db.insert("message", reported("messages", messages, report))
 
 
 def _message(row: tuple[Any, ...]) -> tuple[Any, ...]:

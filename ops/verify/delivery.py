@@ -4,7 +4,7 @@ Every query returns one sentence for each breach.
 """
 
 from ops.verify.verdict import Check, Invariant, Remark
-from relay.audit.ledger import CLOCKS_DIFFER_S
+from relay.audit.snapshot import CLOCKS_DIFFER_S
 
 MISSING_IN_KAFKA = """
     SELECT printf('message %s (%s, key %s, position %d) is relayed but not in Kafka',

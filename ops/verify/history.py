@@ -5,7 +5,7 @@ Every query returns one sentence for each breach.
 
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from ops.verify.verdict import Check, Invariant, Remark
-from relay.audit.ledger import CLOCKS_DIFFER_S
+from relay.audit.snapshot import CLOCKS_DIFFER_S
 
 SENT_WITHOUT_MESSAGE = """
     SELECT printf('reservation %d, version %d (%s): its message %s is not in the outbox',

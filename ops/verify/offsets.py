@@ -10,21 +10,23 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 
 from innbox_process.kafka import quiet_admin
-from relay.audit.ledger.scratch import Ledger
-from relay.audit.ledger.topics import CONTACT_S_MAX, SILENCE_S_MAX
+from relay.audit.snapshot.database import SnapshotDatabase
+from relay.audit.snapshot.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from runtime.settings import Settings
 
 # Records of a partition before `offset` are behind its group.
 SCHEMA = "CREATE TABLE passed (topic, partition INTEGER, offset INTEGER);"
 
 
-def read_offsets(ledger: Ledger, settings: Settings, groups: Mapping[str, Iterable[str]]) -> None:
+def read_offsets(
+    db: SnapshotDatabase, settings: Settings, groups: Mapping[str, Iterable[str]]
+) -> None:
     """Enter the committed offsets of these groups, each in the topics that it reads."""
     admin = quiet_admin(settings.kafka)
     admin.list_topics(timeout=CONTACT_S_MAX)  # brokers that are away are not waited for as long
     for group, topics in groups.items():
         names = {settings.kafka_prefix + topic for topic in topics}
-        ledger.insert("passed", _passed(admin, settings.kafka_prefix, group, names))
+        db.insert("passed", _passed(admin, settings.kafka_prefix, group, names))
 
 
 def _passed(

@@ -6,9 +6,9 @@ from typing import Any
 
 from innbox_process.commands import Report
 from ops.verify.consumption import UNCONSUMED
-from ops.verify.ledger import SCHEMA
 from ops.verify.reading import read_all
-from relay.audit.ledger import Ledger
+from ops.verify.snapshot import SCHEMA
+from relay.audit.snapshot import SnapshotDatabase
 from runtime.settings import Settings
 
 _OF_THE_WINDOW = f"""
@@ -35,7 +35,7 @@ def find_unconsumed(
         "since": since.timestamp() if since else float("-inf"),
         "until": until.timestamp() if until else float("inf"),
     }
-    with Ledger(SCHEMA) as ledger:
-        read_all(ledger, settings, report)
-        found = list(ledger.named(_OF_THE_WINDOW, bounds))
+    with SnapshotDatabase(SCHEMA) as db:
+        read_all(db, settings, report)
+        found = list(db.dict_rows(_OF_THE_WINDOW, bounds))
     return [record for record in found if not topics or record["topic"] in topics]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from relay.audit.ledger import Ledger
+from relay.audit.snapshot import SnapshotDatabase
 
 # What a breach means to a member, where it means one of these.
 Harm = Literal["lost", "doubled", "oversold"]
@@ -116,27 +116,30 @@ _IS_BUSY = "SELECT count(*) FROM message WHERE late"
 
 
 def judge(
-    ledger: Ledger, invariants: Sequence[Invariant], *, named_max: int | None = VIOLATIONS_NAMED_MAX
+    db: SnapshotDatabase,
+    invariants: Sequence[Invariant],
+    *,
+    named_max: int | None = VIOLATIONS_NAMED_MAX,
 ) -> Verdict:
-    """Ask a filled ledger for every breach, and name so many of each invariant; None names all."""
+    """Ask a filled database for every breach, and name so many of each invariant; None names all."""
     harms: Counter[Harm] = Counter()
-    findings = [_finding(ledger, invariant, harms, named_max) for invariant in invariants]
-    counted = {name: ledger.number(query) for name, query in _COUNTS.items()}
+    findings = [_finding(db, invariant, harms, named_max) for invariant in invariants]
+    counted = {name: db.number(query) for name, query in _COUNTS.items()}
     counts = Counts(
         **counted, lost=harms["lost"], doubled=harms["doubled"], oversold=harms["oversold"]
     )
-    at_rest = counts.open == 0 and counts.backlog == 0 and ledger.number(_IS_BUSY) == 0
+    at_rest = counts.open == 0 and counts.backlog == 0 and db.number(_IS_BUSY) == 0
     return Verdict(findings, at_rest, counts)
 
 
 def _finding(
-    ledger: Ledger, invariant: Invariant, harms: Counter[Harm], named_max: int | None
+    db: SnapshotDatabase, invariant: Invariant, harms: Counter[Harm], named_max: int | None
 ) -> Finding:
     named: list[str] = []
     count = 0
     for check in invariant.checks:
         before = count
-        for sentence in ledger.column(check.breaches):
+        for sentence in db.column(check.breaches):
             count += 1
             if named_max is None or len(named) < named_max:
                 named.append(sentence)
@@ -147,12 +150,12 @@ def _finding(
         invariant=invariant.name,
         promise=invariant.promise,
         how=invariant.how,
-        rows=ledger.number(invariant.rows),
+        rows=db.number(invariant.rows),
         violations=named,
         violations_count=count,
         notes=[
             remark.sentence.format(n=n)
             for remark in invariant.remarks
-            if (n := ledger.number(remark.count))
+            if (n := db.number(remark.count))
         ],
     )

@@ -1,8 +1,9 @@
 """Auditing any use of the outbox from the outside: what was committed is published, once, in order.
 
 Nothing of the running system is asked, locked or written; it may be as busy as it likes. Everything goes
-into a ledger, read in an order that raises no false alarm (see `ledger`). A message that is committed
-and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped (`tables`).
+into a snapshot database, read in an order that raises no false alarm (see `snapshot`). A message that is
+committed and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped
+(`tables`).
 
 The window says which messages are judged. Topics are read from a little before its beginning up to their
 ends, since messages are published after they are created. A record of these outboxes is unknown if its
@@ -18,21 +19,21 @@ from collections.abc import Collection
 from innbox_process.commands import CommandError, Report
 from innbox_process.records import Record
 from relay.audit.databases import Home, Sources, declared_topics, look_up, read_late, read_window
-from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds
-from relay.audit.ledger.topics import read_topics
 from relay.audit.order import find_inversions
 from relay.audit.outcome import Audit, Finding, TopicAudit, conclude
 from relay.audit.partitioner import partition_of
+from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, seconds
+from relay.audit.snapshot.topics import read_topics
 from relay.audit.tables import (
     EXPLAINED,
     FINDINGS,
     INDEXES,
     JUDGED,
     SCHEMA,
-    STRANGE_IDS,
-    STRANGERS,
     TRIMMED,
     TRIMMED_ANYWHERE,
+    UNKNOWN_IDS,
+    UNKNOWN_RECORDS,
 )
 from relay.audit.window import Window
 from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
@@ -64,13 +65,13 @@ def audit(
             f"No outbox declares {', '.join(sorted(undeclared))}; there are: "
             f"{', '.join(sorted(declared)) or 'none'}."
         )
-    with Ledger(SCHEMA) as ledger:
-        ledger.know("partition_of", 2, partition_of)
-        snapshots = _enter_messages(ledger, sources, homes, window, topics, report)
-        read = set(topics) or declared | set(ledger.column("SELECT DISTINCT topic FROM message"))
+    with SnapshotDatabase(SCHEMA) as db:
+        db.create_function("partition_of", 2, partition_of)
+        snapshots = _enter_messages(db, sources, homes, window, topics, report)
+        read = set(topics) or declared | set(db.column("SELECT DISTINCT topic FROM message"))
         begins_at = window.since.timestamp() - CLOCKS_DIFFER_S if window.since else None
         read_topics(
-            ledger,
+            db,
             sources.kafka,
             sources.topic_prefix,
             read,
@@ -79,13 +80,13 @@ def audit(
             since=begins_at,
         )
         for home in homes:
-            read_late(ledger, sources, home, snapshots[home])
-        _judge(ledger, sources, report)
-        return conclude(ledger, read, window, exactly_once=exactly_once, named_max=named_max)
+            read_late(db, sources, home, snapshots[home])
+        _judge(db, sources, report)
+        return conclude(db, read, window, exactly_once=exactly_once, named_max=named_max)
 
 
 def _enter_messages(
-    ledger: Ledger,
+    db: SnapshotDatabase,
     sources: Sources,
     homes: list[Home],
     window: Window,
@@ -94,8 +95,8 @@ def _enter_messages(
 ) -> dict[Home, str]:
     since = window.since.timestamp() if window.since else -_EVER
     until = window.until.timestamp() if window.until else _EVER
-    ledger.insert("bounds", [(since, until)])
-    return {home: read_window(ledger, sources, home, window, topics, report) for home in homes}
+    db.insert("bounds", [(since, until)])
+    return {home: read_window(db, sources, home, window, topics, report) for home in homes}
 
 
 def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
@@ -112,10 +113,10 @@ def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
     )
 
 
-def _judge(ledger: Ledger, sources: Sources, report: Report) -> None:
+def _judge(db: SnapshotDatabase, sources: Sources, report: Report) -> None:
     is_murmur2 = sources.kafka.get("partitioner", "murmur2") in _MURMUR2
-    ledger.run(INDEXES, TRIMMED if is_murmur2 else TRIMMED_ANYWHERE, JUDGED, STRANGERS, EXPLAINED)
-    look_up(ledger, sources, ledger.column(STRANGE_IDS), report)
-    ledger.run(EXPLAINED)
-    find_inversions(ledger)
-    ledger.run(FINDINGS)
+    db.run(INDEXES, TRIMMED if is_murmur2 else TRIMMED_ANYWHERE, JUDGED, UNKNOWN_RECORDS, EXPLAINED)
+    look_up(db, sources, db.column(UNKNOWN_IDS), report)
+    db.run(EXPLAINED)
+    find_inversions(db)
+    db.run(FINDINGS)

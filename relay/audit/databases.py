@@ -12,8 +12,8 @@ from innbox_process.commands import CommandError, Report
 from innbox_process.config import DatabaseConfig, DatabaseSettings
 from outbox import reader
 from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
-from relay.audit.ledger import Ledger, seconds
-from relay.audit.ledger.snapshots import (
+from relay.audit.snapshot import SnapshotDatabase, seconds
+from relay.audit.snapshot.snapshots import (
     COMMITTED_SINCE,
     as_of_now,
     complete_from,
@@ -99,7 +99,7 @@ def declared_topics(sources: Sources) -> set[str]:
 
 
 def read_window(
-    ledger: Ledger,
+    db: SnapshotDatabase,
     sources: Sources,
     home: Home,
     window: Window,
@@ -111,12 +111,12 @@ def read_window(
     Returns the snapshot that they were read in.
     """
     with as_of_now(sources.database, home.url, "audit") as connection:
-        _enter(ledger, connection, home, window, topics, report)
+        _enter(db, connection, home, window, topics, report)
         return snapshot(connection)
 
 
 def _enter(
-    ledger: Ledger,
+    db: SnapshotDatabase,
     connection: Connection,
     home: Home,
     window: Window,
@@ -128,7 +128,7 @@ def _enter(
     except reader.ForeignCursor as error:
         raise CommandError(f"{home.name}: {error}") from error
     has_commit_times = connection.execute(HAS_COMMIT_TIMES).scalar_one()
-    ledger.insert("home", [(home.id, home.name, complete_from(connection), has_commit_times)])
+    db.insert("home", [(home.id, home.name, complete_from(connection), has_commit_times)])
     values = {
         "home": home.id,
         "since": window.since.isoformat() if window.since else "-infinity",
@@ -137,18 +137,20 @@ def _enter(
     }
     query = MESSAGES.format(committed_at=_COMMITTED_AT if has_commit_times else "NULL::float8")
     rows = map(_message, stream(connection, query, values))
-    ledger.insert("message", reported(f"messages of {home.name}", rows, report))
-    ledger.insert("recent", stream(connection, RECENT_SOURCES, {"home": home.id}))
-    ledger.insert("acknowledged", stream(connection, ACKNOWLEDGED, {"home": home.id}))
+    db.insert("message", reported(f"messages of {home.name}", rows, report))
+    db.insert("recent", stream(connection, RECENT_SOURCES, {"home": home.id}))
+    db.insert("acknowledged", stream(connection, ACKNOWLEDGED, {"home": home.id}))
 
 
-def read_late(ledger: Ledger, sources: Sources, home: Home, since: str) -> None:
+def read_late(db: SnapshotDatabase, sources: Sources, home: Home, since: str) -> None:
     """Enter the ids of what was committed since a snapshot; call this after reading the topics."""
     with as_of_now(sources.database, home.url, "audit") as connection:
-        ledger.insert("known", stream(connection, LATE, {"snapshot": since}))
+        db.insert("known", stream(connection, LATE, {"snapshot": since}))
 
 
-def look_up(ledger: Ledger, sources: Sources, event_ids: Iterable[str], report: Report) -> None:
+def look_up(
+    db: SnapshotDatabase, sources: Sources, event_ids: Iterable[str], report: Report
+) -> None:
     """Enter those of the ids that any database has a message for, of any time.
 
     Each look goes through a whole outbox; at the edges of a window there are few to look for.
@@ -157,7 +159,7 @@ def look_up(ledger: Ledger, sources: Sources, event_ids: Iterable[str], report: 
     while chunk := list(islice(ids, IDS_PER_LOOK)):
         for one in (*sources.databases, *sources.others):
             with as_of_now(sources.database, one.url, "audit") as connection:
-                ledger.insert("known", stream(connection, NAMED, {"ids": chunk}))
+                db.insert("known", stream(connection, NAMED, {"ids": chunk}))
         done += len(chunk)
         report("records without a message in the window", done, None)
 

@@ -21,7 +21,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from relay.audit.ledger import Ledger
+from relay.audit.snapshot import SnapshotDatabase
 
 # From its timestamp until others see it a commit is written to disk, and to synchronous standbys. Writers
 # without a common lock overtake each other within that time, rightly: 12 of them on one key and 2 cores
@@ -93,10 +93,10 @@ class Delivered(NamedTuple):
         return self.highest_before < min(self.offset, behind)
 
 
-def find_inversions(ledger: Ledger) -> None:
+def find_inversions(db: SnapshotDatabase) -> None:
     """Enter a row for each message that has overtaken another one."""
-    delivered = (Delivered(*row) for row in ledger.rows(ENTANGLED))
-    ledger.insert("inversion", _inversions(delivered))
+    delivered = (Delivered(*row) for row in db.rows(ENTANGLED))
+    db.insert("inversion", _inversions(delivered))
 
 
 def _inversions(delivered: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from relay.audit.ledger import Ledger
+from relay.audit.snapshot import SnapshotDatabase
 from relay.audit.window import Window
 
 RECORDS_NAMED_MAX = 10
@@ -33,15 +33,15 @@ _OVERTOOK = f"""
     FROM inversion AS found {_KNOWN}
     WHERE found.topic = :topic AND outcome = :kind {_IN_ORDER}
 """
-_STRANGE = """
-    SELECT event_id, key, source, partition, offset FROM stranger
+_UNKNOWN = """
+    SELECT event_id, key, source, partition, offset FROM unknown_record
     WHERE topic = :topic ORDER BY partition, offset
 """
 # What is named, the worst first.
 LISTS = {
     "missing": _BY_STATUS,
     "out_of_order": _OVERTOOK,
-    "unknown": _STRANGE,
+    "unknown": _UNKNOWN,
     "duplicated": _REPEATED,
     "undecided": _OVERTOOK,
     "blocked": _BY_STATUS,
@@ -56,7 +56,7 @@ COUNTS = """
     UNION ALL SELECT topic, 'committed', count(*) FROM judged GROUP BY topic
     UNION ALL SELECT topic, 'duplicated', count(*) FROM judged WHERE records > 1 GROUP BY topic
     UNION ALL SELECT topic, 'republished', count(*) FROM judged WHERE run IS NOT NULL GROUP BY topic
-    UNION ALL SELECT topic, 'unknown', count(*) FROM stranger GROUP BY topic
+    UNION ALL SELECT topic, 'unknown', count(*) FROM unknown_record GROUP BY topic
     UNION ALL SELECT topic, outcome, count(*) FROM inversion GROUP BY topic, outcome
 """
 FINDINGS = """
@@ -164,13 +164,18 @@ class Audit:
 
 
 def conclude(
-    ledger: Ledger, topics: set[str], window: Window, *, exactly_once: bool, named_max: int | None
+    db: SnapshotDatabase,
+    topics: set[str],
+    window: Window,
+    *,
+    exactly_once: bool,
+    named_max: int | None,
 ) -> Audit:
-    """Ask a filled and judged ledger; None names everything."""
+    """Ask a filled and judged database; None names everything."""
     counts: dict[str, dict[str, int]] = {topic: {} for topic in topics}
-    for topic, kind, count in ledger.rows(COUNTS):
+    for topic, kind, count in db.rows(COUNTS):
         counts[topic][kind] = count
-    rows = ledger.rows(FINDINGS, {"exactly_once": exactly_once})
+    rows = db.rows(FINDINGS, {"exactly_once": exactly_once})
     findings = [Finding._make(row) for row in rows]
     audits = [
         TopicAudit(
@@ -178,11 +183,11 @@ def conclude(
             **_counted(counted),
             acknowledged=_by_kind(findings, topic, is_acknowledged=True),
             unacknowledged=_by_kind(findings, topic, is_acknowledged=False),
-            found=_found(ledger, topic, counted, named_max),
+            found=_found(db, topic, counted, named_max),
         )
         for topic, counted in sorted(counts.items())
     ]
-    return Audit(audits, window, exactly_once, list(_notes(ledger)), findings)
+    return Audit(audits, window, exactly_once, list(_notes(db)), findings)
 
 
 def _counted(counts: dict[str, int]) -> dict[str, int]:
@@ -200,16 +205,16 @@ def _by_kind(findings: list[Finding], topic: str, *, is_acknowledged: bool) -> d
 
 
 def _found(
-    ledger: Ledger, topic: str, counts: dict[str, int], named_max: int | None
+    db: SnapshotDatabase, topic: str, counts: dict[str, int], named_max: int | None
 ) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for kind, query in LISTS.items():
         if counts.get(kind):
-            rows = ledger.named(query, {"topic": topic, "kind": kind})
+            rows = db.dict_rows(query, {"topic": topic, "kind": kind})
             found[kind] = [_with_who_knows(row) for row in islice(rows, named_max)]
     for repeated in found.get("duplicated", ()):
         values = {"topic": topic, "event_id": repeated.pop("event_id")}
-        repeated["places"] = list(ledger.named(PLACES, values))
+        repeated["places"] = list(db.dict_rows(PLACES, values))
     return found
 
 
@@ -218,9 +223,9 @@ def _with_who_knows(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"acknowledged": known} if known["by"] else row
 
 
-def _notes(ledger: Ledger) -> Iterator[str]:
+def _notes(db: SnapshotDatabase) -> Iterator[str]:
     for count, sentence in REMARKS:
-        if n := ledger.number(count):
+        if n := db.number(count):
             yield sentence.format(n=n)
-    for name in ledger.column(UNTIMED):
+    for name in db.column(UNTIMED):
         yield TURN_ON.format(name=name)

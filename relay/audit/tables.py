@@ -15,7 +15,7 @@ A message is known in Kafka by its header `ce_id`, and a record by the same.
        no └─────────────────────────────────────────────────────────────► missing
 """
 
-from relay.audit.ledger import CLOCKS_DIFFER_S, topics
+from relay.audit.snapshot import CLOCKS_DIFFER_S, topics
 
 SCHEMA = f"""
 CREATE TABLE bounds (since, until);
@@ -129,14 +129,14 @@ CREATE TABLE finding AS
 
 # Of these outboxes by their source, of the window by their own time, younger than the oldest message that
 # the outbox can be expected to have; and yet no message has their id.
-STRANGERS = f"""
+UNKNOWN_RECORDS = f"""
 CREATE TABLE source AS
     SELECT source AS name, max(complete_from) AS complete_from
     FROM (SELECT home, source FROM message UNION SELECT home, source FROM recent)
     JOIN home ON home.id = home WHERE source IS NOT NULL GROUP BY source;
 CREATE UNIQUE INDEX source_name ON source (name);
 
-CREATE TABLE stranger AS
+CREATE TABLE unknown_record AS
     SELECT record.topic, partition, offset, key, event_id, source
     FROM record JOIN source ON source.name = record.source JOIN bounds
     WHERE event_id IS NOT NULL
@@ -144,7 +144,7 @@ CREATE TABLE stranger AS
       AND (complete_from = 0
            OR coalesce(ce_time, published_at) >= complete_from + {CLOCKS_DIFFER_S})
       AND NOT EXISTS (SELECT 1 FROM message WHERE message.event_id = record.event_id);
-CREATE INDEX stranger_event ON stranger (event_id);
+CREATE INDEX unknown_record_event ON unknown_record (event_id);
 """
-STRANGE_IDS = "SELECT DISTINCT event_id FROM stranger"
-EXPLAINED = "DELETE FROM stranger WHERE event_id IN (SELECT event_id FROM known)"
+UNKNOWN_IDS = "SELECT DISTINCT event_id FROM unknown_record"
+EXPLAINED = "DELETE FROM unknown_record WHERE event_id IN (SELECT event_id FROM known)"

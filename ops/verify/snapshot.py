@@ -1,4 +1,4 @@
-"""The tables of verifying: both contexts and every topic side by side (see `relay.audit.ledger`).
+"""The tables of verifying: both contexts and every topic side by side (see `relay.audit.snapshot`).
 
 An invariant is one query that returns what breaks it. Dates and ids are as they are written.
 
@@ -14,7 +14,7 @@ from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERV
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from innbox_process.records import Record
 from ops.verify import offsets
-from relay.audit.ledger import CLOCKS_DIFFER_S, Ledger, seconds, topics
+from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, seconds, topics
 from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
@@ -144,11 +144,11 @@ WITH RECURSIVE day (night) AS (
 """
 
 
-def close_entry(ledger: Ledger) -> None:
+def build_indexes(db: SnapshotDatabase) -> None:
     """Index what was entered, and derive what the invariants are asked of."""
     ends = {"begins_on": str(CALENDAR_BEGINS_ON), "ends_on": str(CALENDAR_ENDS_ON)}
-    ledger.execute(CALENDAR, ends)
-    ledger.run(INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE")
+    db.execute(CALENDAR, ends)
+    db.run(INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE")
 
 
 def record_row(record: Record, _published_at: float) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from innbox_process.commands import Report
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
 from innbox_process.records import Record, record_of
-from relay.audit.ledger.scratch import Ledger
+from relay.audit.snapshot.database import SnapshotDatabase
 
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
@@ -46,7 +46,7 @@ class _Reading:
 
 
 def read_topics(
-    ledger: Ledger,
+    db: SnapshotDatabase,
     kafka: Mapping[str, Any],
     prefix: str,
     topics: Iterable[str],
@@ -67,12 +67,12 @@ def read_topics(
     reading = _Reading(_starts(admin, places, ends, since), ends)
     consumer = Consumer(_properties(kafka, prefix))
     try:
-        ledger.insert("record", _records(consumer, reading, prefix, report, row_of))
+        db.insert("record", _records(consumer, reading, prefix, report, row_of))
     finally:
         consumer.close()
     # Asked again: what was trimmed during the reading is trimmed.
     lows = _offsets(admin, places, BEGINNING)
-    ledger.insert("partition", _partitions(reading, lows, prefix))
+    db.insert("partition", _partitions(reading, lows, prefix))
 
 
 def _properties(kafka: Mapping[str, Any], prefix: str) -> dict[str, Any]:

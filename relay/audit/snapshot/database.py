@@ -14,7 +14,7 @@ CACHE_KIB = 65_536
 CLOCKS_DIFFER_S = 3_600
 
 
-class Ledger:
+class SnapshotDatabase:
     """A scratch file with these tables. Fill it with `insert`, then ask."""
 
     def __init__(self, schema: str) -> None:
@@ -50,7 +50,7 @@ class Ledger:
     def execute(self, statement: str, values: Mapping[str, object]) -> None:
         self._sqlite.execute(statement, values)
 
-    def know(self, name: str, arguments: int, function: Callable[..., int]) -> None:
+    def create_function(self, name: str, arguments: int, function: Callable[..., int]) -> None:
         """Let queries call a function, whose answer depends on its arguments alone."""
         self._sqlite.create_function(name, arguments, function, deterministic=True)
 
@@ -67,7 +67,7 @@ class Ledger:
         """Every row, one at a time."""
         return self._sqlite.execute(query, values or {})
 
-    def named(self, query: str, values: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    def dict_rows(self, query: str, values: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """Every row by the names of its columns, one at a time."""
         found = self._sqlite.execute(query, values)
         names = [column[0] for column in found.description]
