@@ -26,7 +26,7 @@ check: $(READY)  ## Format, lint, types, import contracts, words and the tests t
 	$(RUN)/mypy
 	$(RUN)/mypy examples
 	$(RUN)/lint-imports
-	$(RUN)/python -m tests.words
+	$(RUN)/python -m tests.support.words
 	$(RUN)/pytest -m unit -q -n 2
 
 proof: $(READY)  ## Long proofs against real servers: every fault, twenty seeds each

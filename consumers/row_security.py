@@ -34,7 +34,7 @@ def require_all_rows(engine: Engine) -> None:
     """Have the engine refuse connections that do not see every reservation."""
 
     @event.listens_for(engine, "connect")
-    def look(connection: "psycopg.Connection[Any]", _: "ConnectionPoolEntry") -> None:
+    def check(connection: "psycopg.Connection[Any]", _: "ConnectionPoolEntry") -> None:
         [(hides_rows, login)] = connection.execute(HIDES_ROWS).fetchall()
         connection.rollback()
         if hides_rows:

@@ -78,7 +78,7 @@ def traffic_of(url: str) -> Traffic:
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection whose waits end; whoever opens it sets the attributes.
+    """A connection whose waits end; the opener sets the attributes.
 
     A patient one waits for as long as the server answers anybody, for statements that may take long. The
     event, if there is one, ends a wait as well.

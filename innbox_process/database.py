@@ -109,7 +109,7 @@ def be_patient(connection: Connection) -> None:
 
 
 def url_in_role(settings: DatabaseSettings, url: str, role: str) -> str:
-    """Return the URL for who connects without an engine, with the role in it.
+    """Return the URL for a connection without an engine, with the role in it.
 
     Options that it has already stay. There is no blank among them, which libpq and SQLAlchemy write
     differently: Postgres takes a tab for one.

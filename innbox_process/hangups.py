@@ -1,4 +1,4 @@
-"""Hang-ups: a reader of our output that goes away is no error of ours.
+"""Hang-ups: a reader of the output that goes away is no error of the program.
 
 A write to its pipe fails, and Python would say so once more when it ends, with an exit code of 120.
 """

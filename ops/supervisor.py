@@ -1,7 +1,7 @@
-"""The supervisor: starts the processes, restarts what dies, and stops all of them.
+"""The supervisor: starts processes, restarts those that die, and stops all of them.
 
-It is for one machine (`innbox up` and the demo); a deployment has an orchestrator for this. Whatever
-answers on a child's port is taken for the child only if it proves to be the process that was started.
+It is for one machine (`innbox up` and the demo); a deployment has an orchestrator. An answer on a child's
+port counts only if it repeats the instance id that this start gave to the child.
 """
 
 import json
@@ -31,7 +31,7 @@ from runtime.settings import Context, Settings
 _CHECK_S = 0.1
 _RESTART_S_MIN, _RESTART_S_MAX = 0.2, 5.0
 _STEADY_S = 10.0
-# Who has died so often before it was ready (some six seconds) will not get ready by waiting.
+# A process that died so often before it was ready (within about 6 s) will not become ready.
 _RESTARTS_MAX = 5
 # Another program on the port may answer without end.
 _ANSWER_BYTES_MAX = 100_000
@@ -39,7 +39,7 @@ _ANSWER_BYTES_MAX = 100_000
 
 @dataclass(slots=True)
 class Child:
-    """One process: what it runs, and how it has fared."""
+    """One process: its command, and its state."""
 
     name: str
     arguments: Sequence[str]
@@ -50,7 +50,7 @@ class Child:
     restarts: int = 0
     started_at: float = 0.0
     wait_s: float = field(default=_RESTART_S_MIN)
-    # Another one for each start: an answer that repeats it is this very process's.
+    # New for each start; the process repeats it in its health answer.
     instance: str = ""
 
     @property
@@ -60,7 +60,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """What a child says of itself now; `answers` is false while nobody, or another program, does."""
+    """A child's health now; `answers` is false while no process, or another program, answers."""
 
     name: str
     pid: int | None
@@ -68,6 +68,7 @@ class ChildState:
     is_ready: bool
     problems: str
     log: Path
+    health_url: str = ""
     answers: bool = True
 
 
@@ -104,7 +105,7 @@ class Supervisor:
                 for child in self._children.values():
                     _start(child)
                 self._watcher.start()
-        except BaseException:  # Ctrl-C is no reason to leave anybody behind
+        except BaseException:  # Ctrl-C must leave no process behind
             self._stop()
             raise
         return self
@@ -118,7 +119,7 @@ class Supervisor:
         self._stop()
 
     def kill(self, name: str) -> int:
-        """SIGKILL a child, as a crash would; returns the pid it had. It is restarted at once."""
+        """SIGKILL a child, like a crash; returns its pid. It is restarted at once."""
         with self._lock:
             process = self._children[name].process
             assert process is not None, f"{name} was started with the block"
@@ -126,19 +127,15 @@ class Supervisor:
             return process.pid
 
     def states(self) -> list[ChildState]:
-        """Ask every child how it is."""
+        """Request the health of every child."""
         return [_state(child) for child in self._children.values()]
-
-    def states_with_urls(self) -> list[tuple[ChildState, str]]:
-        """Ask likewise, and say where each answers."""
-        return [(_state(child), child.health_url) for child in self._children.values()]
 
     def wait_until_ready(self, deadline_s: float) -> None:
         """Wait until all are ready; raises `NotReady`, which quotes the logs."""
         ends_at = time.monotonic() + deadline_s
         while waiting := [state for state in self.states() if not state.is_ready]:
-            hopeless = any(state.restarts >= _RESTARTS_MAX for state in waiting)
-            if hopeless or time.monotonic() > ends_at:
+            is_crashing = any(state.restarts >= _RESTARTS_MAX for state in waiting)
+            if is_crashing or time.monotonic() > ends_at:
                 raise NotReady(waiting)
             self._stopping.wait(_CHECK_S)
 
@@ -147,18 +144,18 @@ class Supervisor:
             for child in self._children.values():
                 with self._lock:
                     if child.pid is None and not self._stopping.is_set():
-                        self._revive(child)
+                        self._restart(child)
 
     def _stop(self) -> None:
-        with self._lock:  # nobody is born from here on
+        with self._lock:  # no restart from here on
             self._stopping.set()
-        with signals.waiting():
+        with signals.ignoring():
             if self._watcher.is_alive():
                 self._watcher.join()
             _end(self._children.values(), self._stop_s)
 
-    def _revive(self, child: Child) -> None:
-        """Restart at once the first time, and ever later while it keeps dying young."""
+    def _restart(self, child: Child) -> None:
+        """Restart at once the first time, then with a growing delay while the child keeps crashing."""
         lived_s = time.monotonic() - child.started_at
         if lived_s > _STEADY_S:
             child.wait_s = _RESTART_S_MIN
@@ -170,7 +167,7 @@ class Supervisor:
 
 
 class NotReady(CommandError):
-    """Some processes did not come up in time."""
+    """Some processes are not ready in time, or keep crashing."""
 
     def __init__(self, waiting: Sequence[ChildState]) -> None:
         lines = [f"  {state.name}: {state.problems}; see {state.log}" for state in waiting]
@@ -191,15 +188,15 @@ def _child(
 def _start(child: Child) -> None:
     child.log.parent.mkdir(parents=True, exist_ok=True)
     child.started_at = time.monotonic()
-    _let_go(child)
+    _close_stdin(child)
     child.instance = token_hex(8)
     own = {signals.SUPERVISED: "1", INSTANCE: child.instance}
     with child.log.open("ab") as log:
-        # A session of its own: Ctrl-C is the supervisor's to hear, and children end in good order.
+        # A session of its own: only the supervisor receives Ctrl-C, and stops the children in order.
         child.process = subprocess.Popen(
             child.arguments,
             env=child.environment | own,
-            # Never written to: it closes when we are gone, however that happened.
+            # Never written to: it closes when the supervisor ends, even by SIGKILL.
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -207,7 +204,7 @@ def _start(child: Child) -> None:
         )
 
 
-def _let_go(child: Child) -> None:
+def _close_stdin(child: Child) -> None:
     if child.process and child.process.stdin:
         child.process.stdin.close()
 
@@ -224,19 +221,26 @@ def _end(children: Collection[Child], within_s: float) -> None:
             process.kill()
             process.wait()
     for child in children:
-        _let_go(child)
+        _close_stdin(child)
 
 
 def _state(child: Child) -> ChildState:
     answer, problems = _answer(child)
     is_ready = answer is not None and answer.get("ready") is True
     return ChildState(
-        child.name, child.pid, child.restarts, is_ready, problems, child.log, answer is not None
+        child.name,
+        child.pid,
+        child.restarts,
+        is_ready,
+        problems,
+        child.log,
+        child.health_url,
+        answer is not None,
     )
 
 
 def _answer(child: Child) -> tuple[dict[str, Any] | None, str]:
-    """Return what the child answers, if it does, and what keeps it from being ready."""
+    """Return the child's answer, if there is one, and why the child is not ready."""
     if child.pid is None:
         return None, "not running"
     try:
@@ -255,7 +259,7 @@ def _answer(child: Child) -> tuple[dict[str, Any] | None, str]:
 
 def _body(url: str) -> bytes:
     try:
-        with urlopen(url, timeout=1) as response:  # noqa: S310 - ours
+        with urlopen(url, timeout=1) as response:  # noqa: S310 - a child's URL
             return bytes(response.read(_ANSWER_BYTES_MAX))
     except HTTPError as refused:
         with refused:

@@ -1,4 +1,4 @@
-"""`innbox up`: everything on one machine until Ctrl-C, and one screen that shows how each fares."""
+"""`innbox up`: everything on one machine until Ctrl-C, and one screen with the state of each process."""
 
 import signal
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,45 +24,45 @@ from runtime.settings import SettingsError
 
 REFRESH_S = 1.0
 
-# Which counter tells what a process has done, by the process's first word.
+# The counter of a process's work, by the first word of its name.
 COUNTERS = {
     "api": "innbox_http_request_seconds_count",
     "relay": "innbox_relay_messages_total",
     "rooms": "innbox_consumer_messages_total",
     "results": "innbox_consumer_messages_total",
 }
-# Of the API's requests those that members make: probes and strangers' are not what it has done.
+# Of the API's requests only those of clients: probes are not its work.
 ROUTES = "/v1"
 
 
 def run_up(data: Path, *, port: int, brokers: int) -> None:
-    """Run until SIGINT or SIGTERM, then stop all in good order."""
+    """Run until SIGINT or SIGTERM, then stop everything in order."""
     with running_stack(data, print_status, port=port, brokers=brokers) as stack:
-        look_around(stack)
-    print_status("Stopped. The data stays; `innbox local reset` erases it.")
+        show_until_stopped(stack)
+    print_status("Stopped. The data is kept; `innbox local reset` erases it.")
 
 
-def look_around(stack: Running) -> None:
-    """Show what runs and where, until SIGINT or SIGTERM."""
-    with _asked_to_stop() as stop:
-        _welcome(stack)
+def show_until_stopped(stack: Running) -> None:
+    """Print the processes and their URLs, until SIGINT or SIGTERM."""
+    with _stop_requested() as stop:
+        _print_urls(stack)
         if console.is_terminal:
-            _show(stack, stop)
+            _show_screen(stack, stop)
         else:
-            _tell(stack, stop)
+            _print_changes(stack, stop)
         print_status("Stopping …")
 
 
 def changes(before: Mapping[str, ChildState], now: Iterable[ChildState]) -> Iterator[str]:
-    """Say of each process what has become of it since, if anything has."""
+    """Return a line for each process whose state has changed since."""
     for state in now:
         was = before.get(state.name)
-        if was is None or _fate(was) != _fate(state):
-            yield f"{state.name} {_news(was, state)}"
+        if was is None or _compared(was) != _compared(state):
+            yield f"{state.name} {_change(was, state)}"
 
 
 def done(name: str, metrics: str) -> float:
-    """Sum the process's counter, over its labels, as a scraper would read it."""
+    """Return the process's counter, summed over its labels, from its metrics page."""
     counter = COUNTERS[name.partition("-")[0]]
     families = text_string_to_metric_families(metrics)
     return sum(
@@ -73,7 +73,7 @@ def done(name: str, metrics: str) -> float:
     )
 
 
-def _welcome(stack: Running) -> None:
+def _print_urls(stack: Running) -> None:
     url = stack.api_url
     console.print(f"\nAPI      {url}/v1   (OpenAPI: {url}/schema)", highlight=False)
     for database in map(make_url, stack.settings.databases):
@@ -83,22 +83,22 @@ def _welcome(stack: Running) -> None:
     try:
         token = sign(stack.settings, 7, scopes=(READ, WRITE, INVENTORY), lifetime_s=12 * 3600)
     except SettingsError as reason:
-        console.print(f"No token is made here: {reason}", highlight=False, markup=False)
+        console.print(f"No token: {reason}", highlight=False, markup=False)
     else:
-        console.print("Token of member 7, who may also change the inventory:", highlight=False)
+        console.print("Token of member 7 (scopes read, write and inventory):", highlight=False)
         console.print(token, highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything.\n", highlight=False)
 
 
-def _show(stack: Running, stop: Event) -> None:
+def _show_screen(stack: Running, stop: Event) -> None:
     with Live(console=console, refresh_per_second=2) as live:
         while not stop.is_set():
             live.update(_screen(stack))
             stop.wait(REFRESH_S)
 
 
-def _tell(stack: Running, stop: Event) -> None:
-    """Without a terminal: a line for each change."""
+def _print_changes(stack: Running, stop: Event) -> None:
+    """Print a line for each change, where there is no terminal."""
     before: dict[str, ChildState] = {}
     while not stop.is_set():
         now = stack.supervisor.states()
@@ -108,11 +108,11 @@ def _tell(stack: Running, stop: Event) -> None:
         stop.wait(REFRESH_S)
 
 
-def _fate(state: ChildState) -> tuple[bool, int, bool]:
+def _compared(state: ChildState) -> tuple[bool, int, bool]:
     return state.pid is None, state.restarts, state.is_ready
 
 
-def _news(was: ChildState | None, state: ChildState) -> str:
+def _change(was: ChildState | None, state: ChildState) -> str:
     if state.pid is None:
         return f"has died; see {state.log}"
     readiness = "is ready" if state.is_ready else f"is not ready: {state.problems}"
@@ -123,12 +123,12 @@ def _news(was: ChildState | None, state: ChildState) -> str:
 
 def _screen(stack: Running) -> Table:
     table = Table("process", "pid", "state", "done", "restarts", "log")
-    for state, url in stack.supervisor.states_with_urls():
+    for state in stack.supervisor.states():
         table.add_row(
             state.name,
             str(state.pid or ""),
             "[green]ready[/]" if state.is_ready else f"[yellow]{escape(state.problems)}[/]",
-            _done(state.name, url) if state.answers else "",
+            _done(state.name, state.health_url) if state.answers else "",
             str(state.restarts),
             escape(str(state.log)),
         )
@@ -137,21 +137,21 @@ def _screen(stack: Running) -> Table:
 
 def _done(name: str, url: str) -> str:
     try:
-        with urlopen(f"{url}/metrics", timeout=1) as response:  # noqa: S310 - our own process
+        with urlopen(f"{url}/metrics", timeout=1) as response:  # noqa: S310 - a child's URL
             return f"{done(name, response.read().decode()):,.0f}"
     except (OSError, HTTPException):
         return ""
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Event]:
-    """Hear Ctrl-C and SIGTERM as a wish; a second one changes nothing until the stack is down."""
+def _stop_requested() -> Iterator[Event]:
+    """Set an event on Ctrl-C or SIGTERM; a second signal is ignored until the stack has stopped."""
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         yield stop
     finally:
-        # Not those who handled before: all that is left to do is to stop, and the block around the
-        # stack will bring them back.
-        signals.hear_no_more()
+        # The handlers from before are not restored yet: only stopping is left, and the block around
+        # the stack restores them.
+        signals.ignore_further()

@@ -25,7 +25,7 @@ class RelayConfig:
     mode: Mode = "at-least-once"
     lease_s: float = 10.0  # a standby takes over after this
     poll_s_max: float = 2.0  # the idle wait when no doorbell rings
-    chunk: int = 2_000  # messages per reading
+    chunk: int = 2_000  # messages in a batch, at most
     retention_days: float = 7.0
     partitions_ahead_days: int = 7
     housekeeping_s: float = 300.0

@@ -1,9 +1,9 @@
 """Housekeeping: partitions made ahead and dropped in time, by one elected relay.
 
-A run that fails for want of a lock (it waits a moment only, so as never to hold up writers) leaves
-everything as it was, and the next run tries again. Of an outbox from elsewhere it touches nothing: what
-is published there is not known yet, and a message that is moved could no longer be told from a restored
-one.
+A run that does not get a lock in time (it waits a moment only, so as never to hold up writers) leaves
+everything as it was, and the next run tries again. Of an outbox of another cluster it touches nothing:
+what is published there is not known yet, and a message that is moved could no longer be told from a
+restored one.
 """
 
 from datetime import UTC, timedelta
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 def maintain_partitions_once(engine: Engine, config: RelayConfig) -> admin.PartitionChanges:
     """Make the partitions that are due and drop those that are past retention and wholly relayed."""
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        be_patient(connection)  # to move strays may take minutes
+        be_patient(connection)  # to empty the default partition may take minutes
         try:
             with connection.begin():
                 reader.check_cluster_identity(connection)

@@ -1,9 +1,10 @@
-"""The relay as a whole: it is alive, keeps its leases, and holds its share of the shards.
+"""The relay as a whole: it is alive, keeps its leases, and has workers for its share of the shards.
 
-One thread beats: each beat renews the leases of the shards in hand, for as long as their threads turn,
-and tells how many shards are this relay's share. Too few in hand: it claims free ones. Too many, or one
-is reserved for somebody else: it hands one over, finished and released. A relay that is killed misses
-its beats, and after `lease_s` its shards are free; one that is paused finds its leases lost.
+One thread sends heartbeats: each renews the leases of the shards that are held, for as long as their
+workers turn, and returns how many shards are this relay's share. With too few it claims free ones. With
+too many, or if one is requested by another process, it hands one over, finished and released. A relay
+that is killed misses its heartbeats, and after `lease_s` its shards are free; one that is paused finds
+its leases lost.
 """
 
 import time
@@ -50,7 +51,7 @@ class Relay:
         self._backoff = _Backoff()
 
     def run(self) -> None:
-        """Relay until asked to stop; then finish the readings in hand and release the shards."""
+        """Relay until asked to stop; then finish the present batches and release the shards."""
         try:
             while not self._stop.is_set():
                 self._health.beat()
@@ -60,7 +61,7 @@ class Relay:
                     if not _may_pass(error):
                         raise
                     self._report(error)
-                    # No longer than a beat: the shards in hand may be well, and want their leases.
+                    # No longer than a heartbeat: the held shards may be well, and want their leases.
                     self._stop.wait(min(self._backoff.next_s(), self._config.lease_s / 4))
         finally:
             self._finish()
@@ -68,19 +69,19 @@ class Relay:
     def _serve(self) -> None:
         with self._engine.connect() as connection:
             reader.listen(connection, reader.SHARD_CHANNEL)
-            self._beat(connection)
+            self._heartbeat(connection)
             reader.join(connection, self._name)
             while not self._stop.is_set():
                 self._health.well("database")
-                self._health.well("kafka")  # each shard in hand has its own to say
+                self._health.well("kafka")  # each worker says so for its shard
                 self._wait(connection)
                 if not self._stop.is_set():
-                    self._beat(connection)
+                    self._heartbeat(connection)
 
-    def _beat(self, connection: Connection) -> None:
-        """Renew what is in hand, then take or hand over until it is the share."""
+    def _heartbeat(self, connection: Connection) -> None:
+        """Renew what is held, then take or hand over until it is the share."""
         self._health.beat()
-        self._part_with_ended()
+        self._remove_ended()
         epochs = {held.shard.id: held.shard.epoch for held in self._turning()}
         # Who could not take what is its share leaves it to the others.
         is_able = len(epochs) == len(self._held) and not self._backoff.is_on
@@ -95,7 +96,7 @@ class Relay:
         SHARDS.set(len(self._held))
 
     def _turning(self) -> list[ShardWorker]:
-        """Return what is in hand and turns; what hangs loses its lease, and another relay takes it."""
+        """Return the workers that turn; a shard whose worker hangs loses its lease to another relay."""
         latest = time.monotonic() - _HANGING_S
         for held in self._held.values():
             if held.turned_at < latest and held.say("database", "the thread hangs"):
@@ -136,7 +137,7 @@ class Relay:
         held.start()
         return True
 
-    def _part_with_ended(self) -> None:
+    def _remove_ended(self) -> None:
         """Let go of what has ended; raises what ended it and may not pass."""
         for held in [held for held in self._held.values() if held.has_ended]:
             del self._held[held.shard.id]
@@ -157,7 +158,7 @@ class Relay:
                     self._backoff.begin()
 
     def _wait(self, connection: Connection) -> None:
-        """Wait until a shard may be had, one in hand has ended or failed, or the next beat is due."""
+        """Wait until a shard may be free, a worker has ended, or the next heartbeat is due."""
         ends_at = time.monotonic() + self._config.lease_s / 4
         while not self._stop.is_set() and (left_s := ends_at - time.monotonic()) > 0:
             self._health.beat()
@@ -179,7 +180,7 @@ class Relay:
             reader.leave(connection, self._name)
 
     def _keep_while_finishing(self, connection: Connection) -> None:
-        """Renew the leases until the readings in hand have come to their ends."""
+        """Renew the leases until the present batches have come to their ends."""
         lease_s = self._config.lease_s
         while finishing := [held for held in self._turning() if not held.has_ended]:
             epochs = {held.shard.id: held.shard.epoch for held in finishing}
@@ -194,7 +195,7 @@ class Relay:
             BROKER_LOSSES.inc()
             _log.error("brokers have lost acknowledged records", reason=reason)
         elif is_news:
-            _log.warning("the relay waits", part=part, reason=reason)
+            _log.warning("relay cannot make progress; retrying", part=part, reason=reason)
 
 
 class _Backoff:

@@ -1,7 +1,7 @@
-"""A shard in hand: one thread that relays it until it is told to stop, loses it, or fails.
+"""The worker of a shard: one thread that relays it until it is told to stop, loses it, or fails.
 
 claimed ──resume──► relaying ──publish, save, wait for the bell──► relaying
-                       ├──stop: finish the reading in hand──► released
+                       ├──stop: finish the present batch──► released
                        └──lease lost, outage, broken rule────► given up, with the error
 """
 
@@ -57,7 +57,7 @@ class ShardWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the reading in hand finished and the shard released."""
+        """Have the present batch finished and the shard released."""
         self._stop.set()
 
     def lose(self) -> None:
@@ -99,12 +99,12 @@ class ShardWorker:
                 # In order only: after any other end the shard may be another's.
                 reader.release_shard(connection, self.shard)
                 _log.info("shard released", shard=self.shard.id)
-        except Exception as error:  # noqa: BLE001 - told to who holds us, who tells them apart
+        except Exception as error:  # noqa: BLE001 - handed to the caller, which classifies it
             self.error = error
             self._survive()
 
     def _survive(self) -> None:
-        """Take the mark off the message in hand: whatever befell us, we did not die of it."""
+        """Take the mark off the message that was being published: the relay did not crash."""
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
             reader.clear_in_flight(connection, self.shard)
 

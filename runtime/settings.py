@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     relay_mode: RelayMode = "at-least-once"
     lease_s: float = Field(default=10.0, ge=0.5, description="a standby takes over after this")
     poll_s_max: float = Field(default=2.0, gt=0, description="idle wait when no doorbell rings")
-    relay_chunk: int = Field(default=2_000, ge=1, le=100_000, description="messages per reading")
+    relay_chunk: int = Field(default=2_000, ge=1, le=100_000, description="messages per batch")
     doorbell_ms: float = Field(default=3.0, ge=0)
     retention_days: float = Field(default=7.0, gt=0)
     partitions_ahead_days: int = Field(default=7, ge=1)
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
     @property
     def kafka(self) -> dict[str, Any]:
-        """What every Kafka client of ours starts from."""
+        """What every Kafka client of innbox starts from."""
         return client_properties(
             self.kafka_bootstrap_servers, self.kafka_properties, client_id="innbox"
         )

@@ -29,10 +29,13 @@ from runtime.settings import Settings
 
 # Helpers' assertions show what they compared, as the tests' own do. Before they are imported:
 pytest.register_assert_rewrite(
-    "tests.api_client", "tests.load", "tests.relays", "tests.room_requests"
+    "tests.support.api_client",
+    "tests.support.ordered_writers",
+    "tests.support.relays",
+    "tests.support.room_requests",
 )
 
-from tests.api_client import ME, Api, an_api, today  # noqa: E402 - see above
+from tests.support.api_client import ME, Api, an_api, today  # noqa: E402 - see above
 
 _numbers = count(1)
 

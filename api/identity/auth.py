@@ -1,4 +1,4 @@
-"""Who may do what: the guard of all routes, and the scope that a route needs.
+"""Authorisation: the guard of all routes, and the scope that a route needs.
 
 The guard runs before the body is read, so a stranger is told nothing about it. It finds out the member,
 limits their rate, and then checks the request and the scope.

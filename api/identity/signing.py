@@ -1,4 +1,4 @@
-"""Tokens for development: whoever has the key of JWT_KEY makes them."""
+"""Tokens for development, signed with JWT_KEY."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ def sign(
     scopes: Iterable[str] = (READ, WRITE),
     lifetime_s: float = TOKEN_LIFETIME_S,
 ) -> str:
-    """Make a token for development; raises `SettingsError` where tokens come from elsewhere."""
+    """Make a token for development; raises `SettingsError` where an issuer makes the tokens."""
     if settings.environment == "production":
         raise SettingsError("ENVIRONMENT: tokens are not made in production")
     if settings.jwks_url:

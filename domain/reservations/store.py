@@ -127,11 +127,12 @@ def earlier(
     """
     values = {"caller_id": request.caller_id, "key": request.key, "reservation_id": reservation_id}
     found = connection.execute(EARLIER, values).mappings().one_or_none()
-    if (
-        found is None or found["id"] is None
-    ):  # no key, or a reservation that this caller may not see
+    if found is None:
         return None
-    return of_row(found) if bytes(found["request_hash"]) == request.request_hash else Mismatch()
+    if bytes(found["request_hash"]) != request.request_hash:
+        return Mismatch()
+    # Without an id it is a reservation that this caller may no longer see.
+    return None if found["id"] is None else of_row(found)
 
 
 def lock(connection: Connection, ids: Collection[int]) -> dict[int, Reservation]:

@@ -1,7 +1,7 @@
-"""Benchmarks: what the promises cost, measured beside a baseline of the same run where there is one.
+"""Benchmarks: throughput, latency and cost, beside a baseline of the same run where there is one.
 
-Machines differ and drift: a ratio is the median of ours over that of the baseline, the two taken in
-turn, and the first round warms up. Everything is bounded in messages or seconds, and so in time.
+Machines differ and drift: a ratio is the candidate's median over the baseline's, the two measured in
+turn, and the first round warms up. Every run is bounded in messages or seconds, and so in time.
 """
 
 from ops.bench.api import bench_api

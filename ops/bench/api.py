@@ -2,7 +2,7 @@
 
 The loop is closed: callers, each on a connection of its own, ask again as soon as they have an answer.
 Each request has a key of its own and the token of one of many members. All turns begin with empty tables.
-Callers, API and Postgres share the processors, in ours as well as in the floor; pgbench has only Postgres
+Callers, API and Postgres share the processors, with and without the database; pgbench has only Postgres
 beside it. Nobody relays or answers: what is measured is accepting.
 """
 
@@ -149,15 +149,15 @@ def _contenders(settings: Settings, logs: Path) -> Iterator[tuple[Settings, Sett
     """
     with scratch(settings) as two, scratch(settings) as one, scratch(settings) as floor:
         named = {
-            name: ours.model_copy(update={"api_port": free_port(ours.host), **changes})
-            for name, ours, changes in (
+            name: own.model_copy(update={"api_port": free_port(own.host), **changes})
+            for name, own, changes in (
                 ("two", two, {"api_reuse_port": True}),
                 ("one", one, {}),
                 ("floor", floor, {"api_reuse_port": True}),
             )
         }
-        for ours in named.values():
-            declare(ours.databases)
+        for own in named.values():
+            declare(own.databases)
         started = [
             *(_api(f"two-{number}", named["two"], logs) for number in (1, 2)),
             _api("one", named["one"], logs),

@@ -1,7 +1,7 @@
 """The rooms consumer's rate beside one transaction per message.
 
-Both are the same runner over topics of their own, filled alike; the baseline's batches hold one
-message. That is what a consumer without batches does, for each message a database and an offset commit.
+Both are the same runner over topics of their own, with the same messages; the baseline's batches hold one
+message, as in a consumer without batches: a database commit and an offset commit for each.
 """
 
 from datetime import date, timedelta
@@ -17,7 +17,7 @@ from domain import messages
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
-from innbox_process.commands import Report
+from innbox_process.commands import Report, reported
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
 from ops.bench.environment import scratch
@@ -35,17 +35,15 @@ def bench_consumer(
     settings: Settings, opens_on: date, report: Report, *, total: int, one_by_one: int, rounds: int
 ) -> Measured:
     """Apply `total` requests in batches, in turn with `one_by_one` requests one by one."""
-    with scratch(settings) as ours:
-        _open_rooms(ours.rooms_database_url, opens_on)
+    with scratch(settings) as own:
+        _open_rooms(own.rooms_database_url, opens_on)
         batched, single = [], []
-        for number in range(rounds + 1):
-            report("one by one, then in batches", number, rounds + 1)
+        for number in reported(report, "one by one, then in batches", range(rounds + 1)):
             first = 1 + number * (total + one_by_one)
-            alone = ours.model_copy(update={"batch_size_max": 1})
-            single.append(_round(alone, opens_on, first, one_by_one))
-            batched.append(_round(ours, opens_on, first + one_by_one, total))
-        report("one by one, then in batches", rounds + 1, rounds + 1)
-    # The first round warms everything up and does not count.
+            unbatched = own.model_copy(update={"batch_size_max": 1})
+            single.append(_round(unbatched, opens_on, first, one_by_one))
+            batched.append(_round(own, opens_on, first + one_by_one, total))
+    # The first round warms up and does not count.
     applied = Comparison(
         "in batches", "one transaction per message", "per_s", batched[1:], single[1:]
     )
@@ -55,7 +53,7 @@ def bench_consumer(
 
 
 def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
-    """Fill topics of this round's own and return the messages per second of applying them."""
+    """Fill this round's own topics, and return the messages per second of applying them."""
     own = settings.model_copy(update={"kafka_prefix": f"{settings.kafka_prefix}{first}-"})
     create_topics(own)
     _fill(own, opens_on, first, count)
@@ -64,7 +62,7 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     try:
         with runner.membership():
             handled = 0
-            while not handled:  # joining the group is not what is measured
+            while not handled:  # joining the group is not measured
                 handled = runner.run_once()
 
             def rest() -> None:
@@ -97,7 +95,7 @@ def _open_rooms(url: str, opens_on: date) -> None:
     with create_engine(url, poolclass=NullPool).begin() as connection:
         nights = nights_of(opens_on, opens_on + timedelta(days=NIGHTS))
         rooms = range(1, ROOMS + 1)
-        asked = [Change(room, nights, capacity=100_000, name=f"Room {room}") for room in rooms]
-        opened = change_nights(connection, asked)
+        changes = [Change(room, nights, capacity=100_000, name=f"Room {room}") for room in rooms]
+        opened = change_nights(connection, changes)
         assert all(isinstance(one, NightsSet) for one in opened), "the rooms are new"
         connection.execute(text("ANALYZE rooms.room_night"))

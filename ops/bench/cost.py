@@ -1,7 +1,7 @@
-"""What the outbox costs its database: write-ahead log for each event, dead rows, queries while idle.
+"""The outbox's cost to its database: write-ahead log for each event, dead rows, queries while idle.
 
-The baseline of the log is a plain table of the same messages with a primary key and nothing else: what
-any outbox must write, before it has marked or deleted a single row as sent.
+The baseline of the log is a plain table of the same messages with a primary key and nothing else: the
+minimum that any outbox writes, before it marks or deletes a row as sent.
 """
 
 import time
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 
 import outbox
 from domain import messages
-from innbox_process.commands import CommandError, Report
+from innbox_process.commands import CommandError, Report, reported
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, scratch, session
@@ -23,8 +23,7 @@ from runtime.settings import Settings
 
 PER_BATCH = 100
 WITHIN_S = 60.0
-# A session's counts reach the statistics within 10 seconds of idling, and a relay has slowed down by
-# then.
+# A session's counts reach the statistics within 10 s of idling; by then a relay polls at its slowest.
 SETTLED_S = 12.0
 
 _BARE = text("""
@@ -57,23 +56,21 @@ _TRANSACTIONS = text("""
 def bench_cost(
     settings: Settings, logs: Path, report: Report, *, count: int, idle_s: float, rounds: int
 ) -> Measured:
-    """Append one by one and in batches, then beside a relay, and then leave the relay alone."""
+    """Append one by one and in batches, then beside a relay, and then leave the relay idle."""
     single, batched = [], []
-    with scratch(settings) as ours:
-        create_topics(ours)
-        with session(ours) as connection:
+    with scratch(settings) as own:
+        create_topics(own)
+        with session(own) as connection:
             connection.execute(_BARE)
-            for number in range(rounds + 1):
-                report("writing, one by one and in batches", number, rounds + 1)
-                single.append(_bytes_per_event(connection, ours, count, 1))
-                batched.append(_bytes_per_event(connection, ours, count, PER_BATCH))
-            report("writing, one by one and in batches", rounds + 1, rounds + 1)
-            with a_relay(ours, logs):
-                figures = _relayed(connection, ours, count)
+            for _ in reported(report, "writing, one by one and in batches", range(rounds + 1)):
+                single.append(_bytes_per_event(connection, own, count, 1))
+                batched.append(_bytes_per_event(connection, own, count, PER_BATCH))
+            with a_relay(own, logs):
+                figures = _relayed(connection, own, count)
                 appended = (2 * rounds + 3) * count
                 figures |= _rows(connection, appended)
-                figures["idle_queries_per_s"] = _idle(settings, ours, idle_s, report)
-    # The first round meets empty tables, and does not count.
+                figures["idle_queries_per_s"] = _idle(settings, own, idle_s, report)
+    # The first round has empty tables, and does not count.
     one, many = (
         Comparison("outbox.message", "bare table", "bytes", *zip(*found[1:], strict=True))
         for found in (single, batched)
@@ -85,7 +82,7 @@ def bench_cost(
 def _bytes_per_event(
     connection: Connection, settings: Settings, count: int, at_once: int
 ) -> tuple[float, float]:
-    """Return what appending takes, and then copying the same messages to the bare table likewise."""
+    """Return the bytes of appending, and of copying the same messages to the plain table."""
     first = connection.execute(
         text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message")
     ).scalar_one()
@@ -126,26 +123,29 @@ def _wait_until_relayed(connection: Connection) -> None:
     while unrelayed := connection.execute(_UNRELAYED).scalar_one():
         if time.monotonic() > ends_at:
             raise CommandError(f"{unrelayed} messages were not relayed within {WITHIN_S:.0f} s")
-        time.sleep(0.05)  # between two looks
+        time.sleep(0.05)  # between two queries
 
 
 def _rows(connection: Connection, appended: int) -> dict[str, Any]:
-    """Return what became of the log's rows, once the statistics know of all of them."""
+    """Return the updated and dead rows of the log, once the statistics have counted all its rows."""
     ends_at = time.monotonic() + WITHIN_S
     while (found := connection.execute(_ROWS).one()).inserted < appended:
         if time.monotonic() > ends_at:
-            raise CommandError(f"the statistics know of {found.inserted} of {appended} messages")
-        time.sleep(0.2)  # between two looks
+            raise CommandError(
+                f"the statistics counted {found.inserted} of {appended} messages within "
+                f"{WITHIN_S:.0f} s"
+            )
+        time.sleep(0.2)  # between two queries
     return {"messages_appended": appended, "rows_touched": found.touched, "dead_rows": found.dead}
 
 
-def _idle(settings: Settings, ours: Settings, idle_s: float, report: Report) -> float:
-    """Count the transactions of the database, each of one query, that nobody but the relay uses."""
-    values = {"database": make_url(ours.database_url).database}
+def _idle(settings: Settings, own: Settings, idle_s: float, report: Report) -> float:
+    """Return the transactions per second, each of one query, of a database that only the relay uses."""
+    values = {"database": make_url(own.database_url).database}
     with session(settings) as elsewhere:
-        report("leaving the relay alone", 0, None)
+        report("leaving the relay idle", 0, None)
         time.sleep(min(SETTLED_S, idle_s))
         before, began_at = elsewhere.execute(_TRANSACTIONS, values).scalar_one(), time.monotonic()
-        time.sleep(idle_s)  # the time itself is what is measured
+        time.sleep(idle_s)  # the measured time
         after, ended_at = elsewhere.execute(_TRANSACTIONS, values).scalar_one(), time.monotonic()
     return float(after - before) / (ended_at - began_at)

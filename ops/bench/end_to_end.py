@@ -1,7 +1,7 @@
 """From the request to the reservation's final status, over HTTP and through all processes.
 
-The loop is closed: so many clients, each of whom asks again when its answer is there. So the rate is
-what this many clients get, and the times are those at that rate. Nothing is killed.
+The loop is closed: each client sends its next request after its answer. So the rate is that of this many
+clients, and the times are those at that rate. No process is killed.
 """
 
 import time
@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from secrets import token_urlsafe
-
-from pydantic import SecretStr
 
 from innbox_process.commands import CommandError, Report
-from ops.bench.environment import processes, scratch
+from ops.bench.environment import processes, scratch, with_signing_key
 from ops.bench.measure import Measured, Times
-from ops.demo.guests import MEMBERS, Guests, Stayed, Wish
+from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
 from ops.demo.hotel import Hotel, RoomType, Season
 from ops.demo.run import open_hotel
-from ops.ports import free_port
 from ops.stack import Running
 from ops.supervisor import children_of
 from ops.topics import create_topics
@@ -28,7 +24,7 @@ from runtime.settings import Settings
 WARM_UP_SHARE = 0.1
 NIGHTS = 60
 STAY_NIGHTS = 3
-# Room for everybody, so that every answer is the same kind of work.
+# Enough rooms for all requests, so that every answer is the same work.
 HOTEL = Hotel(
     "Bench",
     Season(starts_in_days=14, nights=NIGHTS),
@@ -40,54 +36,42 @@ def bench_end_to_end(
     settings: Settings, logs: Path, report: Report, *, reservations: int, clients: int
 ) -> Measured:
     """Reserve over HTTP; the first tenth of the requests warms up and does not count."""
-    with scratch(_signing(settings)) as ours:
-        create_topics(ours)
-        with processes(ours, children_of(ours, logs)) as supervisor:
-            stack = Running(ours, supervisor, f"http://{ours.host}:{ours.api_port}")
+    with scratch(with_signing_key(settings)) as own:
+        create_topics(own)
+        with processes(own, children_of(own, logs)) as supervisor:
+            stack = Running(own, supervisor, f"http://{own.host}:{own.api_port}")
             open_hotel(stack, HOTEL, datetime.now(UTC).date(), report)
             warm_up = max(clients, int(reservations * WARM_UP_SHARE))
             _reserve(stack, clients, "warm", warm_up, report)
             began_at = time.perf_counter()
-            stories = _reserve(stack, clients, "bench", reservations, report)
+            served = _reserve(stack, clients, "bench", reservations, report)
             took_s = time.perf_counter() - began_at
-    times = Times.of([story.took_ms / 1000 for story in stories])
+    times = Times.of([one.took_ms / 1000 for one in served])
     counted = {"reservations": reservations, "clients": clients}
     return Measured(
         "end-to-end",
-        figures=asdict(times) | {"reservations_per_s": len(stories) / took_s} | counted,
-    )
-
-
-def _signing(settings: Settings) -> Settings:
-    """The same settings with a key and a port of this run's own."""
-    return settings.model_copy(
-        update={
-            "environment": "development",
-            "jwt_algorithm": "HS256",
-            "jwt_key": SecretStr(token_urlsafe(48)),
-            "api_port": free_port(settings.host),
-        }
+        figures=asdict(times) | {"reservations_per_s": len(served) / took_s} | counted,
     )
 
 
 def _reserve(
     stack: Running, clients: int, name: str, count: int, report: Report
-) -> Sequence[Stayed]:
-    """Carry wishes out; raises `CommandError` if one has no final status in time."""
-    stories = []
+) -> Sequence[Served]:
+    """Send requests; raises `CommandError` if one has no final status in time."""
+    served = []
     with Guests(stack.api_url, stack.settings, clients=clients) as guests:
-        for story in guests.carry_out([_wish(name, number) for number in range(count)]):
-            stories.append(story)
-            report(f"reserving ({name})", len(stories), count)
-    if without := sum(not story.has_result for story in stories):
-        raise CommandError(f"{without} of {count} reservations had no result in time")
-    return stories
+        for one in guests.send([_request(name, number) for number in range(count)]):
+            served.append(one)
+            report(f"reserving ({name})", len(served), count)
+    if without := sum(not one.has_result for one in served):
+        raise CommandError(f"{without} of {count} reservations had no result within {WAIT_S} s")
+    return served
 
 
-def _wish(name: str, number: int) -> Wish:
+def _request(name: str, number: int) -> GuestRequest:
     opens_on = HOTEL.opens_on(datetime.now(UTC).date())
     check_in = opens_on + timedelta(days=number % (NIGHTS - STAY_NIGHTS))
-    return Wish(
+    return GuestRequest(
         key=f"{name}-{number}",
         guest=number % MEMBERS,
         room_id=number % len(HOTEL.rooms) + 1,

@@ -1,4 +1,4 @@
-"""The environment of a benchmark: databases, topics and processes of its own, removed at the end."""
+"""The environment of a benchmark: its own databases, topics and processes, removed at the end."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,9 @@ from itertools import count
 from multiprocessing import get_context
 from os import getpid
 from pathlib import Path
+from secrets import token_urlsafe
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
@@ -20,6 +22,7 @@ from innbox_process.commands import CommandError
 from innbox_process.kafka import quiet_admin
 from ops.errors import quoted
 from ops.migrate import migrate
+from ops.ports import free_port
 from ops.supervisor import Child, Supervisor, children_of
 from runtime.settings import RelayMode, Settings
 
@@ -30,9 +33,9 @@ _numbers = count(1)
 
 @contextmanager
 def scratch(settings: Settings) -> Iterator[Settings]:
-    """The same settings, but for a migrated database and a prefix of the block's own.
+    """Yield the settings with the block's own migrated database and topic prefix.
 
-    The topics are for the block to create; it may choose longer prefixes for more of them.
+    The block creates the topics, perhaps under several longer prefixes.
     """
     number = next(_numbers)
     prefix = f"{settings.kafka_prefix}{number}-"
@@ -49,7 +52,7 @@ def scratch(settings: Settings) -> Iterator[Settings]:
 
 
 def make_partitions(url: str, since: date) -> None:
-    """Make those from a day until a week from now, as housekeeping would."""
+    """Make the partitions from a day until a week from now, like the partition maintenance."""
     days_ahead = (datetime.now(UTC).date() - since).days + 7
     with create_engine(url, poolclass=NullPool).begin() as connection:
         outbox.admin.ensure_partitions(connection, since, days_ahead=days_ahead)
@@ -57,7 +60,7 @@ def make_partitions(url: str, since: date) -> None:
 
 @contextmanager
 def session(settings: Settings) -> Iterator[Connection]:
-    """A connection in autocommit without any of the bounds that an application's have."""
+    """Open a connection in autocommit, without the timeouts of an application's connections."""
     engine = create_engine(settings.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
@@ -65,9 +68,9 @@ def session(settings: Settings) -> Iterator[Connection]:
 
 @contextmanager
 def a_relay(settings: Settings, logs: Path, *, mode: RelayMode | None = None) -> Iterator[None]:
-    """A relay as it is deployed, in a process of its own, that owns its shard."""
+    """Run a relay as it is deployed, in its own process, until it owns its shard."""
     (relay,) = [child for child in children_of(settings, logs) if child.name == "relay"]
-    if mode:  # in so many words, since the environment may name the other one
+    if mode:  # explicitly, since the environment may name the other mode
         relay.environment["RELAY_MODE"] = mode
     with processes(settings, [relay]):
         yield
@@ -75,27 +78,41 @@ def a_relay(settings: Settings, logs: Path, *, mode: RelayMode | None = None) ->
 
 @contextmanager
 def processes(settings: Settings, children: list[Child]) -> Iterator[Supervisor]:
-    """Run these for the length of the block, once they are ready.
+    """Run processes for the length of the block, which begins when they are ready.
 
-    Raises `CommandError` if one died on the way: what was measured then is something else.
+    Raises `CommandError` if one died meanwhile: the measurement is not valid then.
     """
     with Supervisor(children, stop_s=settings.shutdown_s + 2) as supervisor:
         supervisor.wait_until_ready(READY_S)
         yield supervisor
         for state in supervisor.states():
             if state.restarts:
-                raise CommandError(f"{state.name} died while it was measured{quoted(state.log)}")
+                raise CommandError(
+                    f"{state.name} died during the measurement; run it again{quoted(state.log)}"
+                )
 
 
 @contextmanager
 def process_pool(size: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes for clients, which then share no interpreter with what they are timed by."""
-    with ProcessPoolExecutor(size, get_context("spawn"), _leave_interrupts_to_us) as hired:
-        yield hired
+    """Run clients in their own processes, so that they share no interpreter with the timing."""
+    with ProcessPoolExecutor(size, get_context("spawn"), _ignore_interrupts) as pool:
+        yield pool
+
+
+def with_signing_key(settings: Settings) -> Settings:
+    """Return the settings with this run's own key for tokens and port of the API."""
+    return settings.model_copy(
+        update={
+            "environment": "development",
+            "jwt_algorithm": "HS256",
+            "jwt_key": SecretStr(token_urlsafe(48)),
+            "api_port": free_port(settings.host),
+        }
+    )
 
 
 def a_stay() -> Stay:
-    """A stay like most: three nights."""
+    """Return a typical stay, of three nights."""
     return Stay(date(2030, 1, 10), date(2030, 1, 13))
 
 
@@ -106,7 +123,7 @@ def _delete_topics(settings: Settings, prefix: str) -> None:
         deletion.result(10)
 
 
-def _leave_interrupts_to_us() -> None:
+def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,7 +1,7 @@
-"""The relay on a log with a long history, beside the relay on an empty one.
+"""The relay on a log with a long history, beside the relay on an empty log.
 
-The history lies in daily partitions, all of it relayed. Both logs get the same backlog, and are
-drained and written to in turn.
+The history is in daily partitions and wholly relayed. Both logs get the same backlog, and are drained
+and written to in turn.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from innbox_process.commands import Report
+from innbox_process.commands import Report, reported
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
@@ -19,10 +19,10 @@ from outbox import admin
 from outbox.reader import Cursor
 from runtime.settings import Settings
 
-# Filled at some 50,000 messages a second, the log would otherwise be checkpointed all the time.
+# Else filling, at some 50,000 messages a second, would cause checkpoints all the time.
 SERVER = {"max_wal_size": "4GB"}
 EVENTS_PER_S = 200.0
-_TURNS = "draining and writing: the empty log, then the grown one"
+_TURNS = "the log with history, then the empty log"
 
 
 def bench_growth(
@@ -37,7 +37,7 @@ def bench_growth(
     rounds: int,
 ) -> Measured:
     """Measure both logs in turn: the drain rate, and the latency at 200 events a second."""
-    # Or housekeeping would, quite rightly, drop the history.
+    # Else the partition maintenance would drop the history.
     kept = settings.model_copy(update={"retention_days": days + 7.0})
     with scratch(kept) as empty, scratch(kept) as grown, process_pool(1) as writers:
         _grow(grown, history, days, report)
@@ -51,16 +51,15 @@ def bench_growth(
                 found = latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)
             return found.since_commit.p50_ms
 
-        drains: list[tuple[float, float]] = []
-        for number in range(rounds + 1):
-            report(_TURNS, number, 2 * rounds + 1)
-            drains.append((drained(grown), drained(empty)))
-        latencies: list[tuple[float, float]] = []
-        for number in range(rounds):
-            report(_TURNS, rounds + 1 + number, 2 * rounds + 1)
-            latencies.append((p50_ms(grown), p50_ms(empty)))
-        report(_TURNS, 2 * rounds + 1, 2 * rounds + 1)
-    # The first drains warm up and do not count; a latency has its own warming up.
+        drains = [
+            (drained(grown), drained(empty))
+            for _ in reported(report, f"draining: {_TURNS}", range(rounds + 1))
+        ]
+        latencies = [
+            (p50_ms(grown), p50_ms(empty))
+            for _ in reported(report, f"writing: {_TURNS}", range(rounds))
+        ]
+    # The first drains warm up and do not count; a latency has its own warm-up.
     drain = Comparison("with history", "empty log", "per_s", *zip(*drains[1:], strict=True))
     wait = Comparison("with history", "empty log", "p50_ms", *zip(*latencies, strict=True))
     figures = {"history": history, "days": days, "backlog": backlog, "events_per_s": EVENTS_PER_S}
@@ -68,7 +67,7 @@ def bench_growth(
 
 
 def _grow(log: Settings, history: int, days: int, report: Report) -> None:
-    """Fill so many past days, the last of which is yesterday."""
+    """Fill past days, up to yesterday."""
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     make_partitions(log.database_url, (noon - timedelta(days=days)).date())
     with session(log) as connection:
@@ -81,16 +80,14 @@ def _grow(log: Settings, history: int, days: int, report: Report) -> None:
                 appended_at=noon - timedelta(days=days - day),
                 report=lambda done, start=start: report("making history", start + done, history),  # type: ignore[misc]
             )
-        names = admin.partitions(connection).values()
-        for number, name in enumerate(names):
-            report("vacuuming it", number, len(names))
+        names = list(admin.partitions(connection).values())
+        for name in reported(report, "vacuuming the history", names):
             connection.execute(text(f"VACUUM (ANALYZE, FREEZE) outbox.{name}"))
-        report("vacuuming it", len(names), len(names))
         connection.execute(text("CHECKPOINT"))
 
 
 def _prepare(log: Settings, backlog: int) -> Cursor:
-    """Have all that is there relayed, add a backlog, and return where it begins."""
+    """Add a backlog, and return the cursor before it."""
     create_topics(log)
     with session(log) as connection:
         since = behind_all(connection)

@@ -1,31 +1,28 @@
-"""The bulk load over HTTP, and the search over all rooms, on a hotel of a thousand kinds of rooms.
+"""The bulk load over HTTP, and the search over all rooms, in a hotel of a thousand room types.
 
-Nights come in the order of their dates, as a price list does: those of a room lie far apart on the disk,
+Nights come in the order of their dates, as in a price list: those of a room are far apart on the disk,
 which is the worst order for a search. One in twenty is sold out, some have rules.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from secrets import token_urlsafe
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import httpx
 import msgspec
-from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
 from api.identity.auth import INVENTORY
 from api.identity.signing import sign
 from domain.rooms.search import SEARCH
-from innbox_process.commands import CommandError, Report
-from ops.bench.environment import processes, scratch, session
+from innbox_process.commands import CommandError, Report, reported
+from ops.bench.environment import processes, scratch, session, with_signing_key
 from ops.bench.measure import Measured
-from ops.ports import free_port
 from ops.supervisor import children_of
 from ops.topics import declare
 from runtime.settings import Settings
@@ -33,7 +30,7 @@ from runtime.settings import Settings
 OPENS_ON = date(2030, 1, 1)
 LENGTHS = (1, 7, 30)
 PAGE_SIZE = 100
-LOOKS = 5
+SEARCHES = 5
 
 _TIMEOUT_S = 600.0
 _SELL = text(
@@ -47,69 +44,65 @@ _EXPLAIN = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {SEARCH}")
 def bench_inventory(
     settings: Settings, logs: Path, report: Report, *, rooms: int, nights: int
 ) -> Measured:
-    """Load every night by a line of its own, in both formats; then look for stays in all rooms."""
+    """Load every night by its own line, in both formats; then search all rooms for stays."""
     figures: dict[str, Any] = {"rooms": rooms, "nights": rooms * nights}
     for kind, write in (("csv", _csv), ("ndjson", _ndjson)):
-        with _served(settings, logs) as (ours, client):
+        with _served(settings, logs) as (own, client):
             for what in ("load", "load_again"):
-                body = _reported(write(rooms, nights), f"{kind}, {what}", nights, report)
+                body = write(rooms, reported(report, f"{kind}, {what}", range(nights)))
                 took_s = _load(client, kind, body, rooms * nights)
                 figures[f"{kind}_{what}_s"] = took_s
                 figures[f"{kind}_{what}_nights_per_s"] = rooms * nights / took_s
             if kind == "ndjson":
-                with session(ours) as connection:
+                with session(own) as connection:
                     figures |= _search(connection, nights)
     return Measured("inventory", figures=figures)
 
 
 @contextmanager
 def _served(settings: Settings, logs: Path) -> Iterator[tuple[Settings, httpx.Client]]:
-    """An API as it is deployed, on a database of its own, and staff who may change the inventory."""
-    of_this_run = {
-        "environment": "development",
-        "jwt_algorithm": "HS256",
-        "jwt_key": SecretStr(token_urlsafe(48)),
-        "api_port": free_port(settings.host),
-    }
-    with scratch(settings.model_copy(update=of_this_run)) as ours:
-        declare(ours.databases)
-        api = [child for child in children_of(ours, logs) if child.name == "api"]
-        token = {"Authorization": f"Bearer {sign(ours, 1, (INVENTORY,))}"}
-        url = f"http://{ours.host}:{ours.api_port}"
+    """Run the API as it is deployed, on its own database; the client may change the inventory."""
+    with scratch(with_signing_key(settings)) as own:
+        declare(own.databases)
+        api = [child for child in children_of(own, logs) if child.name == "api"]
+        token = {"Authorization": f"Bearer {sign(own, 1, (INVENTORY,))}"}
+        url = f"http://{own.host}:{own.api_port}"
         with (
-            processes(ours, api),
+            processes(own, api),
             httpx.Client(base_url=url, headers=token, timeout=_TIMEOUT_S) as client,
         ):
-            yield ours, client
+            yield own, client
 
 
 def _load(client: httpx.Client, kind: str, body: Iterator[bytes], expected: int) -> float:
-    """Return the seconds until the last answer; raises `CommandError` unless all was applied."""
+    """Return the seconds until the last answer; raises `CommandError` unless all lines were applied."""
     types = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
     began_at = perf_counter()
     headers = {"Content-Type": types[kind]}
     with client.stream("POST", "/v1/inventory", content=body, headers=headers) as response:
         [last] = deque(response.iter_lines(), maxlen=1)
     if msgspec.json.decode(last).get("applied") != expected:
-        raise CommandError(f"not all was applied: {last}")
+        raise CommandError(f"not all of {expected:,} lines were applied: {last}")
     return perf_counter() - began_at
 
 
 def _search(connection: Connection, nights: int) -> dict[str, float]:
-    """Time the very statement in Postgres: a page of any rooms, and one for which no room is bookable."""
+    """Time the API's statement in Postgres: a page of all rooms, and a search without a bookable room."""
     connection.execute(_SELL, {"day": OPENS_ON})
     connection.execute(text("VACUUM ANALYZE rooms.room, rooms.room_night"))
     figures = {}
     for length in (length for length in LENGTHS if length < nights):
-        figures[f"search_{length}_nights_page_ms"] = _looked(connection, length, bookable=None)
+        figures[f"search_{length}_nights_page_ms"] = _search_ms(connection, length, bookable=None)
         connection.execute(_CLOSE, {"day": OPENS_ON})
-        figures[f"search_{length}_nights_all_rooms_ms"] = _looked(connection, length, bookable=True)
+        figures[f"search_{length}_nights_all_rooms_ms"] = _search_ms(
+            connection, length, bookable=True
+        )
         connection.execute(_OPEN)
     return figures
 
 
-def _looked(connection: Connection, length: int, *, bookable: bool | None) -> float:
-    asked = {
+def _search_ms(connection: Connection, length: int, *, bookable: bool | None) -> float:
+    values = {
         "check_in": OPENS_ON,
         "check_out": OPENS_ON + timedelta(days=length),
         "length": length,
@@ -118,28 +111,21 @@ def _looked(connection: Connection, length: int, *, bookable: bool | None) -> fl
         "limit": PAGE_SIZE + 1,
     }
     return median(
-        float(connection.execute(_EXPLAIN, asked).scalar_one()[0]["Execution Time"])
-        for _ in range(LOOKS)
+        float(connection.execute(_EXPLAIN, values).scalar_one()[0]["Execution Time"])
+        for _ in range(SEARCHES)
     )
 
 
-def _reported(days: Iterator[bytes], what: str, total: int, report: Report) -> Iterator[bytes]:
-    for done, day in enumerate(days):
-        report(what, done, total)
-        yield day
-    report(what, total, total)
-
-
-def _csv(rooms: int, nights: int) -> Iterator[bytes]:
-    for day in range(nights):
+def _csv(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
+    for day in days:
         on = OPENS_ON + timedelta(days=day)
         lines = [f"{room},{on},5,false,1\n" for room in range(1, rooms + 1)]
         header = "roomId,night,capacity,closed,minStay\n" if day == 0 else ""
         yield (header + "".join(lines)).encode()
 
 
-def _ndjson(rooms: int, nights: int) -> Iterator[bytes]:
-    for day in range(nights):
+def _ndjson(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
+    for day in days:
         on = OPENS_ON + timedelta(days=day)
         rest = f'"night":"{on}","capacity":5,"closed":false,"minStay":1}}\n'
         yield "".join(f'{{"roomId":{room},{rest}' for room in range(1, rooms + 1)).encode()

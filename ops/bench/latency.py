@@ -1,9 +1,9 @@
-"""From commit to consumer: how long a message takes that is appended at a steady rate.
+"""The time of a message from commit to consumer, at a steady rate.
 
-A relay runs as it is deployed, writers are a process of their own, and the consumer polls in this one.
-The schedule is open: an event is due at its time, whatever became of those before it, and whoever
-writes never waits for the relay. So a relay that stalls is seen by every event of the stall. What a
-stall of the database withholds from the times since the commit shows in those since an event was due.
+The relay runs as it is deployed, the writers in a process of their own, and the consumer in this process.
+The schedule is open: an event is due at its time, whatever happened to earlier ones, and a writer never
+waits for the relay. So every event of a stall shows the relay's stall. A stall of the database shows in
+the times since an event was due, although not in those since the commit.
 """
 
 import time
@@ -24,7 +24,7 @@ import outbox
 from consumers.group import consumer_properties
 from domain import messages
 from domain.messages import ROOM_RESERVE
-from innbox_process.commands import CommandError, Report
+from innbox_process.commands import CommandError, Report, reported
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_relay, a_stay, process_pool, scratch
@@ -43,7 +43,7 @@ Instants = dict[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What was found at one rate; `late` events were begun 10 ms or more after they were due."""
+    """The times at one rate; `late` events began 10 ms or more after they were due."""
 
     events_per_s: float
     since_commit: Times
@@ -67,15 +67,14 @@ def bench_latency(
     seconds: float,
     mode: RelayMode,
 ) -> Measured:
-    """Append at each rate in turn; the worst of the rates stands for all."""
-    found = []
-    with scratch(settings) as ours, process_pool(1) as writers:
-        create_topics(ours)
-        with a_relay(ours, logs, mode=mode):
-            for number, rate in enumerate(rates):
-                report("appending at each rate", number, len(rates))
-                found.append(latency(ours, writers, rate=rate, seconds=seconds))
-        report("appending at each rate", len(rates), len(rates))
+    """Append at each rate in turn; the result is the worst rate's."""
+    with scratch(settings) as own, process_pool(1) as writers:
+        create_topics(own)
+        with a_relay(own, logs, mode=mode):
+            found = [
+                latency(own, writers, rate=rate, seconds=seconds)
+                for rate in reported(report, "appending at each rate", rates)
+            ]
     worst = {
         "p50_ms": max(each.since_commit.p50_ms for each in found),
         "p99_ms": max(each.since_commit.p99_ms for each in found),
@@ -87,11 +86,11 @@ def bench_latency(
 def latency(
     settings: Settings, writers: ProcessPoolExecutor, *, rate: float, seconds: float
 ) -> Latency:
-    """Append for so long at a rate, beside a relay that runs; what comes first warms up."""
+    """Append at a rate while a relay runs; the first seconds warm up."""
     warm, events = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
     writers.submit(write_on_schedule, settings, 0, rate, 0.0).result()  # until it is there
     with _reading(settings) as arrived:
-        # CLOCK_MONOTONIC is one for all processes of a machine, and nobody sets it.
+        # CLOCK_MONOTONIC is the same in all processes of a machine, and cannot be set.
         starts_at = time.monotonic() + _HEAD_START_S
         written = writers.submit(write_on_schedule, settings, events, rate, starts_at)
         begun, committed = written.result()
@@ -102,14 +101,14 @@ def latency(
         rate,
         _times(committed, arrived, counted),
         _times(due, arrived, counted),
-        sum(begun[number] - due[number] >= 0.01 for number in counted),  # noqa: PLR2004 - as said
+        sum(begun[number] - due[number] >= 0.01 for number in counted),  # noqa: PLR2004 - see `Latency`
     )
 
 
 def write_on_schedule(
     settings: Settings, events: int, rate: float, starts_at: float
 ) -> tuple[Instants, Instants]:
-    """Append numbered events, each at its time; return when each was begun, and committed."""
+    """Append numbered events, each at its time; returns when each began, and was committed."""
     engine = pooled_engine(settings, settings.database_url, "bench-writer")
     doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
     numbers, begun, committed = count(), Instants(), Instants()
@@ -130,7 +129,7 @@ def write_on_schedule(
 
 
 def _append(engine: Engine, number: int) -> float:
-    """Append one event, and return when its commit was done; the bell is rung after that."""
+    """Append one event, and return the instant of its commit; the doorbell rings after that."""
     with engine.connect() as connection:
         with connection.begin():
             event = messages.room_reserve(number + 1, number % KEYS + 1, a_stay())
@@ -140,7 +139,7 @@ def _append(engine: Engine, number: int) -> float:
 
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Instants]:
-    """Give the instants at which events arrive, by number, as they come from now on."""
+    """Yield the instants at which events arrive from now on, by number."""
     arrived, stop = Instants(), Event()
     consumer = Consumer(consumer_properties(settings, "bench"))
     consumer.assign(list(_ends(consumer, settings.kafka_prefix + ROOM_RESERVE)))
@@ -173,8 +172,11 @@ def _wait_for(arrived: Mapping[int, float], events: int) -> None:
     ends_at = time.monotonic() + ARRIVED_WITHIN_S
     while len(arrived) < events:
         if time.monotonic() > ends_at:
-            raise CommandError(f"{events - len(arrived)} of {events} events have not arrived")
-        time.sleep(0.05)  # between two looks
+            raise CommandError(
+                f"{events - len(arrived)} of {events} events have not arrived within "
+                f"{ARRIVED_WITHIN_S:.0f} s"
+            )
+        time.sleep(0.05)  # between two tests
 
 
 def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:

@@ -1,8 +1,8 @@
-"""Callers: members who ask for rooms over HTTP, at as little cost as Python allows.
+"""The load generator: callers that send reservations over HTTP at as little cost as Python allows.
 
-Each keeps one connection and has one request on its way. Requests are bytes made beforehand, of an
-answer only the status and the length are read. So a benchmark's own share of the processors is small,
-and it is told (`own_us`).
+Each caller keeps one connection with one request at a time. Requests are prepared bytes; of an answer
+only the status and the length are read. So the generator uses little processor time, which it measures
+(`own_us`).
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from innbox_process.commands import CommandError
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 _ACCEPTED = b" 202 "
-# A call that nobody answers ends the measurement instead of hanging it.
+# A call without an answer ends the measurement instead of hanging it.
 _PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is called: a request for each number, whose members take turns."""
+    """The requests, by number; the members take turns."""
 
     host: str
     port: int
@@ -45,7 +45,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """How long each call took, in seconds, and what the calling itself cost."""
+    """The time of each call, of all calls, and of the generator's processor, in seconds."""
 
     times: Sequence[float]
     took_s: float
@@ -57,14 +57,14 @@ class Called:
 
     @property
     def own_us(self) -> float:
-        """Processor time of a caller for each call, in microseconds."""
+        """The generator's processor time for each call, in microseconds."""
         return self.own_s / len(self.times) * 1e6
 
 
 def call(script: Script, *, callers: int, seconds: float, per_s: float | None = None) -> Called:
-    """Call for so long: each caller as soon as it has its answer, or all of them on a schedule.
+    """Call for some seconds: each caller as soon as it has its answer, or all on a schedule.
 
-    On a schedule a call is due at its time, whatever became of those before it, and its time counts
+    On a schedule a call is due at its time, whatever happened to earlier ones, and its time counts
     from then. Raises `CommandError` for any answer that is not 202.
     """
     return uvloop.run(_call(script, callers, seconds, per_s))
@@ -79,20 +79,20 @@ async def _call(script: Script, callers: int, seconds: float, per_s: float | Non
     own_before_s, began_at = time.process_time(), time.perf_counter()
     if per_s is None:
         calls.ends_at = began_at + seconds
-        calls.hurry()
+        calls.begin_all()
     else:
         await calls.keep_to(per_s, seconds)
     async with asyncio.timeout(seconds + _PATIENCE_S):
         await calls.done
     took_s = time.perf_counter() - began_at
     for caller in calls.idle:
-        caller.hang_up()
+        caller.close()
     return Called(calls.times, took_s, time.process_time() - own_before_s)
 
 
 @dataclass(slots=True)
 class _Calls:
-    """Those who call, and what they have seen."""
+    """The callers, and the times of their calls."""
 
     script: Script
     done: asyncio.Future[None]
@@ -104,14 +104,14 @@ class _Calls:
     ends_at: float = 0.0
     is_over: bool = False
 
-    def hurry(self) -> None:
-        """Have everybody call at once, and again until the time is over."""
+    def begin_all(self) -> None:
+        """Have all callers call at once, and again until the time is over."""
         self.is_over = True
         while self.idle:
             self._begin(time.perf_counter())
 
     async def keep_to(self, per_s: float, seconds: float) -> None:
-        """Have calls begun at a rate; where nobody is free to begin one, it waits."""
+        """Begin calls at a rate; a call waits while no caller is free."""
         began_at = time.perf_counter()
         for number in range(int(per_s * seconds)):
             due_at = began_at + number / per_s
@@ -179,7 +179,7 @@ class _Caller(asyncio.Protocol):
             self._calls.fail(f"a call was refused: {answer.decode(errors='replace')}")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._calls.fail(f"the API hung up: {error}")
+        self._calls.fail(f"the API closed the connection: {error}")
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         self._transport.abort()

@@ -1,6 +1,6 @@
-"""Measuring: two contenders taken in turn, times of many events, and what to say about either.
+"""Measurements: comparisons of a candidate with a baseline, and the times of many events.
 
-In every comparison a ratio above one means that ours is the better one, whatever the unit.
+In every comparison a ratio above 1 means that the candidate is better, whatever the unit.
 """
 
 import os
@@ -17,45 +17,48 @@ _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ours and the baseline in one unit, one value for each round; rates are the better the higher."""
+    """The candidate and the baseline in one unit, with one value for each round.
 
-    ours: str
+    `as_dict` names the candidate "ours", a key that programs read.
+    """
+
+    candidate: str
     baseline: str
     unit: Unit
-    of_ours: Sequence[float]
+    of_candidate: Sequence[float]
     of_baseline: Sequence[float]
 
     @property
     def ratio(self) -> float:
-        ours, baseline = median(self.of_ours), median(self.of_baseline)
-        return ours / baseline if self.unit == "per_s" else baseline / ours
+        candidate, baseline = median(self.of_candidate), median(self.of_baseline)
+        return candidate / baseline if self.unit == "per_s" else baseline / candidate
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "ours": self.ours,
+            "ours": self.candidate,
             "baseline": self.baseline,
             "ratio": round(self.ratio, 3),
-            f"ours_{self.unit}": rounded(list(self.of_ours)),
+            f"ours_{self.unit}": rounded(list(self.of_candidate)),
             f"baseline_{self.unit}": rounded(list(self.of_baseline)),
-            f"ours_{self.unit}_median": rounded(median(self.of_ours)),
+            f"ours_{self.unit}_median": rounded(median(self.of_candidate)),
             f"baseline_{self.unit}_median": rounded(median(self.of_baseline)),
         }
 
     def rows(self) -> Sequence[tuple[str, ...]]:
-        """Return cells for a table: who, in which unit, the median, the rounds."""
-        contenders = ((self.ours, self.of_ours), (self.baseline, self.of_baseline))
+        """Return cells for a table: name, unit, median and rounds."""
+        compared = ((self.candidate, self.of_candidate), (self.baseline, self.of_baseline))
         return [
             (name, _TITLES[self.unit], _shown(median(values)), " · ".join(map(_shown, values)))
-            for name, values in contenders
+            for name, values in compared
         ] + [("ratio", "", f"{self.ratio:.3f}", "")]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a benchmark found.
+    """The result of a benchmark.
 
-    `comparisons` are by name, and the least of their ratios is the benchmark's; `contrasts` show what
-    others would cost and count for nothing; `figures` stand for themselves.
+    `comparisons` are by name, and the lowest of their ratios is the benchmark's; `contrasts` show
+    alternatives and do not count in the ratio; `figures` are single values.
     """
 
     bench: str
@@ -81,7 +84,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a few of many times were, in milliseconds."""
+    """Percentiles of times, in milliseconds."""
 
     count: int
     p50_ms: float
@@ -91,7 +94,7 @@ class Times:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Times":
-        """Take them from the sorted times themselves (the nearest rank), without interpolation."""
+        """Return the percentiles by nearest rank, without interpolation."""
         times_ms = sorted(each * 1000 for each in seconds)
 
         def rank(share: float) -> float:
@@ -101,7 +104,7 @@ class Times:
 
 
 def rate(messages: int, work: Callable[[], object]) -> float:
-    """Return messages per second of a piece of work."""
+    """Return the messages per second of a function that processes them."""
     started_at = time.perf_counter()
     work()
     return messages / (time.perf_counter() - started_at)
@@ -116,7 +119,7 @@ def machine() -> dict[str, Any]:
 
 
 def rounded(found: Any) -> Any:  # noqa: ANN401 - JSON
-    """Round every figure to what means anything."""
+    """Round every figure to its significant digits."""
     match found:
         case dict():
             return {name: rounded(value) for name, value in found.items()}

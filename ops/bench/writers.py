@@ -1,9 +1,9 @@
-"""What a wake-up costs the writers: transactions per second of many that append one message each.
+"""The cost of a wake-up to the writers: transactions per second that append one message each.
 
-Ours rings the doorbell. The baseline is the same code without a doorbell: nobody is woken. For contrast,
-the usual way: a trigger that sends NOTIFY in each transaction, which takes a lock at commit that all
-writers share. In all three somebody listens, as a relay does, and reads nothing, so that reading is
-not what is compared.
+The candidate rings the doorbell. The baseline is the same code without a doorbell: no relay wakes. For
+contrast, the usual way: a trigger that sends NOTIFY in each transaction, which takes a lock at commit
+that all writers share. In all three a session listens, like a relay, and reads nothing, so that reading
+is not compared.
 """
 
 import time
@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 import outbox
 from domain import messages
-from innbox_process.commands import Report
+from innbox_process.commands import Report, reported
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import a_stay, process_pool, scratch, session
@@ -27,7 +27,7 @@ from outbox import reader
 from runtime.settings import Settings
 
 _HEAD_START_S = 0.1
-_TURNS = "writing: nobody woken, the doorbell, NOTIFY by a trigger"
+_TURNS = "writing: no wake-up, the doorbell, NOTIFY by a trigger"
 
 _FUNCTION = text(f"""
     CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql
@@ -43,26 +43,24 @@ _NO_TRIGGER = text("DROP TRIGGER bench_notify ON outbox.message")
 def bench_writers(
     settings: Settings, report: Report, *, writers: int, seconds: float, rounds: int
 ) -> Measured:
-    """Write for so long in each way, in turn, from as many processes as the pool size asks for."""
+    """Write in each way, in turn, from as many processes as the pool size requires."""
     processes = ceil(writers / settings.pool_size)
     shares = [len(range(first, writers, processes)) for first in range(processes)]
     silent, doorbell, notify = [], [], []
-    with scratch(settings) as ours, process_pool(processes) as clients, _listening(ours):
-        declare(ours.databases)
-        with session(ours) as connection:
+    with scratch(settings) as own, process_pool(processes) as clients, _listening(own):
+        declare(own.databases)
+        with session(own) as connection:
             connection.execute(_FUNCTION)
-        for number in range(rounds + 1):
-            report(_TURNS, number, rounds + 1)
-            silent.append(_rate(ours, clients, shares, seconds, rings=False))
-            doorbell.append(_rate(ours, clients, shares, seconds, rings=True))
-            with _notifying(ours):
-                notify.append(_rate(ours, clients, shares, seconds, rings=False))
-        report(_TURNS, rounds + 1, rounds + 1)
-    # The first round brings the processes up and does not count.
+        for _ in reported(report, _TURNS, range(rounds + 1)):
+            silent.append(_rate(own, clients, shares, seconds, rings=False))
+            doorbell.append(_rate(own, clients, shares, seconds, rings=True))
+            with _notifying(own):
+                notify.append(_rate(own, clients, shares, seconds, rings=False))
+    # The first round starts the processes and does not count.
     return Measured(
         "writers",
-        {"doorbell": Comparison("doorbell", "nobody woken", "per_s", doorbell[1:], silent[1:])},
-        {"notify": Comparison("NOTIFY inside", "nobody woken", "per_s", notify[1:], silent[1:])},
+        {"doorbell": Comparison("doorbell", "no wake-up", "per_s", doorbell[1:], silent[1:])},
+        {"notify": Comparison("NOTIFY inside", "no wake-up", "per_s", notify[1:], silent[1:])},
         {"writers": writers, "processes": processes, "seconds": seconds},
     )
 
@@ -70,7 +68,7 @@ def bench_writers(
 def write_for(
     settings: Settings, threads: int, seconds: float, starts_at: float, *, rings: bool
 ) -> int:
-    """Commit transactions of one message until the time is over; return how many there were."""
+    """Commit transactions of one message until the time is over; returns how many."""
     engine = pooled_engine(settings, settings.database_url, "bench-writer")
     doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms) if rings else None
     ends_at = starts_at + seconds
@@ -120,16 +118,16 @@ def _notifying(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _listening(settings: Settings) -> Iterator[None]:
-    """Hear every ring, as a relay that waits does."""
+    """Receive every notification, like a relay that waits."""
     stop = Event()
 
-    def hear() -> None:
+    def listen() -> None:
         with session(settings) as connection:
             reader.listen(connection)
             while not stop.is_set():
                 reader.wait_for_notify(connection, 0.2)
 
-    listener = Thread(target=hear, name="bench-listener")
+    listener = Thread(target=listen, name="bench-listener")
     listener.start()
     try:
         yield

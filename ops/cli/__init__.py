@@ -1,13 +1,13 @@
-"""`innbox`: what a person runs.
+"""The command `innbox`.
 
-Commands print for people, and with `--json` one object for programs. Exit codes:
+Commands print tables and lines for people, and with `--json` one object for programs. Exit codes:
 
-0    all is well
-1    what was checked does not hold, or what was asked for was refused, by the API or by the rooms
-2    the command could not be carried out: how it was called, its environment, nobody who answers
-3    accepted, and not answered within `--wait`
+0    success
+1    a check failed, or the API or the rooms refused the request
+2    the command failed: its arguments, its environment, or a server that does not answer
+3    accepted, but not answered within `--wait`
 130  interrupted
-141  the reader of the output hung up
+141  the reader of the output closed the pipe
 """
 
 import sys

@@ -1,8 +1,7 @@
-"""How a command asks the API: where it is, who one is there, and what is said when the answer is no.
+"""How a command calls the API: its URL, its token, and the text of its errors.
 
-The embedded system of `innbox up` leaves its URL in the data directory, and the key that it signs tokens
-with is there as well; so nothing has to be copied. That is for development alone: no token is ever made
-for a URL that somebody names, nor in production.
+`innbox up` keeps its URL and the key that signs tokens in the data directory, so nothing must be copied.
+That is for development alone: no token is made for a URL that the user names, nor in production.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from ops.environment import settings_for
 from ops.stack import running_url
 from relay.cli.output import print_status
 
-# Who one is on one's own machine; the token that `innbox up` prints is this member's, too.
+# The member of the made tokens, also of the one that `innbox up` prints.
 OWN_MEMBER = 7
 PATIENCE_S = 5.0
 
@@ -32,41 +31,42 @@ _TOKEN_S = 300
 Command = Callable[..., int | None]
 
 
-# Drawn here and not by the client, so that it can be told also to whoever does not wait for the answer.
-under_a_key = click.option(
+# Drawn here and not by the client, so that an interrupted command can print it.
+key_option = click.option(
     "--key",
     default=lambda: str(uuid4()),
     show_default="a new one",
-    help="The idempotency key: repeated under it, the request is done once.",
+    help="The idempotency key: a request repeated with it takes effect once.",
 )
 
 
-def asks(command: Command) -> Command:
-    """Give a command the options that say where the API is, and the open client as its first argument."""
-    return asks_for(PATIENCE_S)(command)
+def with_client(command: Command) -> Command:
+    """Give a command the options of the API's URL and token, and a client as its first argument."""
+    return with_patient_client(PATIENCE_S)(command)
 
 
-def asks_for(patience_s: float) -> Callable[[Command], Command]:
-    """The same, for as long as is worth while: `asks` suits a person who waits at a terminal."""
+def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
+    """Do the same for a command that repeats requests for longer than a person at a terminal waits."""
 
     def decorate(command: Command) -> Command:
         @click.option(
-            "--url", envvar="INNBOX_URL", help="Of the API.  [default: that of `innbox up`]"
+            "--url", envvar="INNBOX_URL", help="The API's URL.  [default: that of `innbox up`]"
         )
         @click.option(
             "--token",
             envvar="INNBOX_TOKEN",
-            help="Who you are; better kept in the environment.  [default: made for `innbox up`]",
+            help="Your bearer token; better set in the environment.  "
+            "[default: made for `innbox up`]",
         )
         @click.option(
             "--patience",
             type=click.FloatRange(0, 3_600),
             default=patience_s,
             show_default=True,
-            help="Seconds, from the first failure, to repeat a request that nobody answers.",
+            help="Seconds, from the first failure, to repeat a request without an answer.",
         )
         @wraps(command)
-        def asking(
+        def run(
             *,
             url: str | None,
             token: str | None,
@@ -78,7 +78,7 @@ def asks_for(patience_s: float) -> Callable[[Command], Command]:
             with connected(data, url, token, patience) as innbox, _interrupted(options.get("key")):
                 return command(innbox, **options)
 
-        return asking
+        return run
 
     return decorate
 
@@ -87,38 +87,40 @@ def asks_for(patience_s: float) -> Callable[[Command], Command]:
 def connected(
     data: Path, url: str | None, token: str | None, patience_s: float = PATIENCE_S
 ) -> Iterator[Innbox]:
-    """A client for the length of a block; raises `CommandError` if it is not known where or who."""
+    """Open a client for the length of a block; raises `CommandError` without a URL or a token."""
     where = url or running_url(data)
     if where is None:
         raise CommandError(
             f"no API runs on {data}: start one with `innbox up`, or name one with --url or INNBOX_URL"
         )
     if not _is_url(where):
-        raise CommandError(f"--url: {where} is no URL; write, say, https://innbox.example")
+        raise CommandError(
+            f"--url: {where} is not a URL; write, for example, https://innbox.example"
+        )
     if url and not token:
-        raise CommandError("who you are is not known: set INNBOX_TOKEN, or give a --token")
+        raise CommandError("the token is missing: set INNBOX_TOKEN, or add --token")
     with Innbox(where, token or _own_token(data), patience_s=patience_s) as innbox:
         yield innbox
 
 
 def explained(error: Problem | Unavailable) -> str:
-    """Say what went wrong, where in the request, and what to do or to quote."""
+    """Return what failed, where in the request, and what to do next."""
     if isinstance(error, Unavailable):
         return "\n  ".join([f"{error.request}: no answer: {error.why}", *_advice(error)])
     lines = [f"{error.title} ({error.status}): {error.detail}".rstrip(": ")]
     lines += [f"  {fault.where}: {fault.detail}" for fault in error.errors if fault.where]
-    lines += [f"  {_told(night)}" for night in error.document.get("nights") or []]
+    lines += [f"  {_night_line(night)}" for night in error.document.get("nights") or []]
     if error.status == httpx.codes.UNAUTHORIZED:
-        lines.append("  For development, `innbox token --help` makes tokens.")
+        lines.append("  For development, `innbox token` makes tokens.")
     if error.trace_id:
         lines.append(f"  Trace {error.trace_id}")
     return "\n".join(lines)
 
 
 def is_refusal(problem: Problem) -> bool:
-    """Tell what was asked for and refused from what could not be asked.
+    """Return whether the API refused the request itself.
 
-    Not to be known (401) is no judgement of a request, and neither is a page of something else.
+    A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
     """
     return (
         httpx.codes.is_client_error(problem.status)
@@ -129,7 +131,7 @@ def is_refusal(problem: Problem) -> bool:
 
 @contextmanager
 def _interrupted(key: str | None) -> Iterator[None]:
-    """Tell the key to whoever does not wait for the answer."""
+    """Print the key if the command is interrupted before the answer."""
     try:
         yield
     except KeyboardInterrupt:
@@ -148,7 +150,7 @@ def _is_url(where: str) -> bool:
 
 def _advice(error: Unavailable) -> Iterator[str]:
     if isinstance(error.last, httpx.ConnectError):
-        yield "Is it running? Start one here with `innbox up`, or name another with --url."
+        yield "Is the API running? Start one with `innbox up`, or name another with --url."
     if error.key:
         yield _repeat(error.key)
     if isinstance(error.last, Problem) and error.last.trace_id:
@@ -156,16 +158,15 @@ def _advice(error: Unavailable) -> Iterator[str]:
 
 
 def _repeat(key: str) -> str:
-    return f"Perhaps it was done. Repeated with --key {quote(key)} it is done once, and no more."
+    return f"The request may have taken effect. Repeat it safely with --key {quote(key)}"
 
 
-def _told(night: dict[str, object]) -> str:
-    """One night of a problem, its members in words."""
+def _night_line(night: dict[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in night.items())
 
 
 def _own_token(data: Path) -> Callable[[], str]:
-    """Return what makes tokens for the embedded system, each short-lived, since each is used at once."""
+    """Return a function that makes tokens for the embedded system, short-lived since used at once."""
     from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
     from api.identity.signing import sign
 

@@ -1,5 +1,6 @@
-"""`innbox bench`: how fast it is, and at what cost, each beside a baseline of the same run."""
+"""`innbox bench`: throughput, latency and cost, each beside a baseline of the same run."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -10,36 +11,39 @@ from ops.cli.root import cli
 from relay.cli.output import as_json
 from runtime.settings import RelayMode
 
-rounds_option = click.option(
-    "--rounds",
-    type=click.IntRange(1, 20),
-    default=3,
-    show_default=True,
-    help="That count; one more warms up.",
-)
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def bounded(
+    name: str, low: float, high: float, default: float, help_: str | None = None
+) -> Decorator:
+    """Return an option for a number between bounds, for a whole number if `low` is one."""
+    type_ = click.IntRange(low, int(high)) if isinstance(low, int) else click.FloatRange(low, high)
+    return click.option(name, type=type_, default=default, show_default=True, help=help_)
+
+
+rounds_option = bounded("--rounds", 1, 20, 3, "Measured rounds; one more warms up.")
 
 _mode = click.option(
     "--mode",
     type=click.Choice(get_args(RelayMode)),
     default="at-least-once",
     show_default=True,
-    help="Of the relay.",
+    help="The relay's mode.",
 )
 
 
 @cli.group()
 def bench() -> None:
-    """Measure ours beside a baseline in the same run.
+    """Measure performance beside a baseline in the same run.
 
-    Uses the servers of the environment, else embedded ones in a temporary directory; databases and
-    topics are the benchmark's own either way. A ratio above 1 says that ours is better.
+    A benchmark uses the servers of the environment, else embedded ones in a temporary directory, and
+    always its own databases and topics. A ratio above 1 means that innbox is better than the baseline.
     """
 
 
 @bench.command()
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=500_000, show_default=True
-)
+@bounded("--backlog", 1_000, 5_000_000, 500_000)
 @_mode
 @rounds_option
 @as_json
@@ -65,16 +69,15 @@ def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
     multiple=True,
     default=(200, 1_000),
     show_default=True,
-    help="Events per second. May be repeated.",
+    help="Events per second; may be repeated.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=20, show_default=True)
+@bounded("--seconds", 0.1, 600, 20)
 @_mode
 @as_json
 def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: bool) -> None:
     """Time events from commit to consumer at a steady rate, through a relay process.
 
-    The first two seconds of each rate warm up. The p50 and the p99 at the top are the worst of the
-    rates.
+    The first two seconds of each rate warm up. The p50 and p99 at the top are the worst of all rates.
 
     \b
     innbox bench latency
@@ -88,14 +91,14 @@ def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: 
 
 
 @bench.command()
-@click.option("--writers", type=click.IntRange(1, 100), default=16, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=5, show_default=True)
+@bounded("--writers", 1, 100, 16)
+@bounded("--seconds", 0.1, 600, 5)
 @rounds_option
 @as_json
 def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
-    """Count writers' commits with the doorbell, beside the same without any wake-up.
+    """Count writers' commits with the doorbell, beside the same writers without a wake-up.
 
-    For contrast also with NOTIFY in each transaction. The seconds are those of one turn.
+    For contrast also with NOTIFY in each transaction. --seconds is the length of one turn.
 
     \b
     innbox bench writers
@@ -109,16 +112,14 @@ def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
-)
-@click.option("--transactions", type=click.IntRange(2, 2_000), default=1_000, show_default=True)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--transactions", 2, 2_000, 1_000)
 @rounds_option
 @as_json
 def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
-    """Drain while transactions are open, one and then many, beside draining alone.
+    """Drain while one or many transactions are open, beside draining with none open.
 
-    On servers of your own, Postgres must allow as many prepared transactions.
+    Your own Postgres must allow as many prepared transactions (max_prepared_transactions).
 
     \b
     innbox bench contention
@@ -135,10 +136,8 @@ def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> N
 
 
 @bench.command()
-@click.option(
-    "--messages", type=click.IntRange(1_000, 1_000_000), default=20_000, show_default=True
-)
-@click.option("--one-by-one", type=click.IntRange(100, 100_000), default=1_000, show_default=True)
+@bounded("--messages", 1_000, 1_000_000, 20_000)
+@bounded("--one-by-one", 100, 100_000, 1_000)
 @rounds_option
 @as_json
 def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
@@ -159,14 +158,10 @@ def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None
 
 
 @bench.command()
-@click.option(
-    "--history", type=click.IntRange(1_000, 100_000_000), default=10_000_000, show_default=True
-)
-@click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
-@click.option(
-    "--backlog", type=click.IntRange(1_000, 5_000_000), default=200_000, show_default=True
-)
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=10, show_default=True)
+@bounded("--history", 1_000, 100_000_000, 10_000_000)
+@bounded("--days", 1, 365, 30)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--seconds", 0.1, 600, 10)
 @rounds_option
 @as_json
 def growth(
@@ -174,8 +169,8 @@ def growth(
 ) -> None:
     """Relay from a log with a long history in daily partitions, beside an empty one.
 
-    Ten million messages of history take some minutes to make and up to 10 GB of disk. The seconds are
-    those of one measurement of the latency.
+    Ten million messages of history take some minutes to make and up to 10 GB of disk. --seconds is the
+    length of one latency measurement.
 
     \b
     innbox bench growth
@@ -199,14 +194,14 @@ def growth(
 
 
 @bench.command()
-@click.option("--messages", type=click.IntRange(100, 1_000_000), default=2_000, show_default=True)
-@click.option("--idle", type=click.FloatRange(0.1, 3_600), default=60, show_default=True)
+@bounded("--messages", 100, 1_000_000, 2_000)
+@bounded("--idle", 0.1, 3_600, 60)
 @rounds_option
 @as_json
 def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
-    """Weigh what the database pays: log for each event, dead rows, queries of an idle relay.
+    """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
 
-    The ratio is of the log that a bare table of the same messages takes to what ours takes.
+    The ratio is the WAL of a plain table of the same messages to the WAL of the outbox.
 
     \b
     innbox bench cost

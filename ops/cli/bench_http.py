@@ -1,17 +1,13 @@
-"""`innbox bench api | end-to-end`: what members see, over HTTP."""
+"""`innbox bench api | end-to-end | inventory`: measurements over HTTP."""
 
-import click
-
-from ops.cli.bench import bench, rounds_option
+from ops.cli.bench import bench, bounded, rounds_option
 from ops.cli.bench_output import bench_environment, show
 from relay.cli.output import as_json
 
 
 @bench.command("end-to-end")
-@click.option(
-    "--reservations", type=click.IntRange(10, 1_000_000), default=5_000, show_default=True
-)
-@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True)
+@bounded("--reservations", 10, 1_000_000, 5_000)
+@bounded("--clients", 1, 100, 8)
 @as_json
 def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
     """Time reservations over HTTP from the request to the final status, through all processes.
@@ -28,22 +24,16 @@ def end_to_end(reservations: int, clients: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--callers", type=click.IntRange(1, 200), default=16, show_default=True)
-@click.option("--seconds", type=click.IntRange(1, 600), default=5, show_default=True)
-@click.option(
-    "--rate",
-    type=click.FloatRange(1, 100_000),
-    default=200,
-    show_default=True,
-    help="Requests per second for the times.",
-)
+@bounded("--callers", 1, 200, 16)
+@bounded("--seconds", 1, 600, 5)
+@bounded("--rate", 1.0, 100_000, 200, "Requests per second for the times.")
 @rounds_option
 @as_json
 def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> None:
     """Reserve over HTTP with two API processes, beside pgbench with the same SQL.
 
-    For contrast with one process, beside pgbench pipelined, and beside the framework alone. The seconds
-    are those of one turn; p50 and p99 are those at the rate, with two processes.
+    For contrast also one process, pgbench pipelined, and the framework without the database. --seconds is
+    the length of one turn; p50 and p99 are those at the rate, with two processes.
 
     \b
     innbox bench api                       about two minutes
@@ -59,14 +49,14 @@ def api(callers: int, seconds: int, rate: float, rounds: int, as_json: bool) -> 
 
 
 @bench.command()
-@click.option("--rooms", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
-@click.option("--nights", type=click.IntRange(2, 1_000), default=730, show_default=True)
+@bounded("--rooms", 1, 10_000, 1_000)
+@bounded("--nights", 2, 1_000, 730)
 @as_json
 def inventory(rooms: int, nights: int, as_json: bool) -> None:
     """Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.
 
-    There is no baseline. Searches are timed by Postgres itself: a page of a hundred, and the worst case,
-    in which all rooms are looked at and none can be had.
+    There is no baseline. Postgres times the searches: a page of a hundred, and the worst case, in which
+    all rooms are read and none is bookable.
 
     \b
     innbox bench inventory                    about three minutes

@@ -1,4 +1,4 @@
-"""What the commands of `innbox bench` share: their servers and settings, and their output."""
+"""The servers, settings and output that the commands of `innbox bench` share."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def bench_environment(
     postgres_settings: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[Settings, Path, Report]]:
-    """Servers, settings with a prefix of this run's own, a place for logs, and progress."""
+    """Yield settings with this run's own prefix, a directory for logs, and progress."""
     from ops.stack import servers
 
     with (
@@ -36,7 +36,7 @@ def bench_environment(
 
 
 def show(found: "Measured", *, as_json: bool) -> None:
-    """Print tables for people, or one object."""
+    """Print tables, or one JSON object."""
     if as_json:
         print_json(found.as_dict())
         return

@@ -1,4 +1,4 @@
-"""Days as a person types and reads them."""
+"""Days in the input and the output of commands."""
 
 from datetime import date, datetime, timedelta
 
@@ -7,14 +7,14 @@ import click
 DAY = "DAY"
 WEEKDAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 
-_LETTERS_MIN = 2  # from there on a weekday is told from the others
+_LETTERS_MIN = 2  # fewer do not identify a weekday
 
 
 class Day(click.ParamType[date]):
     """A day: 2027-01-10, today, tomorrow, +14 (days from today), or fri (the next one).
 
     With `behind`, the name of another day's parameter, a weekday is the next one after that day. That
-    parameter is to be eager: so it is read first, wherever it stands.
+    parameter must be eager, so that click reads it first.
     """
 
     name = DAY
@@ -37,7 +37,7 @@ class Day(click.ParamType[date]):
             return date.fromisoformat(given)
         except ValueError:
             self.fail(
-                f"{given!r} is no day; write 2027-01-10, today, tomorrow, +14 or fri", param, ctx
+                f"{given!r} is not a day; write 2027-01-10, today, tomorrow, +14 or fri", param, ctx
             )
 
 
@@ -53,7 +53,9 @@ class Weekdays(click.ParamType[tuple[str, ...]]):
             return value
         numbers = [weekday(word.strip()) for word in str(value).split(",")]
         if None in numbers:
-            self.fail(f"{value!r} are no days of the week; write, say, SAT,SUN", param, ctx)
+            self.fail(
+                f"{value!r} are not days of the week; write, for example, SAT,SUN", param, ctx
+            )
         return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
 
 
@@ -69,22 +71,22 @@ leaves = click.option(
 
 
 def today() -> date:
-    """Return the day that it is for whoever asks."""
+    """Return the current day in the local time zone."""
     return datetime.now().astimezone().date()
 
 
 def shown(day: date) -> str:
-    """Write a day with its weekday, whatever the locale."""
+    """Format a day with its weekday, in English in every locale."""
     return f"{WEEKDAYS[day.weekday()][:3].title()} {day}"
 
 
 def shown_instant(at: datetime) -> str:
-    """Write an instant on the clock of whoever looks."""
+    """Format an instant in the local time zone."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def weekday(word: str) -> int | None:
-    """Return which day of the week a word begins, counted from Monday, which is 0."""
+    """Return the number of the weekday that a word abbreviates; Monday is 0."""
     if len(word) < _LETTERS_MIN:
         return None
     names = [number for number, name in enumerate(WEEKDAYS) if name.startswith(word.upper())]

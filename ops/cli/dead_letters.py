@@ -1,6 +1,6 @@
-"""`innbox dead-letters`: what was set aside, shown and decided."""
+"""`innbox dead-letters`: show dead letters, and retry or discard them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -20,14 +20,14 @@ from runtime.settings import Context, Settings
 _context = click.option(
     "--context",
     type=click.Choice(get_args(Context)),
-    help="Whose database, where the two contexts have one each.",
+    help="The context's database, where the contexts have one each.",
 )
 _ids = click.argument("ids", type=int, nargs=-1, required=True)
 
 
 @cli.group("dead-letters")
 def dead_letters_group() -> None:
-    """Look at messages that could not be applied, and decide about them.
+    """Show messages that could not be applied, and retry or discard them.
 
     \b
     innbox dead-letters list
@@ -42,7 +42,7 @@ def dead_letters_group() -> None:
 @as_json
 @click.pass_obj
 def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
-    """List the open ones, the oldest 1,000 first."""
+    """List the open dead letters, oldest first, 1,000 at most."""
     from consumers import dead_letters
 
     settings = settings_for(data, DATABASE)
@@ -68,7 +68,7 @@ def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def show(data: Path, id_: int, context: Context | None, as_json: bool) -> None:
-    """Show one whole: its value, headers, and what was decided."""
+    """Show a dead letter: its value, its headers and the decision."""
     from consumers import dead_letters
 
     with _database(data, context) as (engine, _), engine.connect() as connection, _known():
@@ -85,20 +85,16 @@ def show(data: Path, id_: int, context: Context | None, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def retry(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bool) -> int:
-    """Apply messages after all; one that fails again stays open. Exit code 1 if any did."""
+    """Apply messages again; one that fails stays open. Exit code 1 if any failed."""
     from consumers.handling import retry_dead_letter
     from consumers.process import retrying
 
-    outcome: dict[int, str] = {}
     with _database(data, context) as (engine, settings), retrying(engine, settings) as handlers:
-        for id_ in ids:
-            try:
-                retry_dead_letter(engine, handlers, id_)
-            except Exception as error:  # noqa: BLE001 - whatever it causes is what the person asked
-                outcome[id_] = f"{type(error).__name__}: {error}"
-            else:
-                outcome[id_] = "applied"
-    return _told(outcome, as_json=as_json)
+        # Any error that a message causes is its outcome.
+        outcomes = _decide_each(
+            ids, lambda id_: retry_dead_letter(engine, handlers, id_), Exception
+        )
+    return _print_outcomes(outcomes, "applied", as_json=as_json)
 
 
 @dead_letters_group.command()
@@ -107,27 +103,25 @@ def retry(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bo
 @as_json
 @click.pass_obj
 def discard(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bool) -> int:
-    """Decide that messages are never to be applied. They are kept, marked so."""
+    """Decide that messages are never applied. They are kept, marked as discarded."""
     from consumers import dead_letters
 
-    outcome: dict[int, str] = {}
+    def discard_one(id_: int) -> None:
+        with engine.begin() as connection:
+            dead_letters.discard(connection, id_)
+
     with _database(data, context) as (engine, _):
-        for id_ in ids:
-            try:
-                with engine.begin() as connection:
-                    dead_letters.discard(connection, id_)
-            except dead_letters.NoSuchDeadLetter as error:
-                outcome[id_] = f"{type(error).__name__}: {error}"
-            else:
-                outcome[id_] = "discarded"
-    return _told(outcome, as_json=as_json)
+        outcomes = _decide_each(ids, discard_one, dead_letters.NoSuchDeadLetter)
+    return _print_outcomes(outcomes, "discarded", as_json=as_json)
 
 
 @contextmanager
 def _database(data: Path, context: Context | None) -> Iterator[tuple[Engine, Settings]]:
     settings = settings_for(data, DATABASE)
     if context is None and len(settings.databases) > 1:
-        raise CommandError("the contexts have a database each: say --context rooms or reservations")
+        raise CommandError(
+            "each context has a database of its own; add --context rooms or --context reservations"
+        )
     configure_logs(settings.model_copy(update={"log_level": "ERROR"}), "dead-letters")
     with _engine(settings.database_of(context or "reservations")) as engine:
         yield engine, settings
@@ -150,13 +144,30 @@ def _known() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-def _told(outcome: dict[int, str], *, as_json: bool) -> int:
+def _decide_each(
+    ids: Iterable[int], decide: Callable[[int], object], expected: type[Exception]
+) -> dict[int, str | None]:
+    """Decide each dead letter by itself; returns the error of each, None after a success."""
+    errors: dict[int, str | None] = {}
+    for id_ in ids:
+        try:
+            decide(id_)
+        except expected as error:
+            errors[id_] = f"{type(error).__name__}: {error}"
+        else:
+            errors[id_] = None
+    return errors
+
+
+def _print_outcomes(errors: dict[int, str | None], done: str, *, as_json: bool) -> int:
+    """Print the outcome of each dead letter; returns 1 if one has an error."""
+    outcomes = {id_: error or done for id_, error in errors.items()}
     if as_json:
-        print_json({"dead_letters": outcome})
+        print_json({"dead_letters": outcomes})
     else:
-        for id_, what in outcome.items():
-            print_status(f"{id_}: {what}")
-    return int(any(what not in {"applied", "discarded"} for what in outcome.values()))
+        for id_, outcome in outcomes.items():
+            print_status(f"{id_}: {outcome}")
+    return int(any(errors.values()))
 
 
 def _shown(letter: Any) -> dict[str, Any]:  # noqa: ANN401 - a DeadLetter, imported when needed
@@ -179,5 +190,5 @@ def _shown(letter: Any) -> dict[str, Any]:  # noqa: ANN401 - a DeadLetter, impor
 
 
 def _text(content: bytes | None) -> str | None:
-    """Show bytes as text, with escapes where they are none."""
+    """Return bytes as text, with escapes for bytes that are not UTF-8."""
     return None if content is None else content.decode("utf-8", "backslashreplace")

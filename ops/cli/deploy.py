@@ -1,10 +1,11 @@
-"""`innbox migrate | topics`: what is done before the processes are started."""
+"""`innbox migrate | topics`: the steps before the processes are started."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from innbox_process.commands import reported
 from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.topics import create_topics
@@ -16,12 +17,12 @@ DATABASE = ("database_url",)
 @cli.command()
 @click.option("--to", "revision", default="head", show_default=True, help="A revision.")
 @click.option(
-    "--sql", is_flag=True, help="Print the SQL and touch nothing. --to FROM:TO for a part."
+    "--sql", is_flag=True, help="Print the SQL and change nothing; --to FROM:TO selects revisions."
 )
 @as_json
 @click.pass_obj
 def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
-    """Bring every database of the settings to the newest schema.
+    """Migrate every database of the settings to the newest schema.
 
     \b
     innbox migrate
@@ -37,8 +38,7 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
 
     reached = {}
     with progress() as report:
-        for number, (url, contexts) in enumerate(settings.databases.items()):
-            report("migrating", number, len(settings.databases))
+        for url, contexts in reported(report, "migrating", list(settings.databases.items())):
             before, _ = migrations.current_and_head(url)
             migrations.migrate(url, revision)
             after, _ = migrations.current_and_head(url)
@@ -56,7 +56,7 @@ def topics(data: Path, as_json: bool) -> None:
     """Create the topics on the brokers and declare them to the outboxes.
 
     Partitions, replication and retention are TOPIC_PARTITIONS, TOPIC_REPLICATION and
-    TOPIC_RETENTION_HOURS. What exists is left as it is.
+    TOPIC_RETENTION_HOURS. An existing topic is left as it is.
     """
     found = create_topics(settings_for(data))
     if as_json:

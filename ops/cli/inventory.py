@@ -1,4 +1,4 @@
-"""`innbox availability | inventory`: what is free, and what there is to be had."""
+"""`innbox availability | inventory`: the free rooms, and the calendar of all rooms."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
-from ops.cli.api_client import asks, under_a_key
+from ops.cli.api_client import key_option, with_client
 from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
 from ops.cli.root import cli
 from relay.cli.output import as_json, print_json, print_status, print_table
@@ -28,13 +28,13 @@ _to = click.option(
 @cli.command()
 @arrives
 @leaves
-@click.option("--room", type=click.IntRange(min=1), help="This room alone.")
-@click.option("--all", "every", is_flag=True, help="Also rooms that could not be had, and why.")
+@click.option("--room", type=click.IntRange(min=1), help="Only this room.")
+@click.option("--all", "every", is_flag=True, help="Also rooms that are not bookable, and why.")
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
 )
 @as_json
-@asks
+@with_client
 def availability(
     innbox: Innbox,
     check_in: date,
@@ -44,9 +44,9 @@ def availability(
     limit: int,
     as_json: bool,
 ) -> int:
-    """Look which rooms could be had for a stay. Exit code 1 if none could.
+    """Search the rooms that are free for a stay. Exit code 1 if there is none.
 
-    Looking holds nothing.
+    A search holds no room.
 
     \b
     innbox availability --check-in 2027-01-10 --check-out 2027-01-13
@@ -56,12 +56,12 @@ def availability(
     if room is not None:
         seen: Sequence[Availability] = [innbox.availability(room, check_in, check_out)]
         rows = [(room, *_row(one)) for one in seen]
-        columns: Sequence[str] = ("room", "bookable", "free", "in the way")
+        columns: Sequence[str] = ("room", "bookable", "free", "failing nights")
     else:
         found = list(islice(innbox.search(check_in, check_out, bookable=not every), limit))
         seen = found
         rows = [(one.room_id, one.name, *_row(one)) for one in found]
-        columns = ("room", "name", "bookable", "free", "in the way")
+        columns = ("room", "name", "bookable", "free", "failing nights")
     if as_json:
         print_json(msgspec.to_builtins(seen[0]) if room else {"rooms": msgspec.to_builtins(seen)})
     else:
@@ -71,7 +71,7 @@ def availability(
 
 @cli.group()
 def inventory() -> None:
-    """Look at rooms and their nights, and change them. Changing needs the scope `inventory`.
+    """Show and change rooms and their nights. A change needs the scope `inventory`.
 
     \b
     innbox inventory rename 7 "Suite, lake"
@@ -83,7 +83,7 @@ def inventory() -> None:
 
 @inventory.command()
 @as_json
-@asks
+@with_client
 def rooms(innbox: Innbox, as_json: bool) -> None:
     """List the rooms."""
     found = list(innbox.rooms())
@@ -96,11 +96,11 @@ def rooms(innbox: Innbox, as_json: bool) -> None:
 @inventory.command()
 @_room
 @click.argument("name")
-@under_a_key
+@key_option
 @as_json
-@asks
+@with_client
 def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
-    """Name a room, a new one too."""
+    """Name a room; a new room is created."""
     named = innbox.set_room(room_id, name, key=key)
     if as_json:
         print_json(msgspec.to_builtins(named))
@@ -113,9 +113,9 @@ def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> 
 @_from
 @_to
 @as_json
-@asks
+@with_client
 def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_json: bool) -> None:
-    """Show the nights of a room, with what is held of them and the rules of staying."""
+    """Show the nights of a room: capacity, held and free rooms, and rules."""
     found = innbox.calendar(room_id, from_on, to_on)
     if as_json:
         print_json(msgspec.to_builtins(found))
@@ -134,15 +134,15 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
 @_from
 @_to
 @click.option("--weekdays", type=Weekdays(), help="Only these: SAT,SUN.")
-@click.option("--capacity", type=click.IntRange(min=0), help="How many rooms there are.")
-@click.option("--min-stay", type=click.IntRange(min=1), help="Nights, for who arrives then.")
-@click.option("--closed/--open", default=None, help="Take no new guests.")
+@click.option("--capacity", type=click.IntRange(min=0), help="The number of rooms.")
+@click.option("--min-stay", type=click.IntRange(min=1), help="Nights, for arrivals on that day.")
+@click.option("--closed/--open", default=None, help="Accept no new reservation.")
 @click.option("--closed-to-arrival/--open-to-arrival", default=None)
 @click.option("--closed-to-departure/--open-to-departure", default=None)
-@click.option("--name", help="Of the room.")
-@under_a_key
+@click.option("--name", help="The room's name.")
+@key_option
 @as_json
-@asks
+@with_client
 def set_(
     innbox: Innbox,
     room_id: int,
@@ -152,7 +152,7 @@ def set_(
     as_json: bool,
     **change: object,
 ) -> None:
-    """Open or change nights, all of them or none. What is not named stays as it is.
+    """Open or change nights, all of them or none. Values that are left out stay as they are.
 
     \b
     innbox inventory set 7 --from 2027-01-01 --to 2027-02-01 --capacity 2
@@ -160,8 +160,8 @@ def set_(
     innbox inventory set 7 --from 2027-01-20 --to 2027-01-25 --closed
     """
     wanted = {name: value for name, value in change.items() if value is not None}
-    asked = msgspec.convert(wanted, NightsChange)
-    done = innbox.set_nights(room_id, from_on, to_on, key=key, **asked)
+    valid = msgspec.convert(wanted, NightsChange)
+    done = innbox.set_nights(room_id, from_on, to_on, key=key, **valid)
     if as_json:
         print_json(msgspec.to_builtins(done))
         return

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
-from ops.cli.api_client import asks_for
+from ops.cli.api_client import with_patient_client
 from ops.cli.inventory import inventory
 from relay.cli.output import as_json, errors, print_json, print_status, print_table
 
@@ -34,15 +34,15 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "nd
     type=click.Choice(["auto", "csv", "ndjson"]),
     default="auto",
     show_default=True,
-    help="auto: by the file's ending, else by its first character.",
+    help="auto: by the file's extension, else by its first character.",
 )
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every refused line here as it is answered, one JSON object a line.",
+    help="Write every refused line to this file, one JSON object a line.",
 )
 @as_json
-@asks_for(PATIENCE_S)
+@with_patient_client(PATIENCE_S)
 def load(
     innbox: Innbox,
     file: BinaryIO,
@@ -52,8 +52,8 @@ def load(
 ) -> int:
     """Set nights from a CSV or NDJSON file, a line each; `-` reads standard input.
 
-    Each line is applied or refused by itself. Exit code 1 if any was refused. A load that was cut short
-    may be repeated from its beginning: a line applied twice is applied once.
+    Each line is applied or refused by itself. Exit code 1 if any was refused. An interrupted load can be
+    repeated from its beginning: a line that is applied twice takes effect once.
 
     \b
     roomId,from,to,weekdays,capacity,minStay
@@ -67,7 +67,7 @@ def load(
     so_far = Loaded()
     with _report(report, file) as keep, _bar(_size(file)) as advance:
 
-        def hear(loaded: Loaded) -> None:
+        def on_progress(loaded: Loaded) -> None:
             nonlocal so_far
             so_far = loaded
             keep(loaded)
@@ -75,9 +75,11 @@ def load(
 
         try:
             chosen = format_of(file) if format_ == "auto" else format_
-            so_far = innbox.load_inventory(file, format=chosen, progress=hear)
+            so_far = innbox.load_inventory(file, format=chosen, progress=on_progress)
         except (KeyboardInterrupt, Problem, Unavailable, OSError):
-            print_status(f"Cut short: {_counts(so_far)}. Repeating the whole load is safe.")
+            print_status(
+                f"Interrupted after {_counts(so_far)}. It is safe to repeat the whole load."
+            )
             raise
     if as_json:
         print_json(
@@ -96,9 +98,11 @@ def _print(loaded: Loaded) -> None:
     shown = loaded.refused[:REFUSED_SHOWN_MAX]
     if shown:
         rows = [(one.line, one.code, one.field, one.detail, _nights(one)) for one in shown]
-        print_table("Refused", ("line", "why", "field", "", "nights"), rows)
+        print_table("Refused", ("line", "code", "field", "detail", "nights"), rows)
     if more := len(loaded.refused) - len(shown):
-        print_status(f"and {more:,} more; --report FILE keeps them all")
+        print_status(
+            f"{more:,} more lines were refused; --report FILE writes all of them to a file"
+        )
     print_status(f"Loaded: {_counts(loaded)}.")
 
 
@@ -111,7 +115,7 @@ def _nights(refused: LineRefused) -> str:
 
 
 def format_of(file: BinaryIO) -> Format:
-    """Tell the format by the file's name, or by how it begins."""
+    """Return the format by the file's extension, else by its first character."""
     if found := _FORMATS.get(Path(getattr(file, "name", "")).suffix.lower()):
         return found
     begins = file.peek(1) if isinstance(file, BufferedReader) else b""
@@ -119,20 +123,20 @@ def format_of(file: BinaryIO) -> Format:
 
 
 def _size(file: BinaryIO) -> int | None:
-    """How many bytes there are, where that is known: of a pipe it is not."""
+    """Return the file's size in bytes; a pipe has none."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @contextmanager
 def _report(path: Path | None, read: BinaryIO) -> Iterator[Callable[[Loaded], None]]:
-    """Open the report, and give what adds the lines that were refused since it was called last."""
+    """Open the report, and yield a function that appends the lines refused since its last call."""
     if path is None:
         yield lambda _: None
         return
 
     if path.exists() and os.path.samestat(path.stat(), os.fstat(read.fileno())):
-        raise CommandError(f"--report: {path} is the file to be loaded")
+        raise CommandError(f"--report: {path} is the file to load; choose another file")
     with path.open("wb") as report:
         kept = 0
 
@@ -147,7 +151,7 @@ def _report(path: Path | None, read: BinaryIO) -> Iterator[Callable[[Loaded], No
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[Loaded], None]]:
-    """Show on a terminal how much has been answered, and of that how much was refused."""
+    """Show on a terminal how many lines are answered, and how many of them refused."""
     if not errors.is_terminal:
         yield lambda _: None
         return

@@ -32,7 +32,7 @@ def api(data: Path, port: int | None) -> None:
 @click.option(
     "--context",
     type=click.Choice(get_args(Context)),
-    help="Whose database to relay. Default: RELAY_CONTEXT, or reservations.",
+    help="The context whose outbox to relay. Default: RELAY_CONTEXT, or reservations.",
 )
 @click.option(
     "--mode",
@@ -43,7 +43,7 @@ def api(data: Path, port: int | None) -> None:
 def relay(data: Path, context: str | None, mode: str | None) -> None:
     """Publish the outbox of one database to Kafka.
 
-    Several relays of one database share its shards; those beyond are hot standbys.
+    Several relays of one database share its shards; a relay without a shard is a hot standby.
 
     \b
     innbox relay
@@ -86,6 +86,6 @@ def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: ob
     try:
         run(settings)
     except expected() as error:
-        # A line of the log, which programs read, and no text among its lines.
-        _log.critical("the process cannot go on", reason=in_words(error))
+        # A line of the log, since programs read it, and not a plain text.
+        _log.critical("the process cannot continue", reason=in_words(error))
         sys.exit(FAILED)

@@ -1,4 +1,4 @@
-"""`innbox reserve | cancel | reservations`: a member's business, over HTTP."""
+"""`innbox reserve | cancel | reservations`: a member's commands, over HTTP."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from innbox_client import Filters, Innbox, Reservation, Transition
-from ops.cli.api_client import asks, under_a_key
+from ops.cli.api_client import key_option, with_client
 from ops.cli.dates import Day, arrives, leaves, shown, shown_instant
 from ops.cli.root import cli
 from relay.cli.output import as_json, print_json, print_status, print_table
@@ -22,7 +22,7 @@ _wait = click.option(
     "--wait",
     type=click.IntRange(0, 3_600),
     metavar="SECONDS",
-    help="Wait so long for the rooms' answer, at most as long as the API lets wait.",
+    help="Wait for the rooms' answer, at most as long as the API allows.",
 )
 
 
@@ -30,11 +30,11 @@ _wait = click.option(
 @click.option("--room", type=click.IntRange(min=1), required=True, help="The room's id.")
 @arrives
 @leaves
-@click.option("--member", type=click.IntRange(min=1), help="For whom, if you are staff.")
+@click.option("--member", type=click.IntRange(min=1), help="The guest, if you are staff.")
 @_wait
-@under_a_key
+@key_option
 @as_json
-@asks
+@with_client
 def reserve(
     innbox: Innbox,
     room: int,
@@ -45,10 +45,10 @@ def reserve(
     key: str,
     as_json: bool,
 ) -> int:
-    """Ask for a room.
+    """Reserve a room.
 
-    With --wait, exit code 0 says that it is confirmed, 1 that the rooms refuse it, and 3 that they have
-    not answered yet. Without, 0 says that the request is accepted.
+    With --wait, exit code 0 means confirmed, 1 refused by the rooms, and 3 not answered yet. Without
+    --wait, 0 means that the request is accepted.
 
     \b
     innbox reserve --room 7 --check-in 2027-01-10 --check-out 2027-01-13 --wait 10
@@ -63,9 +63,9 @@ def reserve(
 @_id
 @click.option("--if-version", type=click.IntRange(min=1), help="Only if it still has this version.")
 @_wait
-@under_a_key
+@key_option
 @as_json
-@asks
+@with_client
 def cancel(
     innbox: Innbox,
     reservation_id: int,
@@ -74,9 +74,9 @@ def cancel(
     key: str,
     as_json: bool,
 ) -> int:
-    """Cancel a reservation and give its nights back. Asking again changes nothing.
+    """Cancel a reservation and give its nights back. A repeated cancel changes nothing.
 
-    Exit code 3 if with --wait the rooms have not answered yet.
+    With --wait, exit code 3 means that the rooms have not answered yet.
 
     \b
     innbox cancel 12 --wait 10
@@ -86,7 +86,7 @@ def cancel(
     return _waited(left, wait)
 
 
-class _ListsUnlessTold(click.Group):
+class _ListByDefault(click.Group):
     """Options without a command are those of `list`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -95,9 +95,9 @@ class _ListsUnlessTold(click.Group):
         return super().parse_args(ctx, args)
 
 
-@cli.group(cls=_ListsUnlessTold)
+@cli.group(cls=_ListByDefault)
 def reservations() -> None:
-    """List reservations, or look at one. You see your own; staff see everybody's.
+    """List reservations, or show one. A member sees their own, staff see all.
 
     \b
     innbox reservations                                       the same as: list
@@ -113,12 +113,12 @@ def reservations() -> None:
 @click.option("--room", type=click.IntRange(min=1), help="A room's id.")
 @click.option("--from", "from_on", type=Day(), is_eager=True, help="Check-in on this day or later.")
 @click.option("--to", "to_on", type=Day(behind="from_on"), help="Check-in on this day or earlier.")
-@click.option("--member", type=click.IntRange(min=1), help="Whose, if you are staff.")
+@click.option("--member", type=click.IntRange(min=1), help="A member's, if you are staff.")
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
 )
 @as_json
-@asks
+@with_client
 def list_(
     innbox: Innbox,
     status: str | None,
@@ -129,7 +129,7 @@ def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List reservations, the newest first."""
+    """List reservations, newest first."""
     filters: Filters = {}
     if status:
         filters["status"] = status
@@ -152,7 +152,7 @@ def list_(
 @reservations.command()
 @_id
 @as_json
-@asks
+@with_client
 def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     """Show one reservation."""
     _show(innbox.get(reservation_id), as_json=as_json)
@@ -161,15 +161,15 @@ def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
 @reservations.command()
 @_id
 @as_json
-@asks
+@with_client
 def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
-    """Show what became of one, and by whom, oldest first."""
+    """Show the changes of a reservation and their actors, oldest first."""
     found = innbox.history(reservation_id)
     if as_json:
         print_json({"history": msgspec.to_builtins(found)})
         return
     columns = ("version", "at", "status", "by", "reason", "trace")
-    rows = [(*_told(one), one.trace_id) for one in found]
+    rows = [(*_cells(one), one.trace_id) for one in found]
     print_table(f"History of reservation {reservation_id}", columns, rows)
 
 
@@ -177,20 +177,20 @@ def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
 @_id
 @click.option("--until-answered", is_flag=True, help="End when the rooms have answered.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@asks
+@with_client
 def watch(innbox: Innbox, reservation_id: int, until_answered: bool, as_json: bool) -> None:
-    """Follow one as it changes, from its beginning, until nothing can come any more or Ctrl-C."""
+    """Print the changes of a reservation, from the first, until its final status or Ctrl-C."""
     for one in innbox.events(reservation_id):
         if as_json:
             click.echo(msgspec.json.encode(one))
         else:
-            click.echo("  ".join(str(word) for word in _told(one) if word is not None))
+            click.echo("  ".join(str(word) for word in _cells(one) if word is not None))
         if until_answered and not one.open:
             return
 
 
 def _waited(one: Reservation, wait_s: int | None) -> int:
-    """Say so if the rooms have not answered while somebody waited for them."""
+    """Return the exit code after a wait, and report a missing answer."""
     if not (wait_s and one.open):
         return 0
     print_status(
@@ -222,5 +222,5 @@ def _row(one: Reservation) -> Sequence[object]:
     return (one.id, one.member_id, one.room_id, *days, one.status, one.reason)
 
 
-def _told(one: Transition) -> Sequence[object]:
+def _cells(one: Transition) -> Sequence[object]:
     return (one.version, shown_instant(one.at), one.status, one.by, one.reason)

@@ -1,74 +1,79 @@
-"""The command `innbox` itself, and which commands it has.
+"""The command `innbox` itself, and the list of its commands.
 
-A command's module is imported when the command runs, so that none waits for what only others need.
+A command's module is imported when the command runs, so that no command waits for another's imports.
 """
 
-from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import click
+
+from relay.cli.lazy import LazyGroup, Listed
 
 DEFAULT_DATA = Path(".innbox")
 
 
-class Listed(NamedTuple):
-    """What is known of a command before it is imported."""
-
-    modules: tuple[str, ...]
-    help: str
-
-
 COMMANDS = {
-    "api": Listed(("processes",), "Serve the REST API."),
-    "availability": Listed(("inventory",), "Look which rooms could be had for a stay."),
-    "bench": Listed(("bench", "bench_http"), "Measure ours beside a baseline in the same run."),
-    "cancel": Listed(("reservations",), "Cancel a reservation and give its nights back."),
-    "dead-letters": Listed(("dead_letters",), "Look at messages that could not be applied."),
+    "api": Listed("ops.cli.processes", "api", "Serve the REST API."),
+    "availability": Listed(
+        "ops.cli.inventory", "availability", "Search the rooms that are free for a stay."
+    ),
+    "bench": Listed(
+        "ops.cli.bench_http", "bench", "Measure performance beside a baseline in the same run."
+    ),
+    "cancel": Listed(
+        "ops.cli.reservations", "cancel", "Cancel a reservation and give its nights back."
+    ),
+    "dead-letters": Listed(
+        "ops.cli.dead_letters",
+        "dead_letters_group",
+        "Show messages that could not be applied, and retry or discard them.",
+    ),
     "demo": Listed(
-        ("proof",),
+        "ops.cli.verify",
+        "demo",
         "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",
     ),
-    "health": Listed(("health",), "Ask a process whether it is ready."),
-    "inventory": Listed(
-        ("inventory", "loading"), "Look at rooms and their nights, and change them."
+    "health": Listed("ops.cli.health", "health", "Check whether a process is ready."),
+    "inventory": Listed("ops.cli.loading", "inventory", "Show and change rooms and their nights."),
+    "local": Listed(
+        "ops.cli.servers", "local", "Start and stop Postgres and Kafka servers on this machine."
     ),
-    "local": Listed(("servers",), "Start and stop real Postgres and Kafka servers here."),
-    "migrate": Listed(("deploy",), "Bring every database of the settings to the newest schema."),
+    "migrate": Listed(
+        "ops.cli.deploy", "migrate", "Migrate every database of the settings to the newest schema."
+    ),
     "outbox": Listed(
-        ("outbox",), "Look at the outbox of each database, share its work out, and repair it."
+        "ops.cli.outbox",
+        "outbox_group",
+        "Look at the outbox of each database, share its work out, and repair it.",
     ),
-    "relay": Listed(("processes",), "Publish the outbox of one database to Kafka."),
-    "reservations": Listed(("reservations",), "List reservations, or look at one."),
-    "reserve": Listed(("reservations",), "Ask for a room."),
-    "results": Listed(("processes",), "Settle reservations by the rooms' answers."),
-    "rooms": Listed(("processes",), "Apply requests to the rooms' inventory, and answer them."),
-    "token": Listed(("token",), "Sign a bearer token for a member (development only)."),
+    "relay": Listed("ops.cli.processes", "relay", "Publish the outbox of one database to Kafka."),
+    "reservations": Listed(
+        "ops.cli.reservations", "reservations", "List reservations, or show one."
+    ),
+    "reserve": Listed("ops.cli.reservations", "reserve", "Reserve a room."),
+    "results": Listed("ops.cli.processes", "results", "Settle reservations by the rooms' answers."),
+    "rooms": Listed(
+        "ops.cli.processes", "rooms", "Apply requests to the rooms' inventory, and answer them."
+    ),
+    "token": Listed(
+        "ops.cli.token", "token", "Sign a bearer token for a member (development only)."
+    ),
     "topics": Listed(
-        ("deploy",), "Create the topics on the brokers and declare them to the outboxes."
+        "ops.cli.deploy",
+        "topics",
+        "Create the topics on the brokers and declare them to the outboxes.",
     ),
-    "up": Listed(("servers",), "Run everything here until Ctrl-C."),
+    "up": Listed("ops.cli.servers", "up", "Run everything on this machine until Ctrl-C."),
     "verify": Listed(
-        ("proof",),
-        "Check the invariants from the outside: the databases and the topics, while all runs.",
+        "ops.cli.verify",
+        "verify",
+        "Check the invariants in the databases and the topics, while the system runs.",
     ),
 }
 
 
-class Innbox(click.Group):
-    """A group that imports a command when somebody asks for it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for module in COMMANDS[cmd_name].modules if cmd_name in COMMANDS else ():
-            import_module(f"ops.cli.{module}")  # its commands register themselves
-        return super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, listed.help) for name, listed in COMMANDS.items()])
+class Innbox(LazyGroup):
+    listed = COMMANDS
 
 
 @click.group(
@@ -93,7 +98,7 @@ def cli(context: click.Context, data: Path) -> None:
     Use it:      innbox reserve | cancel | reservations | availability | inventory
     Deploy it:   innbox migrate, innbox topics, then innbox api | relay | rooms | results
 
-    DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name your servers; without them the embedded ones of
-    --data are used.
+    DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name your servers. Without them the commands use the
+    embedded ones of --data.
     """
     context.obj = data

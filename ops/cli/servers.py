@@ -1,4 +1,4 @@
-"""`innbox local` and `innbox up`: real servers, and everything on top of them, on this machine."""
+"""`innbox local` and `innbox up`: the servers, and all of innbox, on this machine."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +9,14 @@ from ops.cli.root import cli
 from ops.environment import embedded_servers
 from relay.cli.output import as_json, print_json, print_status, print_table
 
+brokers_option = click.option(
+    "--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True
+)
+
 
 @cli.group()
 def local() -> None:
-    """Start and stop real Postgres and Kafka servers here, without Docker.
+    """Start and stop Postgres and Kafka servers on this machine, without Docker.
 
     \b
     innbox local start              one broker
@@ -21,11 +25,11 @@ def local() -> None:
 
 
 @local.command()
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@brokers_option
 @as_json
 @click.pass_obj
 def start(data: Path, brokers: str, as_json: bool) -> None:
-    """Start the servers and leave them running. The first time downloads Kafka (about 45 MB)."""
+    """Start the servers and leave them running. The first start downloads Kafka (about 45 MB)."""
     servers = embedded_servers().start(data, brokers=int(brokers), report=print_status)
     if as_json:
         print_json(asdict(servers))
@@ -61,7 +65,7 @@ def status(data: Path, as_json: bool) -> None:
 @click.confirmation_option("--yes", prompt="Erase the servers' data?")
 @click.pass_obj
 def reset(data: Path) -> None:
-    """Stop the servers and erase their data, with the logs and the key that `up` made there."""
+    """Stop the servers and erase their data, and the logs and the key of `innbox up`."""
     embedded_servers().reset(data, report=print_status)
 
 
@@ -71,14 +75,14 @@ def reset(data: Path) -> None:
     type=click.IntRange(0, 65_535),
     default=8000,
     show_default=True,
-    help="Of the API; 0 is any free one.",
+    help="The API's port; 0 chooses a free one.",
 )
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True)
+@brokers_option
 @click.pass_obj
 def up(data: Path, port: int, brokers: str) -> None:
-    """Run everything here until Ctrl-C: servers, API, relay and consumers.
+    """Run everything on this machine until Ctrl-C: servers, API, relay and consumers.
 
-    What dies is restarted. The data stays in --data for the next time.
+    A process that dies is restarted. The data is kept in --data.
     """
     from ops.up import run_up
 

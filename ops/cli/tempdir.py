@@ -1,4 +1,4 @@
-"""A directory for servers of a command's own."""
+"""A temporary directory for the servers of one command."""
 
 import shutil
 import tempfile
@@ -11,14 +11,14 @@ from relay.cli.output import print_status
 
 @contextmanager
 def temporary(prefix: str) -> Iterator[Path]:
-    """A directory for the length of a block; kept, with the logs in it, if the block fails."""
+    """Make a directory for the length of a block; it is kept, with its logs, if the block fails."""
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield directory
     except Exception:
         print_status(f"The logs are kept in {directory}.")
         raise
-    except BaseException:  # interrupted: nobody will look
+    except BaseException:  # interrupted: the logs are of no use
         shutil.rmtree(directory, ignore_errors=True)
         raise
     shutil.rmtree(directory, ignore_errors=True)

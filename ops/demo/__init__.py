@@ -1,4 +1,4 @@
-"""The demo: a hotel under load, processes killed in the middle, and the proof that nothing was lost."""
+"""The demo: a hotel under load, processes killed meanwhile, and the proof that nothing was lost."""
 
 from ops.demo.hotel import SAMPLE, Hotel, load_hotel
 from ops.demo.run import Outcome, run_demo

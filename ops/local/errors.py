@@ -1,4 +1,4 @@
-"""The one error of this package: its message is for a person and says what to do."""
+"""The one error of this package; its message ends with what to do next."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from ops.errors import quoted
 
 
 class LocalError(CommandError):
-    """An embedded server cannot do what was asked."""
+    """An embedded server cannot do what was requested."""
 
 
 def failed(what: str, *logs: Path) -> LocalError:
-    """The error of a server that did not start: names its logs and quotes their ends."""
-    return LocalError(f"{what}. Its last lines are below.{quoted(*logs)}")
+    """Return the error of a server that did not start, with the last lines of its logs."""
+    return LocalError(f"{what}. The last lines of its logs are below.{quoted(*logs)}")

@@ -1,10 +1,10 @@
-"""Kafka's jars: fetched once per user, known by their checksums, shared by all data directories.
+"""Kafka's jars: fetched once per user, verified by checksums, shared by all data directories.
 
-jars.lock names every file, its size and its SHA-256, so what runs is what was pinned, whichever
-mirror it came from. A jar appears in the cache only complete and checked; one that was damaged
-since is fetched again. Several processes may fetch at once: one does, the others wait.
+jars.lock names every file, its size and its SHA-256, so only the pinned files run, whichever mirror
+they came from. A jar appears in the cache only complete and verified; a damaged one is fetched again.
+Of several processes one fetches, and the others wait.
 
-    INNBOX_CACHE              where the cache is, instead of the user's cache directory
+    INNBOX_CACHE              a directory for the cache, instead of the user's cache directory
     INNBOX_MAVEN_REPOSITORY   a mirror, instead of the public Maven repository
 """
 
@@ -63,16 +63,16 @@ def cache() -> Path:
 
 
 def class_path(report: Report) -> str:
-    """Kafka's class path, after fetching what is missing or damaged."""
+    """Return Kafka's class path, after fetching missing or damaged jars."""
     if _broken():
         with exclusive(cache() / "fetch.lock", report):
-            if broken := _broken():  # whoever held the lock before may have fetched them
+            if broken := _broken():  # the lock's last holder may have fetched them
                 _fetch(broken, report)
     return os.pathsep.join(str(folder() / jar.name) for jar in pinned())
 
 
 def folder() -> Path:
-    """Where the jars of the pinned version are, and what is made from them."""
+    """Return the directory of the pinned version's jars and of the archives made from them."""
     return cache() / f"kafka-{kafka_version()}"
 
 
@@ -97,7 +97,7 @@ def _fetch(jars: list[Jar], report: Report) -> None:
 
 
 def _fetched(jars: list[Jar], scratch: Path) -> Iterator[Jar]:
-    """Fetch side by side; yield each jar when it is in its place."""
+    """Fetch in parallel; yield each jar when it is in the cache."""
     maven = _maven(scratch)
     pool = ThreadPoolExecutor(FETCHES_AT_ONCE)
     try:
@@ -105,7 +105,7 @@ def _fetched(jars: list[Jar], scratch: Path) -> Iterator[Jar]:
         for fetch in as_completed(fetches):
             yield fetch.result()
     finally:
-        # On a failure, or on Ctrl-C, end after the jars that are under way.
+        # On a failure, or on Ctrl-C, end after the jars in progress.
         pool.shutdown(cancel_futures=True)
 
 
@@ -116,7 +116,7 @@ def _fetch_one(jar: Jar, maven: Any) -> Jar:  # noqa: ANN401 - jgo ships no type
     except (OSError, RuntimeError) as error:
         raise LocalError(_unreachable(jar, maven, str(error))) from error
     if not jar.is_intact(arrived):
-        raise LocalError(_unreachable(jar, maven, "the file has another checksum than pinned"))
+        raise LocalError(_unreachable(jar, maven, "the file's checksum differs from jars.lock"))
     arrived.replace(folder() / jar.name)
     return jar
 
@@ -124,7 +124,7 @@ def _fetch_one(jar: Jar, maven: Any) -> Jar:  # noqa: ANN401 - jgo ships no type
 def _maven(scratch: Path) -> Any:  # noqa: ANN401
     mirror = os.environ.get("INNBOX_MAVEN_REPOSITORY")
     remotes = {"mirror": mirror.rstrip("/")} if mirror else None
-    from jgo.maven import MavenContext  # noqa: PLC0415 - slow to import, and needed once a machine
+    from jgo.maven import MavenContext  # noqa: PLC0415 - slow to import, and needed once per machine
 
     return MavenContext(repo_cache=scratch, remote_repos=remotes, timeout=NETWORK_TIMEOUT_S)
 
@@ -133,10 +133,10 @@ def _unreachable(jar: Jar, maven: Any, reason: str) -> str:  # noqa: ANN401
     (repository,) = maven.remote_repos.values()
     return (
         f"{jar.name} could not be fetched from {repository}: {reason}\n"
-        "What has arrived is kept. Run this again, or do one of these:\n"
-        "  set INNBOX_MAVEN_REPOSITORY to a Maven mirror that you can reach,\n"
+        "Jars that were fetched are kept. Run the command again, or do one of these:\n"
+        "  set INNBOX_MAVEN_REPOSITORY to a reachable Maven mirror,\n"
         f"  set INNBOX_CACHE to a copy of {cache()} from a machine that has one,\n"
-        "  set KAFKA_BOOTSTRAP_SERVERS to brokers of your own."
+        "  set KAFKA_BOOTSTRAP_SERVERS to your own brokers."
     )
 
 

@@ -1,11 +1,11 @@
 """The embedded Kafka: one broker, or a cluster of three, each also a KRaft controller.
 
 A broker's log directory appears only formatted (the format works beside it, then it is renamed), so
-a start that is killed at any instant leaves nothing that the next one cannot use or clear away.
-The quorum is static: it is read from the settings at each start, which lets ports change while the
-data stays. Three brokers keep every record on all of them and acknowledge it when two have it, so
-one may be killed.
-Anybody on this machine may connect: the brokers listen on loopback alone, without passwords.
+a start that is killed at any instant leaves nothing that the next one cannot use or remove.
+The quorum is static: it is read from the settings at each start, so ports may change while the data
+stays. Three brokers keep every record on all of them and acknowledge it when two have it, so one may
+be killed.
+Every user of this machine may connect: the brokers listen on loopback alone, without passwords.
 """
 
 import os
@@ -27,19 +27,18 @@ from ops.local.state import Report, State
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
-# Of brokers that stop together the last ones wait for a quorum that is gone, with their files
-# closed already.
+# When all brokers stop, the last ones wait for a quorum that is gone; their files are closed by then.
 QUORUMLESS_TIMEOUT_S = 1.5
 LOGGING = Path(__file__).with_name("log4j2.xml")
 JVM = (
     "-Xms128m",
     "-Xmx512m",
     "-XX:MaxDirectMemorySize=128m",
-    # One thread collects: brokers share few cores with everything else here.
+    # One thread collects garbage: brokers share few cores with all other processes here.
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
-    # What Kafka and its codecs do, and Java 25 warns of.
+    # Kafka and its codecs need them; Java 25 would warn.
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
     "-Xlog:aot*=off",
@@ -54,42 +53,44 @@ def start(
     *,
     settings: BrokerSettings | None = None,
 ) -> None:
-    """Bring these brokers up; those that run are kept. Return when each knows all of them."""
+    """Start these brokers; those that run are kept. Returns when each knows all of them."""
     begun = [
         (node, node.process() or _begin(node, state, class_path, report, settings)) for node in some
     ]
     for node, process in begun:
-        company = {each.broker.node for each in some}
-        _wait_until_ready(node, process, state.kafka_cluster, company)
+        peers = {each.broker.node for each in some}
+        _wait_until_ready(node, process, state.kafka_cluster, peers)
     if some:
         report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
 
 
 def stop(some: Sequence[Node], report: Report) -> None:
-    """End brokers together; one that does not end in time is killed, which loses nothing here."""
+    """Stop brokers together; one that does not stop in time is killed, which loses nothing here."""
     for node in some:
         processes.kill_families(_formatting(node))
-    learning = [node for node in some if _is_learning(node)]
-    if learning:
-        report("Kafka writes down how to start faster from now on; this takes some seconds, once.")
-        if processes.end(_running(learning), patience_s=archive.WRITE_TIMEOUT_S):
-            archive.keep(learning[0].home, JVM)
-    asked = _running(some)
-    processes.ask_to_end(asked)
+    recording = [node for node in some if _is_recording(node)]
+    if recording:
+        report(
+            "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
+        )
+        if processes.end(_running(recording), patience_s=archive.WRITE_TIMEOUT_S):
+            archive.keep(recording[0].home, JVM)
+    ending = _running(some)
+    processes.terminate(ending)
     processes.wait_until(
-        lambda: sum(map(processes.is_alive, asked)) <= len(asked) // 2, timeout_s=STOP_TIMEOUT_S
+        lambda: sum(map(processes.is_alive, ending)) <= len(ending) // 2, timeout_s=STOP_TIMEOUT_S
     )
-    processes.end(asked, patience_s=QUORUMLESS_TIMEOUT_S)
+    processes.end(ending, patience_s=QUORUMLESS_TIMEOUT_S)
 
 
 def kill(node: Node) -> None:
-    """End a broker as a crash would."""
+    """Kill a broker, like a crash."""
     processes.kill(_running([node]))
 
 
-def _is_learning(node: Node) -> bool:
+def _is_recording(node: Node) -> bool:
     process = node.process()
-    return process is not None and archive.is_learning(processes.command_line(process), node.home)
+    return process is not None and archive.is_recording(processes.command_line(process), node.home)
 
 
 def _running(some: Sequence[Node]) -> list[psutil.Process]:
@@ -97,7 +98,7 @@ def _running(some: Sequence[Node]) -> list[psutil.Process]:
 
 
 def _formatting(node: Node) -> list[psutil.Process]:
-    """What a killed start has left at work."""
+    """Return the processes that a killed start has left running."""
     return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
 
 
@@ -122,7 +123,7 @@ def _format_settings(node: Node) -> Path:
 
 
 def _format(node: Node, state: State, class_path: str) -> None:
-    # One argument: an id may begin with a dash, and would be taken for an option.
+    # One argument, since an id may begin with a dash like an option.
     tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={state.kafka_cluster}")
     command = [
         *_java(node, archive.options(JVM), class_path),
@@ -145,7 +146,7 @@ def _begin(
 
 def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
     alone = len(state.brokers) == 1
-    archived = archive.learning_options(node.home, JVM) if alone else archive.options(JVM)
+    archived = archive.recording_options(node.home, JVM) if alone else archive.options(JVM)
     command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
     return processes.launch(command, console=node.console)
 
@@ -155,12 +156,11 @@ def _java(node: Node, archived: list[str], class_path: str) -> list[str]:
     return [os.fspath(JAVA), *JVM, *archived, *logging, "-cp", class_path]
 
 
-def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, company: set[int]) -> None:
-    """Wait until the broker answers, and names all of these as alive.
+def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, peers: set[int]) -> None:
+    """Wait until the broker answers, and names all its peers as alive.
 
-    Only the answer of its own cluster counts: somebody else's broker may hold the port.
-    `process` is the one that was launched: for a moment after its start a process has no command
-    line, and could not be found by it.
+    Only an answer of its own cluster counts: another broker may hold the port. `process` is the one
+    that was launched: for a moment after its start a process has no command line to find it by.
     """
 
     def is_alive() -> bool:
@@ -169,13 +169,13 @@ def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, company
     def listens() -> bool:
         return not is_alive() or processes.accepts(node.broker.port)
 
-    def knows_company() -> bool:
-        return not is_alive() or company <= _brokers_known(client, cluster)
+    def knows_peers() -> bool:
+        return not is_alive() or peers <= _brokers_known(client, cluster)
 
     processes.wait_until(listens, timeout_s=START_TIMEOUT_S)
-    # Only now: a client that was refused once waits before it tries again.
+    # Only now: after a refused connection a client waits before it retries.
     client = AdminClient({"bootstrap.servers": f"{HOST}:{node.broker.port}", "log_level": 0})
-    in_time = processes.wait_until(knows_company, timeout_s=START_TIMEOUT_S)
+    in_time = processes.wait_until(knows_peers, timeout_s=START_TIMEOUT_S)
     if not in_time or not is_alive():
         raise failed(f"Kafka broker {node.broker.node} did not start", node.console, node.log)
 
@@ -185,5 +185,5 @@ def _brokers_known(client: AdminClient, cluster: str) -> set[int]:
         answer = client.list_topics(timeout=1)
     except KafkaException:
         return set()
-    is_ours = str(answer.cluster_id) == cluster  # its stub has it that there never is one
-    return set(answer.brokers) if is_ours else set()
+    # `str`, since the stub types the id as always None.
+    return set(answer.brokers) if str(answer.cluster_id) == cluster else set()

@@ -1,4 +1,4 @@
-"""One broker: where its files are, and its settings, which are written anew for each start."""
+"""One broker: its files, and its settings, which are written at each start."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ops.local.state import Broker, State, replace_file
 
 HOST = "127.0.0.1"
 
-# Lines of server.properties for a broker, each of which wins over the one that is written here.
+# Lines of server.properties for a broker; each overrides the line below.
 BrokerSettings = Callable[[Broker], Mapping[str, object]]
 
 SETTINGS = """\
@@ -32,16 +32,16 @@ transaction.state.log.min.isr={in_sync}
 share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={in_sync}
 
-# Few internal partitions and threads, and small buffers: a start and a machine's memory count.
+# Few internal partitions and threads, and small buffers: a quick start and little memory.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.num.partitions=4
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
-# A consumer's first poll would wait seconds for companions.
+# Else a consumer's first poll would wait seconds for other members.
 group.initial.rebalance.delay.ms=0
-# How long the cluster takes a silent broker for alive; so long does a killed one wait to come back.
+# After this time a silent broker counts as dead; a killed one waits as long to come back.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
 """
@@ -49,7 +49,7 @@ broker.heartbeat.interval.ms=1000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One broker and the places of its files."""
+    """One broker and the paths of its files."""
 
     broker: Broker
     home: Path
@@ -72,7 +72,7 @@ class Node:
 
     @property
     def console(self) -> Path:
-        """What the JVM says, when it cannot even log."""
+        """The JVM's output, for errors before it can log."""
         return self.home / "console.log"
 
     def process(self) -> psutil.Process | None:

@@ -1,7 +1,7 @@
-"""`python -m ops.local.pin 4.4.0` writes jars.lock anew for another version of Kafka.
+"""`python -m ops.local.pin 4.4.0` writes jars.lock for another version of Kafka.
 
-Resolves the version's dependencies once, here, so that every start elsewhere fetches exactly the
-same files and knows them by their checksums.
+It resolves the version's dependencies once, so that every machine fetches exactly the same files and
+verifies their checksums.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from jgo.maven import MavenContext
 
 from ops.local.jars import LOCK
 
-# The logging that Kafka's own distribution adds to the dependencies it publishes.
+# The logging that Kafka's distribution adds to its published dependencies.
 EXTRA = "org.apache.logging.log4j:log4j-slf4j-impl:{log4j}"
 
 

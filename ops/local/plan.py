@@ -1,4 +1,4 @@
-"""What a start decides once and later starts keep: ports, the cluster's identity and its size."""
+"""The decisions of a first start that later starts keep: ports, the cluster's identity and its size."""
 
 import base64
 import uuid
@@ -19,7 +19,7 @@ CLUSTER_SIZES = (1, 3)
 
 
 def decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> State:
-    """The state with what this start needs: chosen now, or earlier and still possible."""
+    """Return the state with the choices that this start needs: earlier ones, where still possible."""
     if "postgres" in parts and not _keeps_port(data, state):
         state = replace(state, postgres_port=free_ports(1)[0])
     if "kafka" in parts:
@@ -38,15 +38,15 @@ def _decide_brokers(data: Path, state: State, count: int) -> State:
         raise LocalError(f"A cluster has 1 or 3 brokers, not {count}.")
     if state.brokers and len(state.brokers) != count:
         raise LocalError(
-            f"{data} holds a cluster of {len(state.brokers)}, and its size cannot change to "
-            f"{count}. Ask for {len(state.brokers)}, reset it, or use another directory."
+            f"{data} holds a cluster of {len(state.brokers)} brokers, which cannot change to "
+            f"{count}. Use --brokers {len(state.brokers)}, reset it, or choose another directory."
         )
     if not state.brokers:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         return replace(state, kafka_cluster=cluster, brokers=_new_brokers(count))
     some = nodes(data, state)
     if any(node.process() for node in some) or all(map(_has_its_ports, some)):
-        # While one broker runs, the others must keep the ports that it knows them by.
+        # While one broker runs, the others must keep the ports that it has of them.
         return state
     return replace(state, brokers=_new_brokers(count))
 

@@ -1,9 +1,9 @@
 """The embedded Postgres: one server, on one loopback port, with one database named innbox.
 
 The data directory appears only complete (initdb works beside it, then it is renamed), so a start
-that is killed at any instant leaves nothing that the next one cannot use or clear away. Commits are
-durable unless asked otherwise; even then only a crash of the machine can lose one.
-Anybody on this machine may connect: it listens on loopback alone and asks for no password.
+that is killed at any instant leaves nothing that the next one cannot use or remove. Commits are
+durable; with `durable=False` a crash of the machine can lose one.
+Every user of this machine may connect: it listens on loopback alone and requires no password.
 """
 
 import shutil
@@ -28,7 +28,7 @@ START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 30
 LOG_BYTES_MAX = 10_000_000
 INITDB_OPTIONS = (
-    # The same order of strings on every machine, whatever its locale.
+    # The same order of strings on every machine.
     "--encoding=UTF8",
     "--locale=C",
     "--locale-provider=builtin",
@@ -70,15 +70,15 @@ def url(port: int) -> str:
 
 
 def version() -> str:
-    """Of the binaries, for instance 18.4."""
-    said = subprocess.check_output([BINARIES / "postgres", "--version"], text=True)
-    return said.split()[-1]
+    """Return the version of the binaries, for instance 18.4."""
+    output = subprocess.check_output([BINARIES / "postgres", "--version"], text=True)
+    return output.split()[-1]
 
 
 def clear_leftovers(server: Postgres) -> None:
     """End what a killed start or a killed server has left; keep a server that runs.
 
-    To be called before a start: what is still starting up now is not a server to count on.
+    Call it before a start: a start that was killed may still be in progress.
     """
     unfinished = _unfinished(server)
     for program, data in (("initdb", unfinished), ("pg_ctl", server.data)):
@@ -86,10 +86,10 @@ def clear_leftovers(server: Postgres) -> None:
     if unfinished.exists():
         shutil.rmtree(unfinished)
     if server.process() is None:
-        # Children of a killed server (they rewrite their command lines) end by themselves; those
-        # that hang would bar the start.
+        # Children of a killed server (they rewrite their command lines) end by themselves; one
+        # that hangs would prevent the start.
         processes.kill(processes.find_in(server.data, "postgres"))
-        # Postgres would take any process that has got the old id for a running server.
+        # Postgres would take any process with the old id for a running server.
         (server.data / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -101,9 +101,9 @@ def start(
     report: Report,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Bring the server up, with its database; a server that runs is kept as it is.
+    """Start the server, with its database; a server that runs is kept as it is.
 
-    `settings` come after those of every embedded server, and hold for this start.
+    `settings` are written after those of every embedded server, and apply to this start.
     """
     if server.process() is None:
         account = choose(server.data, report)
@@ -118,7 +118,7 @@ def start(
 
 
 def stop(server: Postgres) -> None:
-    """Close the sessions and end the server; one that does not end in time is killed.
+    """Close the sessions and stop the server; a server that does not stop in time is killed.
 
     A kill loses nothing: the next start recovers from the log.
     """
@@ -173,14 +173,14 @@ def _launch(server: Postgres, account: Account) -> None:
 
 def _create_database(server: Postgres, port: int) -> None:
     where = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
-    # A server that we found running may still be starting up.
+    # A server that was already running may still be starting up.
     ready = processes.wait_until(lambda: _connects(where), timeout_s=START_TIMEOUT_S)
     if not ready:
         raise failed(f"Postgres does not answer on port {port}", server.log)
     with psycopg.connect(where, autocommit=True) as connection:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
         if known.fetchone() is None:
-            # The session of a start that was killed may be creating it still, and win.
+            # The session of a start that was killed may still be creating it.
             with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 

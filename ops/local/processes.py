@@ -1,9 +1,8 @@
 """Processes of the embedded servers, known by their command lines.
 
-Nothing here trusts a process id from a file: a server is found by an argument that names our data
-directory, so an id that the system has given to somebody else can never be signalled, and a server
-is found again whoever started it and however that one died. A process found here carries its
-creation time, and psutil checks it before every signal.
+Process ids from files are not trusted: a server is found by an argument that names its data
+directory. So a reused id is never signalled, and a server is found after the process that started it
+has died. A process found here carries its creation time, and psutil checks it before every signal.
 """
 
 import os
@@ -18,12 +17,12 @@ import psutil
 
 POLL_INTERVAL_S = 0.05
 STANDARD_ERROR = 2
-# What Python or a shell may have set to "ignore", and a child would inherit.
+# Python or a shell may have set them to "ignore", which a child would inherit.
 RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 def find(*arguments: str) -> list[psutil.Process]:
-    """The live processes that have all of these among their command line's arguments."""
+    """Return the live processes with all of these arguments in their command line."""
     wanted = set(arguments)
     return [process for process in _all() if wanted.issubset(command_line(process))]
 
@@ -33,7 +32,7 @@ def find_one(*arguments: str) -> psutil.Process | None:
 
 
 def find_in(directory: Path, name: str) -> list[psutil.Process]:
-    """The live processes of this name whose working directory is this one."""
+    """Return the live processes of this name that have this working directory."""
 
     def matches(process: psutil.Process) -> bool:
         with suppress(psutil.Error):
@@ -44,7 +43,7 @@ def find_in(directory: Path, name: str) -> list[psutil.Process]:
 
 
 def command_line(process: psutil.Process) -> list[str]:
-    """A process's arguments; none if it has ended meanwhile, or is hidden from us."""
+    """Return a process's arguments; none if it has ended, or the system hides it."""
     try:
         return list(process.cmdline())
     except psutil.Error:
@@ -52,10 +51,10 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
-    """Start a process that outlives us, in a session of its own: no Ctrl-C or hang-up reaches it.
+    """Start a process that outlives this one, in its own session: no Ctrl-C or hang-up reaches it.
 
-    Its output replaces the file `console`. It inherits no open file: a socket that it kept would stay
-    taken after all others have closed it, and a pipe would never end.
+    Its output replaces the file `console`. It inherits no open file: an inherited socket would stay
+    in use after this process closes it, and a pipe would never end.
     """
     overwrite = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     pid = os.posix_spawn(
@@ -82,27 +81,27 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def end(processes: Iterable[psutil.Process], *, patience_s: float) -> bool:
-    """Whether processes ended when asked to; those that have not after a time are killed."""
-    asked = list(processes)
-    ask_to_end(asked)
-    _, stubborn = psutil.wait_procs(asked, timeout=patience_s)
-    kill_families(stubborn)
-    return not stubborn
+    """Terminate processes; kill those that still run after a time; return whether there were none."""
+    ending = list(processes)
+    terminate(ending)
+    _, running = psutil.wait_procs(ending, timeout=patience_s)
+    kill_families(running)
+    return not running
 
 
-def ask_to_end(processes: Iterable[psutil.Process]) -> None:
+def terminate(processes: Iterable[psutil.Process]) -> None:
     _signal(processes, signal.SIGTERM)
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL, and wait until they are gone."""
-    doomed = list(processes)
-    _signal(doomed, signal.SIGKILL)
-    psutil.wait_procs(doomed, timeout=10)
+    """SIGKILL processes, and wait until they have ended."""
+    killed = list(processes)
+    _signal(killed, signal.SIGKILL)
+    psutil.wait_procs(killed, timeout=10)
 
 
 def kill_families(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes and all that they started."""
+    """Kill processes and all their descendants."""
     for process in processes:
         try:
             family = [process, *process.children(recursive=True)]
@@ -112,7 +111,7 @@ def kill_families(processes: Iterable[psutil.Process]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Whether the condition came true in time; it is asked at least once."""
+    """Return whether the condition became true in time; it is tested at least once."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -122,7 +121,7 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on the loopback port."""
+    """Return whether a process listens on the loopback port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -131,15 +130,15 @@ def accepts(port: int) -> bool:
 
 
 def _inheritable() -> Iterator[int]:
-    """The open files that a program started now would get, but for the standard ones."""
+    """Yield the open files that a started program would inherit, without the standard ones."""
     for opened in (int(entry.name) for entry in Path("/dev/fd").iterdir()):
-        with suppress(OSError):  # the one by which the directory was read is closed by now
+        with suppress(OSError):  # the one that read the directory is closed by now
             if opened > STANDARD_ERROR and os.get_inheritable(opened):
                 yield opened
 
 
 def _all() -> Iterator[psutil.Process]:
-    # Not psutil.process_iter: it shares its objects between threads, and we look from several.
+    # Not psutil.process_iter, which shares its objects between threads: several threads search.
     for pid in psutil.pids():
         with suppress(psutil.NoSuchProcess):
             yield psutil.Process(pid)

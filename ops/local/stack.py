@@ -1,7 +1,7 @@
-"""The two servers together: started side by side, stopped, looked at, erased.
+"""The two servers together: started in parallel, stopped, erased.
 
-Every change of a data directory is made under its lock, by one process at a time; looking is free.
-All of it is idempotent, and a call that was cut short is finished by the next one.
+Every change of a data directory is made under its lock, by one process at a time; reading takes no lock.
+Every call is idempotent, and completes an earlier one that was interrupted.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,14 +24,14 @@ ALL_PARTS: tuple[Part, ...] = ("postgres", "kafka")
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where the servers are; empty for a part that was not asked for."""
+    """The servers' addresses; empty for a part that was not requested."""
 
     database_url: str
     kafka_bootstrap_servers: str
 
 
 def silent(_: str) -> None:
-    """Report to nobody."""
+    """Drop the report."""
 
 
 def start(
@@ -44,17 +44,17 @@ def start(
     kafka_settings: BrokerSettings | None = None,
     report: Report = silent,
 ) -> Servers:
-    """Bring the servers up and leave them running, also after this process has ended.
+    """Start the servers and leave them running, also after this process has ended.
 
     Servers that run are kept; so are the data and, while they are free, the ports of earlier
     starts. `durable=False` lets a crash of the machine (not of a process) lose commits.
-    `postgres_settings` are lines of postgresql.conf, `kafka_settings` a broker's of server.properties:
-    they are of this start, not of later ones. `report` is called from several threads.
+    `postgres_settings` are lines of postgresql.conf, `kafka_settings` a broker's of server.properties;
+    they apply to this start only. `report` is called from several threads.
     """
     data = data.resolve()
     refuse_foreign(data)
     with locked(data, report):
-        # First: a server still coming up from a start that was killed would keep its port.
+        # First: a server still starting, from a start that was killed, would keep its port.
         postgres.clear_leftovers(Postgres.within(data))
         state = decide(data, adopt(data), brokers, parts)
         save(data, state)
@@ -62,7 +62,7 @@ def start(
             postgres.start, durable=durable, report=report, settings=postgres_settings
         )
         start_kafka = partial(kafka.start, report=report, settings=kafka_settings)
-        _bring_up(data, state, parts, start_postgres, start_kafka, report)
+        _start_parts(data, state, parts, start_postgres, start_kafka, report)
     return Servers(
         postgres.url(state.postgres_port) if "postgres" in parts else "",
         bootstrap_servers(state.brokers) if "kafka" in parts else "",
@@ -70,14 +70,14 @@ def start(
 
 
 def stop(data: Path, *, report: Report = silent) -> None:
-    """End the servers and keep their data."""
+    """Stop the servers and keep their data."""
     if load(data) is None:
         report(f"No servers were ever started in {data}.")
     _stop_unless_kept(data.resolve(), (), report)
 
 
 def reset(data: Path, *, report: Report = silent) -> None:
-    """End the servers and remove their data; refuse a directory that is not ours."""
+    """Stop the servers and remove their data; refuses a directory that is no data directory."""
     data = data.resolve()
     if not data.exists():
         return
@@ -99,9 +99,9 @@ def running(
     kafka_settings: BrokerSettings | None = None,
     report: Report = silent,
 ) -> Iterator[Servers]:
-    """Servers for the length of a block; they end with it, also on Ctrl-C, SIGTERM or hang-up.
+    """Run servers for the length of a block; they stop with it, also on Ctrl-C, SIGTERM or hang-up.
 
-    Those that ran already are used and left running: somebody else started them.
+    Servers that ran before are used and left running.
     """
     before = {row.name for row in status(data) if row.state == "running"}
     with signals.raising():
@@ -116,7 +116,7 @@ def running(
                 report=report,
             )
         finally:
-            with signals.waiting():
+            with signals.ignoring():
                 _stop_unless_kept(data.resolve(), before, report)
 
 
@@ -127,7 +127,7 @@ def start_broker(
     kafka_settings: BrokerSettings | None = None,
     report: Report = silent,
 ) -> None:
-    """Bring one broker back, on the port that it had."""
+    """Start one broker again, on its old port."""
     data = data.resolve()
     state = require(data)
     with locked(data, report):
@@ -136,14 +136,14 @@ def start_broker(
 
 
 def stop_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
-    """Take one broker out in good order."""
+    """Stop one broker in order."""
     leaving = _node(data.resolve(), node)
     with locked(data.resolve(), report):
         kafka.stop([leaving], report)
 
 
 def kill_broker(data: Path, node: int = 1) -> None:
-    """SIGKILL one broker, as a crash would; waits for no lock."""
+    """SIGKILL one broker, like a crash; takes no lock."""
     kafka.kill(_node(data.resolve(), node))
 
 
@@ -157,7 +157,7 @@ def _node(data: Path, node: int) -> Node:
     return Node.within(data, require(data).broker(node))
 
 
-def _bring_up(
+def _start_parts(
     data: Path,
     state: State,
     parts: Collection[Part],
@@ -168,7 +168,7 @@ def _bring_up(
     with ThreadPoolExecutor(max_workers=1) as aside:
         server, port = Postgres.within(data), state.postgres_port
         database = aside.submit(start_postgres, server, port) if POSTGRES in parts else None
-        # Kafka here, in the caller's thread: its fetching is what Ctrl-C would cut short.
+        # Kafka in the caller's thread, so that Ctrl-C interrupts its download.
         if "kafka" in parts:
             start_kafka(nodes(data, state), state, jars.class_path(report))
         if database:
@@ -176,7 +176,7 @@ def _bring_up(
 
 
 def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:
-    """End all servers but the kept ones, brokers beside Postgres; the caller holds the lock."""
+    """Stop all servers but the kept ones, in parallel; the caller holds the lock."""
     ran = {row.name for row in status(data) if row.state == "running"}
     ending = [node for node in nodes(data, load(data) or State()) if node.home.name not in keep]
     with ThreadPoolExecutor(max_workers=1) as aside:
@@ -188,12 +188,12 @@ def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:
 
 
 def _ended(ran: Collection[str], keep: Collection[str]) -> str:
-    """What came of the servers that ran until now."""
+    """Return what happened to the servers that ran until now."""
     left = sorted(set(ran) & set(keep))
     if not ran:
         return "The servers were not running."
     if len(left) == len(ran):
-        return "The servers were left running, as they ran before."
+        return "The servers ran before and still run."
     if left:
-        return f"The servers have stopped, but for {', '.join(left)}, which ran before."
+        return f"The servers have stopped, except {', '.join(left)}, which ran before."
     return "The servers have stopped."

@@ -1,4 +1,4 @@
-"""How the servers of a data directory are, asked of the system at this moment; takes no lock."""
+"""The state of the servers of a data directory, from the system's processes; takes no lock."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ POSTGRES = "postgres"
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """One server as it is now; the process id and the URL are None unless it runs."""
+    """One server's state now; the process id and the URL are None unless it runs."""
 
     name: str
     pid: int | None
@@ -30,7 +30,7 @@ class ServerStatus:
 
 
 def status(data: Path) -> list[ServerStatus]:
-    """One row per server that was ever started here."""
+    """Return one row for each server that was ever started here."""
     data = data.resolve()
     state = load(data) or State()
     rows = [_kafka_status(node) for node in nodes(data, state)]

@@ -1,4 +1,4 @@
-"""I2, I8: what was committed is in Kafka, in order, and nothing else of ours is.
+"""I2, I8: what was committed is in Kafka, in order, and no other message of innbox is.
 
 Every query returns one sentence for each breach.
 """
@@ -45,7 +45,7 @@ GONE_FROM_OUTBOX = f"""
 
 I2 = Invariant(
     "I2",
-    "Every committed message is in Kafka, and nothing of ours is in Kafka that was not committed.",
+    "Every committed message is in Kafka, and no message of innbox is in Kafka that was not committed.",
     "outbox messages that the relay's cursor has passed and all committed records, read from the "
     "first to the last, compared by id, topic, key and value",
     "SELECT (SELECT count(*) FROM message WHERE relayed) + (SELECT count(*) FROM record)",

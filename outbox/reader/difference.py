@@ -44,7 +44,7 @@ _COLUMNS = "position, topic, key, value, headers"
 _OF_SHARD = "key_hash >= %(hash_from)s::bigint AND key_hash < %(hash_to)s::bigint"
 
 # Those that the snapshot names, and those that had an id by then which is not below its end. They are
-# listed, not compared, since each scan of each partition costs some microseconds of every reading.
+# listed, not compared, since each scan of each partition costs some microseconds of every batch.
 _IN_FLIGHT = """
     SELECT pg_snapshot_xip(%(snapshot)s::pg_snapshot)
     UNION ALL
@@ -113,9 +113,9 @@ LOWEST_UNSEEN = f"""
     WHERE xid = ANY (ARRAY({_IN_FLIGHT}))
 """
 
-# A generic plan spares planning over all partitions at every reading; with it the planner knows none of
+# A generic plan spares planning over all partitions for every batch; with it the planner knows none of
 # the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
-# A reading that walks far must not be cut short by a limit on ordinary statements, or it would never
+# A statement that walks far must not be cut short by a limit on ordinary statements, or it would never
 # end; waiting for locks stays bounded. Cursors need no flush of their own: one that a crash of the
 # server takes back lies behind what is published, never before it.
 _SESSION = text("""

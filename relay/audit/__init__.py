@@ -5,9 +5,9 @@ into a ledger, read in an order that raises no false alarm (see `ledger`). A mes
 and not relayed yet waits; that is no finding, nor is what an operator blocked or skipped (`tables`).
 
 The window says which messages are judged. Topics are read from a little before its beginning up to their
-ends, since messages are published after they are created. A record of ours is unknown if its own time,
-`ce_time`, lies in the window and no database has a message of its id, of whatever time. Which sources are
-ours is learnt from the messages themselves, for nothing is known here of what they mean.
+ends, since messages are published after they are created. A record of these outboxes is unknown if its
+own time, `ce_time`, lies in the window and no database has a message of its id, of whatever time. Which
+sources are theirs is learnt from the messages themselves, for nothing is known here of what they mean.
 
 A record that a mend or a replay published says so in a header. It came when it came: it is no repetition
 by the relay, and where it is the first of its message, it is held only against others of the same run.

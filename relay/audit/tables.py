@@ -127,8 +127,8 @@ CREATE TABLE finding AS
     ) AS found LEFT JOIN acknowledged USING (home, kind, topic, message_id);
 """
 
-# Ours by their source, of the window by their own time, younger than the oldest message that the outbox
-# can be expected to have; and yet no message has their id.
+# Of these outboxes by their source, of the window by their own time, younger than the oldest message that
+# the outbox can be expected to have; and yet no message has their id.
 STRANGERS = f"""
 CREATE TABLE source AS
     SELECT source AS name, max(complete_from) AS complete_from

@@ -3,7 +3,7 @@
 Commands print for people, and with `--json` one object for programs. Exit codes:
 
 0    all is well
-1    what was checked does not hold, or what was asked for was refused
+1    a check failed, or what was asked for was refused
 2    the command could not be carried out: how it was called, its environment, a server that is away
 130  interrupted
 141  the reader of the output hung up

@@ -32,7 +32,7 @@ class Deployment(Protocol):
     def relay_config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
         """Return what a relay of a database is told; raises `SettingsError`.
 
-        Whoever does not ask Kafka gets one in which no broker is named, if none is known.
+        A command that does not ask Kafka gets one without a broker, if none is known.
         """
 
 

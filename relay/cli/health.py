@@ -16,7 +16,7 @@ ANSWER_S_MAX = 5
 @click.command(cls=Command)
 @click.argument("url")
 def health(url: str) -> int:
-    """Ask a process whether it is ready: exit code 0 if so, 1 if not, 2 if nothing answers.
+    """Check whether a process is ready: exit code 0 if it is, 1 if not, 2 without an answer.
 
     \b
     PROGRAM health http://127.0.0.1:9000

@@ -29,7 +29,7 @@ def _ids(lines: Iterable[str]) -> Iterator[UUID]:
                 raise ValueError(f"line {number}: {given!r} is not a message id") from error
 
 
-# Whoever names a file means its ids and nothing else: without any, the other conditions must not be left
+# A file that is named means its ids and nothing else: without any, the other conditions must not be left
 # to choose alone.
 ids_from = click.option(
     "--ids-from",

@@ -86,7 +86,7 @@ def merge(where: Where, *, shard: int, neighbour: int, wait_s: float, as_json: b
     """Make one shard of two that lie side by side, while all runs.
 
     Nothing is published twice for it, lost or swapped. What the two have not published yet is published
-    first, as far as it is there when they are in hand; what is appended meanwhile waits. So it is
+    first, as far as it is there when they are acquired; what is appended meanwhile waits. So it is
     quickest without a backlog.
 
     \b

@@ -11,7 +11,7 @@ OPERATORS = {
     "shards": Listed(
         "relay.cli.shards",
         "shards",
-        "List the shards: who relays which keys, how far they are, and what waits (an estimate).",
+        "List the shards: their keys, relays and cursors, and what waits (an estimate).",
     ),
     "partitions": Listed(
         "relay.cli.shards", "partitions", "List the daily partitions, oldest first."
@@ -57,7 +57,7 @@ COMMANDS = {
         "relay.cli.topics", "topics", "Create topics on the brokers and declare them to the outbox."
     ),
     "run": Listed("relay.cli.serve", "run", "Publish the outbox to Kafka until SIGTERM."),
-    "health": Listed("relay.cli.health", "health", "Ask a process whether it is ready."),
+    "health": Listed("relay.cli.health", "health", "Check whether a process is ready."),
     **OPERATORS,
 }
 

@@ -16,7 +16,7 @@ from relay.cli.output import as_json, print_json, print_table
 @as_json
 @on_database
 def shards(where: Where, *, as_json: bool) -> None:
-    """List the shards: who relays which keys, how far they are, and what waits (an estimate)."""
+    """List the shards: their keys, relays and cursors, and what waits (an estimate)."""
     found = []
     for database in where.each():
         with engine_of(database) as engine, engine.connect() as connection:

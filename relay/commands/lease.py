@@ -1,9 +1,9 @@
-"""Owning shards for a moment, beside the relays: to change what a shard is, one must have it in hand.
+"""Borrowing shards for a moment, beside the relays: to change what a shard is, a command must own it.
 
-    reserved ──handed over, or its lease ran out──► claimed, its lease kept ──► given back
-        └──not in time, stop──► withdrawn
+    requested ──handed over, or its lease ran out──► claimed, its lease kept ──► given back
+        └──not in time, stop──► request cancelled
 
-Whoever owns shards in this way may die at any time: reservations and leases run out by themselves.
+A command that borrows shards may die at any time: requests and leases run out by themselves.
 """
 
 import time
@@ -28,17 +28,17 @@ class NotHandedOver(Exception):
     """The shard's owner neither released it nor lost its lease in time."""
 
     def __init__(self, shard: Shard, wait_s: float) -> None:
-        until = f" until {shard.leased_until:%H:%M:%S %Z}" if shard.leased_until else ""
+        until = f", leased until {shard.leased_until:%H:%M:%S %Z}" if shard.leased_until else ""
         super().__init__(
-            f"shard {shard.id} was not to be had within {wait_s:g} s: it is leased to "
-            f"{shard.owner or 'nobody'}{until}"
+            f"could not acquire shard {shard.id} within {wait_s:g} s "
+            f"(owner: {shard.owner or 'none'}{until})"
         )
         self.shard = shard
 
 
 @dataclass
-class Hand:
-    """Shards in the hand of this process, as they were claimed."""
+class BorrowedShards:
+    """Shards that this process owns for a moment, as they were claimed."""
 
     stop: Event
     shards: list[Shard] = field(default_factory=list)
@@ -52,55 +52,55 @@ class Hand:
 
 
 @contextmanager
-def owning(
+def borrowing(
     engine: Engine, ids: Sequence[int], stop: Event, *, lease_s: float, wait_s: float
-) -> Iterator[Hand]:
+) -> Iterator[BorrowedShards]:
     """Own shards for the length of the block; those that are still there after it are given back.
 
-    `engine` is a direct one. Raises `NoSuchShard`, `ForeignCursor`, `SequenceBehind`, and if one is
-    not to be had in time `NotHandedOver` or `HandoverTaken`; `Abandoned` after a stop.
+    `engine` is a direct one. Raises `NoSuchShard`, `ForeignCursor`, `SequenceBehind`, and if one could
+    not be acquired in time `NotHandedOver` or `HandoverTaken`; `Abandoned` after a stop.
     """
     name = a_new_name("resharding-")
-    hand = Hand(stop)
+    borrowed = BorrowedShards(stop)
     with engine.connect() as connection, ExitStack() as last:
         reader.listen(connection, reader.SHARD_CHANNEL)
-        last.callback(_give_back, connection, ids, name, hand)
-        last.enter_context(_kept(engine, hand, lease_s))
-        _claim(connection, ids, name, hand, lease_s, wait_s)
-        yield hand
+        last.callback(_give_back, connection, ids, name, borrowed)
+        last.enter_context(_kept(engine, borrowed, lease_s))
+        _claim(connection, ids, name, borrowed, lease_s, wait_s)
+        yield borrowed
 
 
 def _claim(
     connection: Connection,
     ids: Sequence[int],
     name: str,
-    hand: Hand,
+    borrowed: BorrowedShards,
     lease_s: float,
     wait_s: float,
 ) -> None:
-    """Claim the shards one after the other, all of them reserved until then."""
+    """Claim the shards one after the other, all of them requested until then."""
     reader.check_cluster_identity(connection)
     reader.check_positions(connection)
-    ends_at, reserve_at = time.monotonic() + wait_s, 0.0
-    while missing := ids[len(hand.shards) :]:
+    ends_at, request_at = time.monotonic() + wait_s, 0.0
+    while missing := ids[len(borrowed.shards) :]:
         is_late = time.monotonic() > ends_at
-        if is_late or time.monotonic() > reserve_at:
-            _reserve(connection, missing, name, lease_s, is_late=is_late)
-            reserve_at = time.monotonic() + lease_s / 4
+        if is_late or time.monotonic() > request_at:
+            _request(connection, missing, name, lease_s, is_late=is_late)
+            request_at = time.monotonic() + lease_s / 4
         if shard := reader.claim(connection, name, lease_s=lease_s, shard_id=missing[0]):
-            hand.shards.append(shard)
+            borrowed.shards.append(shard)
         elif is_late:
             raise NotHandedOver(reader.find_shard(connection, missing[0]), wait_s)
-        elif not hand.keep_waiting():
+        elif not borrowed.keep_waiting():
             raise Abandoned
         else:
             reader.wait_for_notify(connection, min(_STEP_S, lease_s / 4))
 
 
-def _reserve(
+def _request(
     connection: Connection, ids: Sequence[int], name: str, lease_s: float, *, is_late: bool
 ) -> None:
-    """Reserve shards for the time of a lease; another's reservation is waited for, until it is late."""
+    """Request shards for the time of a lease; another's request is waited for, until it is late."""
     try:
         for shard_id in ids:
             admin.request_handover(connection, shard_id, name, for_s=lease_s)
@@ -110,18 +110,18 @@ def _reserve(
 
 
 @contextmanager
-def _kept(engine: Engine, hand: Hand, lease_s: float) -> Iterator[None]:
-    """Renew the leases from a thread, since a single reading may take longer than a lease."""
+def _kept(engine: Engine, borrowed: BorrowedShards, lease_s: float) -> Iterator[None]:
+    """Renew the leases from a thread, since a single batch may take longer to read than a lease."""
     done = Event()
 
     def keep() -> None:
         try:
             with engine.connect() as connection:
                 while not done.wait(lease_s / 4):
-                    for shard in list(hand.shards):
+                    for shard in list(borrowed.shards):
                         reader.renew(connection, shard, lease_s=lease_s)
         except (LeaseLost, SQLAlchemyError) as error:
-            hand.error = error  # raised where the work goes on
+            borrowed.error = error  # raised where the work goes on
 
     thread = Thread(target=keep, name="leases")
     thread.start()
@@ -132,10 +132,12 @@ def _kept(engine: Engine, hand: Hand, lease_s: float) -> Iterator[None]:
         thread.join()
 
 
-def _give_back(connection: Connection, ids: Sequence[int], name: str, hand: Hand) -> None:
-    """Release and withdraw what is still there; what cannot be runs out by itself."""
+def _give_back(
+    connection: Connection, ids: Sequence[int], name: str, borrowed: BorrowedShards
+) -> None:
+    """Release shards and cancel requests that are still there; what is left runs out by itself."""
     with suppress(SQLAlchemyError):
-        for shard in hand.shards:
+        for shard in borrowed.shards:
             with suppress(LeaseLost):  # replaced, or another's
                 reader.release_shard(connection, shard)
         for shard_id in ids:

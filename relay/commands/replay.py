@@ -1,8 +1,9 @@
 """Publishing again what the outbox still has: same ids, headers, keys and values, in order of position.
 
 A replay publishes at least once, whatever the relay's mode is: a crash before its progress is saved
-repeats the part in hand. Each message carries one header more, so that a consumer can tell. An outage of
-the brokers is waited out. A message that they refuse ends the run, or is passed over if one wishes.
+repeats the part that was being published. Each message carries one header more, so that a consumer can
+tell. An outage of the brokers is waited out. A message that they refuse ends the run, or is passed over
+if one wishes.
 """
 
 import time
@@ -23,7 +24,7 @@ from relay.publishing.errors import Abandoned, PublishRefused
 from relay.publishing.producer import MessageProducer
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
-# another one: no consumer may have seen it, so whoever passes over replays must not pass over it.
+# another one: no consumer may have seen it, so a consumer that skips replays must not skip it.
 REPLAY_HEADER, MEND_HEADER = "ce_replayid", "ce_mendid"
 
 

@@ -1,6 +1,6 @@
 """Resharding: a shard split, or two neighbours merged, while writers write and relays relay.
 
-Who changes a shard owns it meanwhile, and begins as a relay does:
+The command owns a shard while it changes it, and begins as a relay does:
 
     claimed ──► resumed ──merge: relayed to one snapshot──► replaced, in one transaction
        └──────────┴──────refused, lost, stopped──────┴──► given back, whole
@@ -23,7 +23,7 @@ from innbox_process.kafka import quiet_admin
 from outbox import admin, reader
 from outbox.admin import NotNeighbours
 from outbox.reader import Cursor, Shard
-from relay.commands.lease import Hand, owning
+from relay.commands.lease import BorrowedShards, borrowing
 from relay.config import RelayConfig
 from relay.publishing.errors import Abandoned
 from relay.publishing.kafka_cursors import Progress
@@ -41,13 +41,13 @@ def split_shard(
 ) -> list[Shard]:
     """Replace a shard by several of equal ranges; returns them in the order of their hashes.
 
-    Raises what `owning` and `outbox.admin.split` do, and `KafkaException`. Whatever is raised, the
+    Raises what `borrowing` and `outbox.admin.split` do, and `KafkaException`. Whatever is raised, the
     shard is as it was.
     """
     lease_s = config.lease_s
     with (
-        owning(engine, [shard_id], stop, lease_s=lease_s, wait_s=wait_s) as hand,
-        _resumed(engine, config, hand) as (work,),
+        borrowing(engine, [shard_id], stop, lease_s=lease_s, wait_s=wait_s) as borrowed,
+        _resumed(engine, config, borrowed) as (work,),
         _transaction(engine) as connection,
     ):
         return admin.split(connection, work.shard, into)
@@ -68,8 +68,8 @@ def merge_shards(
     """
     ids, lease_s = _neighbours(engine, shard_ids), config.lease_s
     with (
-        owning(engine, ids, stop, lease_s=lease_s, wait_s=wait_s) as hand,
-        _resumed(engine, config, hand) as (left, right),
+        borrowing(engine, ids, stop, lease_s=lease_s, wait_s=wait_s) as borrowed,
+        _resumed(engine, config, borrowed) as (left, right),
     ):
         for work in (left, right):
             work.relay_batch(report)
@@ -82,11 +82,11 @@ def merge_shards(
 
 @dataclass
 class _Work:
-    """A shard in hand, and what it is relayed with."""
+    """A borrowed shard, and what it is relayed with."""
 
     connection: Connection
     config: RelayConfig
-    hand: Hand
+    borrowed: BorrowedShards
     shard: Shard
     publisher: Publisher
 
@@ -104,7 +104,7 @@ class _Work:
     def relay_batch(self, report: Report) -> None:
         """Publish the rest of the batch that the shard's cursor is in, if it is in one."""
         begin = self.shard.cursor.position
-        # While the shard is ours, nobody else blocks a key of it or frees one.
+        # While the shard is borrowed, no other process blocks a key of it or frees one.
         blocked = {each.key for each in reader.blocked_keys(self.connection, self.shard.hashes)}
         while begin is not None and (position := self.shard.cursor.position) is not None:
             length = max(1, self.shard.cursor.floor - begin)
@@ -112,7 +112,7 @@ class _Work:
             self._relay_part(blocked)
 
     def _relay_part(self, excluding: set[str]) -> None:
-        waiting, limit = self.hand.keep_waiting, self.config.chunk
+        waiting, limit = self.borrowed.keep_waiting, self.config.chunk
         if not waiting():
             raise Abandoned
         shard = self.shard
@@ -124,15 +124,17 @@ class _Work:
 
 
 @contextmanager
-def _resumed(engine: Engine, config: RelayConfig, hand: Hand) -> Iterator[list[_Work]]:
+def _resumed(
+    engine: Engine, config: RelayConfig, borrowed: BorrowedShards
+) -> Iterator[list[_Work]]:
     """Do what a relay does after a claim; no former owner can publish before the block has ended."""
     with engine.connect() as connection, ExitStack() as publishers:
         reader.prepare_session(connection)
         found = []
-        for claimed in hand.shards:
+        for claimed in borrowed.shards:
             publisher = publishers.enter_context(_publisher(connection, claimed, config))
-            shard = publisher.cursors.resume(hand.keep_waiting)
-            found.append(_Work(connection, config, hand, shard, publisher))
+            shard = publisher.cursors.resume(borrowed.keep_waiting)
+            found.append(_Work(connection, config, borrowed, shard, publisher))
         yield found
 
 
@@ -161,7 +163,7 @@ def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
 def _publisher(connection: Connection, shard: Shard, config: RelayConfig) -> Publisher:
     """Make a publisher that looks at the cursor in Kafka wherever there may be one.
 
-    The mode is the relays' and not ours: who types a command may have another environment. To look in
+    The mode is that of the relays: a person who types a command may have another environment. To look in
     vain costs a moment; not to look would let a former owner end its transaction after the change.
     """
     topics = quiet_admin(config.kafka).list_topics(timeout=_CONTACT_S).topics

@@ -5,10 +5,10 @@ the two publishes a batch again, at least once.
 
 In Kafka, messages and cursor are in one transaction, and Kafka's cursor is the truth. A reader of what
 is committed sees every message once, whatever dies and whenever. The producer of a shard has a
-`transactional.id` of its own: whoever takes the shard over first ends what the former owner left open and
-locks it out, then asks Postgres whether the shard is still its own, then reads the last step back from
-Kafka. In that order a relay that was paused anywhere can only find itself locked out, or publish from the
-true cursor.
+`transactional.id` of its own: a relay that takes the shard over first ends what the former owner left
+open and locks it out, then asks Postgres whether the shard is still its own, then reads the last step
+back from Kafka. In that order a relay that was paused anywhere can only find itself locked out, or
+publish from the true cursor.
 
     resumed ──enqueue──► open ──commit: intent in Postgres, end in Kafka──► ended ──save──► open …
                           └──anything else──► given up: the next owner, or producer, resumes
@@ -39,7 +39,7 @@ class CursorStore(Protocol):
     """One owner's cursor of one shard."""
 
     def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
-        """Lock out whoever had the shard, and return it with the place to go on from.
+        """Lock out the former owner of the shard, and return it with the place to go on from.
 
         Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
         """

@@ -1,7 +1,7 @@
 """A producer whose messages become visible together, or not at all: it works in Kafka transactions.
 
-A producer of a `transactional.id` locks out whoever had the same one before (`begin_epoch`). What it is
-told of is sent in a transaction, which `end` makes visible:
+A producer of a `transactional.id` locks out any former producer of the same id (`begin_epoch`). What it
+is given is sent in a transaction, which `end` makes visible:
 
     epoch begun ──enqueue──► open ──send_cursor, end──► ended ──enqueue──► open …
                               └──anything else──► given up: the next owner, or producer, begins an epoch

@@ -1,0 +1,244 @@
+"""The benchmarks: each runs at its smallest and finds what can be true. None is held to a speed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine, text
+
+import outbox
+from domain import messages
+from innbox_process.commands import CommandError
+from ops import local
+from ops.bench import (
+    Comparison,
+    Measured,
+    Times,
+    bench_api,
+    bench_consumer,
+    bench_contention,
+    bench_cost,
+    bench_growth,
+    bench_latency,
+    bench_writers,
+)
+from ops.bench.backlog import fill
+from ops.bench.contention import SERVER
+from ops.bench.environment import a_stay, processes
+from ops.environment import as_environment
+from ops.supervisor import children_of
+from runtime.settings import Settings
+from tests.support.waiting import eventually
+
+
+def nobody(_what: str, _done: int, _total: int | None) -> None:
+    """Show progress to nobody."""
+
+
+@pytest.fixture(autouse=True)
+def hardly_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not held to a speed need not be warm."""
+    monkeypatch.setattr("ops.bench.latency.WARM_UP_S", 0.1)
+
+
+@pytest.fixture
+def roomy(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """Settings for a Postgres that takes prepared transactions, beside the session's Kafka."""
+    with local.running(
+        tmp_path / "roomy", parts=["postgres"], durable=False, postgres_settings=SERVER
+    ) as servers:
+        url = servers.database_url
+        yield settings.model_copy(
+            update={
+                "database_url": url,
+                "reservations_database_url": url,
+                "rooms_database_url": url,
+            }
+        )
+
+
+def assert_ordered(found: dict[str, Any], *names: str) -> None:
+    values = [found[name] for name in names]
+    assert values[0] > 0
+    assert values == sorted(values)
+
+
+def databases_of_benchmarks(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        names = connection.execute(text("SELECT datname FROM pg_database")).scalars()
+        return [name for name in names if name.startswith(f"innbox_bench_{os.getpid()}")]
+
+
+def topics_of(settings: Settings) -> set[str]:
+    every = AdminClient(settings.kafka).list_topics(timeout=10).topics
+    return {name for name in every if name.startswith(settings.kafka_prefix)}
+
+
+def innbox_bench(*command: str, data: Path, settings: Settings) -> str:
+    measured = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "--data", str(data), "bench", *command],
+        env={"PATH": os.environ["PATH"], **as_environment(settings)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert measured.returncode == 0, measured.stderr
+    return measured.stdout
+
+
+def test_relay_is_compared_in_a_table_for_people(settings: Settings, tmp_path: Path) -> None:
+    shown = innbox_bench(
+        "relay", "--backlog", "1000", "--rounds", "1", data=tmp_path, settings=settings
+    )
+    assert "bare producer loop" in shown
+    assert "ratio" in shown
+
+
+def test_consumer_compares_batches_with_one_by_one_and_leaves_nothing(
+    settings: Settings, engine: Engine
+) -> None:
+    opens_on, topics_before = date(2030, 1, 1), topics_of(settings)
+    # What comes with the first batch is not measured, so there must be more than one.
+    total = settings.batch_size_max + 200
+    found = bench_consumer(
+        settings, opens_on, nobody, total=total, one_by_one=20, rounds=1
+    ).as_dict()
+    assert found["ratio"] > 0
+    assert len(found["ours_per_s"]) == len(found["baseline_per_s"]) == 1
+    assert databases_of_benchmarks(engine) == []
+    # The brokers go on naming a topic for a moment.
+    eventually(lambda: topics_of(settings) == topics_before)
+
+
+def test_latency_tells_each_rate_and_the_worst_on_top(settings: Settings, tmp_path: Path) -> None:
+    found = bench_latency(
+        settings, tmp_path, nobody, rates=(50, 100), seconds=0.4, mode="at-least-once"
+    ).as_dict()
+    assert [each["events_per_s"] for each in found["rates"]] == [50, 100]
+    assert [each["count"] for each in found["rates"]] == [20, 40]
+    for each in found["rates"]:
+        assert_ordered(each, "p50_ms", "p99_ms", "p999_ms", "max_ms")
+        assert each["since_due_p50_ms"] >= each["p50_ms"]
+    assert found["p99_ms"] == max(each["p99_ms"] for each in found["rates"])
+    assert_ordered(found, "p50_ms", "p99_ms")
+
+
+def test_writers_compare_the_doorbell_and_show_notify_beside_it(settings: Settings) -> None:
+    found = bench_writers(settings, nobody, writers=3, seconds=0.2, rounds=1).as_dict()
+    assert found["ratio"] > 0
+    assert found["contrasts"]["notify"]["ratio"] > 0
+
+
+def test_contention_names_both_ratios_and_takes_the_lesser(roomy: Settings) -> None:
+    found = bench_contention(roomy, nobody, backlog=1_000, transactions=20, rounds=1).as_dict()
+    ratios = {name: each["ratio"] for name, each in found["comparisons"].items()}
+    assert ratios.keys() == {"one_open", "many_in_flight"}
+    assert found["ratio"] == min(ratios.values()) > 0
+
+
+def test_contention_says_what_a_server_lacks(settings: Settings) -> None:
+    with pytest.raises(CommandError, match="max_prepared_transactions"):
+        bench_contention(settings, nobody, backlog=1_000, transactions=999, rounds=1)
+
+
+def test_growth_compares_the_drain_and_the_latency(settings: Settings, tmp_path: Path) -> None:
+    found = bench_growth(
+        settings, tmp_path, nobody, history=3_000, days=3, backlog=1_000, seconds=0.4, rounds=1
+    ).as_dict()
+    assert found["comparisons"].keys() == {"drain", "latency"}
+    assert found["ratio"] > 0
+
+
+def test_cost_finds_no_row_of_the_log_touched(settings: Settings, tmp_path: Path) -> None:
+    found = bench_cost(settings, tmp_path, nobody, count=100, idle_s=0.5, rounds=3).as_dict()
+    assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
+    assert found["dead_rows"] == found["rows_touched"] == 0
+    assert found["idle_queries_per_s"] >= 0
+    batched = found["comparisons"]["wal_in_batches"]
+    assert 100 < batched["baseline_bytes_median"] < batched["ours_bytes_median"] < 10_000
+    assert found["wal_bytes_per_relayed_event"] > batched["ours_bytes_median"]
+
+
+def test_end_to_end_has_a_result_for_every_request(settings: Settings, tmp_path: Path) -> None:
+    """By the command, which prints one object."""
+    sizes = ("--reservations", "30", "--clients", "3")
+    found = json.loads(
+        innbox_bench("end-to-end", *sizes, "--json", data=tmp_path, settings=settings)
+    )
+    assert found["count"] == 30
+    assert found["reservations_per_s"] > 0
+    assert_ordered(found, "p50_ms", "p99_ms", "max_ms")
+    assert found["machine"]["cpus"]
+
+
+def test_api_is_compared_with_pgbench_and_shown_beside_its_floor(
+    settings: Settings, tmp_path: Path
+) -> None:
+    found = bench_api(settings, tmp_path, nobody, callers=3, seconds=1, rounds=1, rate=50).as_dict()
+    assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
+    assert found["ratio"] > 0
+    assert found["contrasts"].keys() == {"one_process", "pipelined", "floor"}
+    assert_ordered(found, "p50_ms", "p99_ms")
+    assert [each["count"] > 0 for each in found["rates"]] == [True, True]
+    # What the callers themselves cost is little beside a request.
+    assert 0 < found["caller_us"] < 1_000
+
+
+def test_a_made_message_is_what_append_makes(engine: Engine) -> None:
+    """Else the backlogs of the benchmarks would be cheaper, or dearer, than true ones."""
+    made_of = text("SELECT topic, key, key_hash, value, headers FROM outbox.message")
+    with engine.begin() as connection:
+        fill(connection, 1, first=7)
+        outbox.append(connection, [messages.room_reserve(7, 8, a_stay())])
+        made, appended = connection.execute(made_of).all()
+    assert made[:4] == appended[:4]
+    # As they came: the ids and the instants are their own.
+    own = ("ce_id", "ce_time")
+    assert list(made.headers) == list(appended.headers)
+    assert {name: len(made.headers[name]) for name in own} == {
+        name: len(appended.headers[name]) for name in own
+    }
+    assert [made.headers[name] for name in made.headers if name not in own] == [
+        appended.headers[name] for name in appended.headers if name not in own
+    ]
+
+
+def test_a_process_that_dies_spoils_the_measurement(settings: Settings, tmp_path: Path) -> None:
+    (relay,) = [child for child in children_of(settings, tmp_path) if child.name == "relay"]
+
+    def measure() -> None:
+        with processes(settings, [relay]) as supervisor:
+            supervisor.kill("relay")
+            eventually(lambda: supervisor.states()[0].restarts)
+
+    with pytest.raises(CommandError, match="relay died"):
+        measure()
+
+
+@pytest.mark.unit
+def test_a_ratio_above_one_means_that_ours_is_better() -> None:
+    """Of rates the higher is better, of times and of bytes the lower; rounds count by their median."""
+    assert Comparison("ours", "baseline", "per_s", [1, 200, 900], [100]).ratio == 2
+    assert Comparison("ours", "baseline", "p50_ms", [4], [2]).ratio == 0.5
+    assert Comparison("ours", "baseline", "bytes", [100], [200]).ratio == 2
+
+
+@pytest.mark.unit
+def test_contrasts_do_not_count() -> None:
+    good = Comparison("ours", "baseline", "per_s", [99], [100])
+    bad = Comparison("theirs", "baseline", "per_s", [1], [100])
+    assert Measured("bench", {"good": good}, {"bad": bad}).as_dict()["ratio"] == 0.99
+
+
+@pytest.mark.unit
+def test_times_are_taken_from_the_times_themselves() -> None:
+    times = Times.of([each / 1000 for each in range(1_000, 0, -1)])
+    assert (times.p50_ms, times.p99_ms, times.p999_ms, times.max_ms) == (501, 991, 1000, 1000)
