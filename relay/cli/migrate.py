@@ -51,7 +51,7 @@ def migrate(
     PROGRAM migrate --relay-role shop_relay --writer-role shop
     PROGRAM migrate --sql > outbox.sql
     """
-    from outbox.schema.grants import grants
+    from outbox.schema import grants
 
     rights = grants(relays=relays, writers=writers)
     if sql:
@@ -75,8 +75,7 @@ def migrate(
 def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
     from sqlalchemy import text
 
-    from outbox.schema import LATEST, upgrades
-    from outbox.schema.installed import installed_version
+    from outbox.schema import LATEST, installed_version, upgrades
 
     with engine.begin() as connection:
         # Rather fail than hold up writers behind a lock that does not come.
