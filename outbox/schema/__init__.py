@@ -7,12 +7,11 @@ its autogenerate what to leave alone.
 
 from outbox.schema import v1, v2, v3, v4, v5, v6, v7
 from outbox.schema.autogenerate import know_types, without_outbox, without_partitions
-from outbox.schema.installed import MARKS, installed_version
+from outbox.schema.installed import installed_version
 from outbox.schema.rights import grants
 
 __all__ = [
     "LATEST",
-    "MARKS",
     "downgrades",
     "grants",
     "installed_version",

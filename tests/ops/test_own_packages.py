@@ -23,14 +23,8 @@ def test_in_an_environment_of_its_own_all_packages_are_innboxs() -> None:
 def test_every_package_of_the_wheel_with_a_plain_name_is_looked_after() -> None:
     """Those that are distributions, or begin with innbox, belong to nobody else."""
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert set(OWN) == packages - {
-        "innbox",
-        "innbox_client",
-        "innbox_process",
-        "outbox",
-        "relay",
-        "tests",
-    }
+    others = {"innbox", "innbox_client", "innbox_process", "outbox", "relay", "tests"}
+    assert set(OWN) == packages - others
 
 
 @pytest.mark.unit
