@@ -1,13 +1,17 @@
 """What a relay must be told, in one frozen value; `relay.cli` makes it of the environment."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from innbox_process.config import NO_ROLE, DatabaseConfig, DatabaseSettings
 
 Mode = Literal["at-least-once", "exactly-once"]
 
+# Of exactly-once mode. No setting: a relay or a command with another name would not find the cursor that
+# Kafka has, and publish a transaction again.
 CURSOR_TOPIC = "outbox-cursor"
+
+_LEAST = {"lease_s": 0.5, "poll_s_max": 0.01, "chunk": 1, "partitions_ahead_days": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +33,27 @@ class RelayConfig:
     retention_days: float = 7.0
     partitions_ahead_days: int = 7
     housekeeping_s: float = 300.0
-    cursor_topic: str = CURSOR_TOPIC  # for exactly-once; the prefix comes before it as well
     role: str = NO_ROLE  # of the database, taken on connecting
     database: DatabaseSettings = field(default_factory=DatabaseConfig)
     host: str = "127.0.0.1"  # of the health server
     health_port: int = 0
     shutdown_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what no relay could work with."""
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode: {self.mode!r} is none of {', '.join(get_args(Mode))}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
+
     @property
     def cursor_topic_name(self) -> str:
         """The full name of the topic of cursors."""
-        return self.topic_prefix + self.cursor_topic
+        return self.topic_prefix + CURSOR_TOPIC
 
     @property
     def needed_topics(self) -> list[str]:
         """The full names of the topics without which nothing can be published."""
-        cursors = [self.cursor_topic] if self.mode == "exactly-once" else []
+        cursors = [CURSOR_TOPIC] if self.mode == "exactly-once" else []
         return [self.topic_prefix + topic for topic in (*self.topics, *cursors)]

@@ -37,7 +37,8 @@ def _usable(url: str) -> str:
     """Check what an engine could be made of; empty is for "the default"."""
     if url and not _DATABASE_URL.fullmatch(url):
         raise ValueError("not of the form postgresql+psycopg://user:password@host:port/database")
-    return url
+    # By itself SQLAlchemy 2.0 takes psycopg2 for it.
+    return re.sub("^postgresql://", "postgresql+psycopg://", url)
 
 
 def _split(value: object) -> object:

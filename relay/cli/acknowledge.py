@@ -10,7 +10,7 @@ import click
 
 from outbox import admin
 from relay.cli.audit import sources_of, window_of
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.ids import ids_from
 from relay.cli.instants import Instant
 from relay.cli.lazy import Command
@@ -111,7 +111,7 @@ def _acknowledged(where: Where, findings: "Collection[Finding]", reason: str) ->
             if finding.database == database.name
         ]
         if ours:
-            with engine_of(database) as engine, engine.begin() as connection:
+            with where.engine(database) as engine, engine.begin() as connection:
                 done += admin.acknowledge(connection, ours, acknowledged_by=person(), reason=reason)
     return done
 

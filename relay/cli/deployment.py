@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from innbox_process.commands import CommandError
+from innbox_process.database import direct_engine
 from relay.config import RelayConfig
 from relay.databases import Database
 
@@ -73,6 +74,16 @@ class Where:
 
     def config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
         return self.deployment.relay_config(database, asks_kafka=asks_kafka)
+
+    @contextmanager
+    def engine(self, database: Database) -> Iterator[Engine]:
+        """An engine in autocommit whose waits for locks and statements are bounded."""
+        config = self.config(database, asks_kafka=False)
+        engine = direct_engine(config.database, database.url, "command")
+        try:
+            yield engine
+        finally:
+            engine.dispose()
 
     def typed(self, command: str) -> str:
         """Return what a person types to call a command for the same database."""

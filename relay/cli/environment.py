@@ -31,7 +31,6 @@ VARIABLES = {
     "KAFKA_PROPERTIES": "JSON of librdkafka properties, security for example",
     "KAFKA_PREFIX": "before every topic and transactional id, where a cluster is shared",
     "TOPICS": "names, separated by commas, without the prefix; a relay needs them to be ready",
-    "CURSOR_TOPIC": "of exactly-once mode [outbox-cursor]",
     "RELAY_MODE": "at-least-once or exactly-once [at-least-once]",
     "LEASE_S": "a standby takes over after this [10]",
     "POLL_S_MAX": "the idle wait when no doorbell rings [2]",
@@ -142,7 +141,6 @@ def _config(reader: _Reader, url: str, *, asks_kafka: bool) -> RelayConfig:
         retention_days=reader.number("RETENTION_DAYS", 7.0, least=0.01),
         partitions_ahead_days=reader.whole("PARTITIONS_AHEAD_DAYS", 7, least=1, most=366),
         housekeeping_s=reader.number("HOUSEKEEPING_S", 300.0, least=0.1),
-        cursor_topic=reader.text("CURSOR_TOPIC", "outbox-cursor"),
         role=reader.text("DATABASE_ROLE"),
         database=DatabaseConfig(
             statement_timeout_s=reader.number("STATEMENT_TIMEOUT_S", 10.0, least=0.1)

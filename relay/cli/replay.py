@@ -18,7 +18,7 @@ from innbox_process.logs import configure_logs
 from innbox_process.shutdown import stop_on_signals
 from outbox import admin, reader
 from outbox.admin import Replay, ReplayState, Selection, Survey, survey
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.ids import ids_from
 from relay.cli.instants import Instant
 from relay.cli.lazy import Command
@@ -128,7 +128,7 @@ def replays(where: Where, *, as_json: bool) -> None:
     """List the replays of each database, the newest 100 first."""
     found: list[tuple[str, Replay]] = []
     for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
+        with where.engine(database) as engine, engine.connect() as connection:
             found += [(database.name, replay) for replay in admin.replays(connection)]
     if as_json:
         print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})

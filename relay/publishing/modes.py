@@ -41,7 +41,7 @@ def publisher_for(
     connection: Connection, shard: Shard, config: RelayConfig, health: Health | HealthOf
 ) -> Publisher:
     """Make a publisher for one owner's time with a shard; `cursors.resume` comes next."""
-    if config.mode == "at-least-once":
+    if config.mode != "exactly-once":
         plain = MessageProducer(config.kafka, health, topic_prefix=config.topic_prefix)
         return Publisher(plain, PostgresCursors(shard, plain))
     name, topic = identity(connection, shard), config.cursor_topic_name

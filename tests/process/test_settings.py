@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from ops.environment import as_environment, settings_for, signing_key
 from runtime.settings import Settings, SettingsError, load_settings
@@ -83,3 +84,28 @@ def test_in_production_no_signing_key_is_made(
     monkeypatch.setenv("ENVIRONMENT", "production")
     settings_for(tmp_path, **SERVERS)
     assert not (tmp_path / "jwt.key").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://a:p#/?[@b:5432/c",
+        "postgresql+psycopg:///c?host=/run/postgresql",
+        "postgresql+psycopg://a@[::1]:5432/c",
+    ],
+)
+def test_a_url_that_sqlalchemy_reads_is_taken_as_it_is(url: str) -> None:
+    assert make_url(url)
+    assert load_settings(**SERVERS | {"database_url": url}).database_url == url
+
+
+@pytest.mark.parametrize("url", ["mysql://a@b/c", "b:5432", "postgresql+psycopg://a@b:port/c"])
+def test_a_url_that_no_engine_could_be_made_of_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        load_settings(**SERVERS | {"database_url": url})
+
+
+def test_the_driver_need_not_be_named() -> None:
+    """SQLAlchemy 2.0 would take another one."""
+    settings = load_settings(**SERVERS | {"database_url": "postgresql://a@b/c"})
+    assert settings.database_url == settings.rooms_database_url == "postgresql+psycopg://a@b/c"
