@@ -1,9 +1,9 @@
 """Idempotency keys: a member's request, repeated under the same key, is done once.
 
 Each context keeps the keys of its own requests in its own database, and no response: the answer to a
-repeat is made of the request (rooms), or of the reservation as it was then. The key and the work are
-stored by one transaction, so a key that can be read is always one whose work is done. Nothing here
-begins, commits or rolls back.
+repeat is made of the request (rooms), or of the reservation as it was then, or as it is if the request
+changed nothing. The key and the work are stored by one transaction, so a key that can be read is always
+one whose work is done. Nothing here begins, commits or rolls back.
 """
 
 from dataclasses import asdict, dataclass

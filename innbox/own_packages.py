@@ -32,9 +32,12 @@ def _hidden(root: Path) -> Iterator[str]:
 def _overwritten(root: Path) -> Iterator[str]:
     """Compare sizes, since to read some three hundred files would slow every command down."""
     try:
-        record = distribution("innbox").read_text("RECORD") or ""
+        installed = distribution("innbox")
     except PackageNotFoundError:
         return
+    if not Path(str(installed.locate_file(""))).samefile(root):  # this is a checkout beside it
+        return
+    record = installed.read_text("RECORD") or ""
     for path, _, size in csv.reader(record.splitlines()):
         if path.partition("/")[0] not in OWN or not size:
             continue

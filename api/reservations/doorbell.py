@@ -2,13 +2,14 @@
 
 Like `outbox.Doorbell` it sends at most one NOTIFY per interval, after the commit, and a ring that is lost
 costs latency and never a message. The other one has a thread, which takes the interpreter's lock from the
-loop several times a ring: of the API's rate that is a twentieth.
+loop several times a ring: of the API's rate that is a twentieth. It shares the pool of the round trips.
 """
 
 import asyncio
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from outbox import DOORBELL_CHANNEL, Doorbell
 from runtime.pipeline import PipelinePool
@@ -49,6 +50,9 @@ class AsyncDoorbell:
         """Tell the listeners; returns for how long further rings may gather."""
         try:
             await self._pool.execute([(_NOTIFY, {})])
+        except PoolTimeout:  # requests have all connections; this ring is sent after them
+            self._is_rung = True
+            return _PAUSE_AFTER_FAILURE_S
         except SQLAlchemyError:  # listeners poll: the rings of an outage may be forgotten
             return _PAUSE_AFTER_FAILURE_S
         return self._interval_s

@@ -4,6 +4,7 @@ Several of them may share a port (`API_REUSE_PORT`): the kernel spreads new conn
 sockets. Each has pools, bounds and metrics of its own; the platform replaces one that dies.
 """
 
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +22,14 @@ from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
 
 # Of the files that a process may open, these are kept for all but connections of clients and of the
-# database: its log, its listener, the issuer's keys, and connections that are accepted just before others
-# are closed for them.
-FILES_RESERVED = 200
+# database: its log, its listener, the issuer's keys.
+FILES_RESERVED = 72
 # Of the connections, these are for requests that come and go, health checks among them.
 CONNECTIONS_FOR_REQUESTS = 100
 # Each pool of the API may be twice its size, and the round trips have one of their own.
 CONNECTIONS_PER_POOL_SIZE = 3
-BACKLOG = 128
+# With few files it is less.
+BACKLOG_MAX = 2_048
 # However many files there are: a connection takes some 10 KB.
 CONNECTIONS_MAX = 10_000
 
@@ -45,7 +46,8 @@ def serve(settings: Settings, listener: socket.socket, stop: Event) -> None:
     """Serve until the event: then accept nothing more, answer what was asked, and end in time."""
     open_files_max = raise_open_files()
     connections_max = _connections_max(settings, open_files_max)
-    server = Server(_bounded(settings, connections_max), stop, connections_max)
+    bounded, backlog = _bounded(settings, connections_max), _backlog(open_files_max)
+    server = Server(bounded, stop, connections_max, backlog)
     host, port = listener.getsockname()[:2]
     url = f"http://{host}:{port}"
     _log.info(
@@ -60,15 +62,21 @@ def serve(settings: Settings, listener: socket.socket, stop: Event) -> None:
 
 def _connections_max(settings: Settings, open_files_max: int) -> int:
     """Return how many connections there are files for; raises `SettingsError` if there are too few."""
-    database = CONNECTIONS_PER_POOL_SIZE * settings.pool_size * len(settings.databases)
-    connections_max = min(CONNECTIONS_MAX, open_files_max - database - FILES_RESERVED)
+    others = CONNECTIONS_PER_POOL_SIZE * settings.pool_size * len(settings.databases)
+    others += FILES_RESERVED
+    connections_max = min(CONNECTIONS_MAX, open_files_max - _backlog(open_files_max) - others)
     if connections_max <= CONNECTIONS_FOR_REQUESTS:
-        needed = database + FILES_RESERVED + CONNECTIONS_FOR_REQUESTS + 1
+        needed = math.ceil((others + CONNECTIONS_FOR_REQUESTS + 1) * 8 / 7)
         raise SettingsError(
             f"open files: the limit is {open_files_max}, and an API with POOL_SIZE={settings.pool_size} "
             f"needs {needed}: raise `ulimit -n`, or lower POOL_SIZE"
         )
     return connections_max
+
+
+def _backlog(open_files_max: int) -> int:
+    """Return how many connections may wait to be accepted, and have files at once when they are."""
+    return min(BACKLOG_MAX, open_files_max // 8)
 
 
 def _bounded(settings: Settings, connections_max: int) -> Settings:
@@ -81,7 +89,11 @@ class Server(uvicorn.Server):
     """A uvicorn that stops when the event is set, and first ends what waits or uploads."""
 
     def __init__(
-        self, settings: Settings, stop: Event, connections_max: int = CONNECTIONS_MAX
+        self,
+        settings: Settings,
+        stop: Event,
+        connections_max: int = CONNECTIONS_MAX,
+        backlog: int = BACKLOG_MAX,
     ) -> None:
         app = create_app(settings)
         self._watchers, self._uploads = app.state.watchers, app.state.uploads
@@ -91,7 +103,7 @@ class Server(uvicorn.Server):
                 app,
                 lifespan="on",
                 http=partial(BoundedProtocol, connections=Connections(connections_max)),  # type: ignore[arg-type]
-                backlog=BACKLOG,
+                backlog=backlog,
                 ws="none",
                 access_log=False,
                 log_config=None,

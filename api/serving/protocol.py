@@ -119,7 +119,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect_nothing()  # an answer may come before its request has ended
         super().on_response_complete()
         if not self._is_answering():
-            self._connections.idles(self)
+            # What is still to be sent to a slow reader would be lost with the connection.
+            if not self.transport.get_write_buffer_size():
+                self._connections.idles(self)
         elif self._is_reading():  # the next one, which came before its turn
             self._expect_body()
 

@@ -52,5 +52,7 @@ def run(where: Where, *, mode: Mode | None) -> None:
         process.run(config)
     except expected() as error:
         # A line of the log, which programs read, and no text among its lines.
-        structlog.get_logger(__name__).critical("the process cannot go on", reason=in_words(error))
+        structlog.get_logger(__name__).critical(
+            "the process cannot continue", reason=in_words(error)
+        )
         sys.exit(FAILED)

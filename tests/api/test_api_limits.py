@@ -146,7 +146,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("open_files_max", "connections_max", "streams_max"),
-    [(1_048_576, 10_000, 2_000), (20_000, 10_000, 2_000), (1_024, 794, 694), (332, 102, 2)],
+    [(1_048_576, 10_000, 2_000), (20_000, 10_000, 2_000), (1_024, 794, 694), (232, 101, 1)],
 )
 def test_no_more_connections_and_streams_are_opened_than_there_are_files_for(
     open_files_max: int, connections_max: int, streams_max: int
@@ -160,7 +160,7 @@ def test_no_more_connections_and_streams_are_opened_than_there_are_files_for(
 @pytest.mark.unit
 def test_too_few_open_files_are_refused_with_the_way_out() -> None:
     settings = some_settings("postgresql+psycopg://nobody", pool_size=10)
-    with pytest.raises(SettingsError, match=r"the limit is 64.*needs 331.*ulimit -n"):
+    with pytest.raises(SettingsError, match=r"the limit is 64.*needs 232.*ulimit -n"):
         process._connections_max(settings, 64)
 
 

@@ -56,18 +56,21 @@ def test_files_that_were_written_over_are_noticed(
     files = [tmp_path / "api" / name for name in ("__init__.py", "app.py")]
     for file in files:
         file.write_text("# innbox's\n")
-    record = tmp_path / "RECORD"
-    with record.open("w") as lines:
+    listed = tmp_path / "innbox-0.dist-info"
+    listed.mkdir()
+    with (listed / "RECORD").open("w") as lines:
         csv.writer(lines).writerows(
             [str(file.relative_to(tmp_path)), "sha256=0", file.stat().st_size] for file in files
         )
-    installed = Distribution.at(tmp_path)
+    installed = Distribution.at(listed)
     monkeypatch.setattr(own_packages, "distribution", lambda _: installed)
 
     assert not list(own_packages._overwritten(tmp_path))
     files[1].write_text("# another project's\n")
     (found,) = own_packages._overwritten(tmp_path)
     assert str(files[1]) in found
+    # A checkout that is run beside an installed wheel has files of its own.
+    assert not list(own_packages._overwritten(ROOT))
 
 
 def test_innbox_migrates_by_its_own_migrations_wherever_it_is_started(

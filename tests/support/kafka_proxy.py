@@ -180,7 +180,9 @@ async def _end(proxy: KafkaProxy, serving: list[asyncio.Server]) -> None:
         for task in proxy.connections:
             task.cancel()
         await asyncio.wait(others, timeout=_LOOK_S)
-    await asyncio.sleep(0)  # transports that were aborted are closed in the next turn of the loop
+    await asyncio.sleep(
+        _LOOK_S
+    )  # transports that were aborted are closed in later turns of the loop
 
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
