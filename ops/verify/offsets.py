@@ -5,11 +5,10 @@ has passed by then, the databases show as done.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
-from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from innbox_process.kafka import quiet_admin
 from relay.audit.snapshot.database import SnapshotDatabase
 from relay.audit.snapshot.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from runtime.settings import Settings
@@ -22,18 +21,28 @@ def read_offsets(
     db: SnapshotDatabase, settings: Settings, groups: Mapping[str, Iterable[str]]
 ) -> None:
     """Enter the committed offsets of these groups, each in the topics that it reads."""
-    admin = quiet_admin(settings.kafka)
-    admin.list_topics(timeout=CONTACT_S_MAX)  # brokers that are away are not waited for as long
     for group, topics in groups.items():
         names = {settings.kafka_prefix + topic for topic in topics}
-        db.insert("passed", _passed(admin, settings.kafka_prefix, group, names))
+        db.insert("passed", _passed(settings, group, names))
 
 
-def _passed(
-    admin: AdminClient, prefix: str, group: str, names: set[str]
-) -> Iterator[tuple[str, int, int]]:
-    asked = ConsumerGroupTopicPartitions(prefix + group)  # of every partition that it has one for
-    [answer] = admin.list_consumer_group_offsets([asked], request_timeout=SILENCE_S_MAX).values()
-    for place in answer.result().topic_partitions:
-        if place.topic in names and place.offset >= 0:
-            yield place.topic.removeprefix(prefix), place.partition, place.offset
+def _passed(settings: Settings, group: str, names: set[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield topic, partition and offset, asked by a consumer that does not join the group.
+
+    Not by an administrator: librdkafka 2.16 ends the process if a coordinator that is just loading its
+    groups, after a start of its broker, answers `ListConsumerGroupOffsets`.
+    """
+    name = settings.kafka_prefix + group
+    with closing(Consumer(settings.kafka | {"group.id": name, "log_level": 0})) as consumer:
+        known = consumer.list_topics(timeout=CONTACT_S_MAX).topics
+        asked = [
+            TopicPartition(topic, partition)
+            for topic in sorted(names & known.keys())
+            for partition in known[topic].partitions
+        ]
+        for place in consumer.committed(asked, timeout=SILENCE_S_MAX) if asked else ():
+            if place.error:
+                raise KafkaException(place.error)
+            if place.offset >= 0:
+                topic = place.topic.removeprefix(settings.kafka_prefix)
+                yield topic, place.partition, place.offset

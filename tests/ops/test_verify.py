@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,8 +20,11 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public
 from sqlalchemy import Connection, Engine, create_engine, text
 
+import consumers
+import ops
 import outbox
 import outbox.admin
+import relay
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from domain import messages
@@ -727,3 +732,14 @@ def test_an_audit_names_what_the_consumers_passed_over(world: World) -> None:
     ]
     before = datetime(2020, 1, 1, tzinfo=UTC)
     assert find_unconsumed(world.settings, silent, until=before) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("package", [ops, relay, consumers])
+def test_no_administrator_is_asked_for_the_offsets_of_a_group(package: ModuleType) -> None:
+    """Librdkafka 2.16 ends the process if the coordinator is just loading its groups."""
+    (root,) = map(Path, package.__path__)
+    asking = [
+        path for path in root.rglob("*.py") if "list_consumer_group_offsets" in path.read_text()
+    ]
+    assert asking == []
