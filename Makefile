@@ -30,7 +30,7 @@ check: $(READY)  ## Format, lint, types, import contracts, words and the tests t
 	$(RUN)/pytest -m unit -q -n 2
 
 proof: $(READY)  ## Long proofs against real servers: every fault, twenty seeds each
-	$(RUN)/pytest -m proof
+	$(RUN)/pytest -m proof -n 3 --dist worksteal
 
 audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what cannot be asked fails
 	@$(UV) export --quiet --frozen --all-extras --no-emit-workspace --output-file $(VENV)/locked.txt
