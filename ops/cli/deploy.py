@@ -1,6 +1,5 @@
 """`innbox migrate | topics`: the steps before the processes are started."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -9,7 +8,8 @@ from innbox_process.commands import reported
 from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.topics import create_topics
-from relay.cli.output import as_json, print_json, print_status, print_table, progress
+from relay.cli.output import as_json, print_json, print_status, progress
+from relay.cli.topics import print_topics
 
 DATABASE = ("database_url",)
 
@@ -58,15 +58,4 @@ def topics(data: Path, as_json: bool) -> None:
     Partitions, replication and retention are TOPIC_PARTITIONS, TOPIC_REPLICATION and
     TOPIC_RETENTION_HOURS. An existing topic is left as it is.
     """
-    found = create_topics(settings_for(data))
-    if as_json:
-        print_json({"topics": [asdict(topic) for topic in found]})
-        return
-    print_table(
-        "Topics",
-        ("topic", "partitions", "replicas", ""),
-        [
-            (topic.name, topic.partitions, topic.replication, "created" if topic.created else "")
-            for topic in found
-        ],
-    )
+    print_topics(create_topics(settings_for(data)), as_json=as_json)

@@ -1,8 +1,13 @@
 """`topics`: created on the brokers and declared to the outbox."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from relay.topics import Topic
 
 from innbox_process.commands import CommandError
 from relay.cli.deployment import Where, on_database
@@ -82,6 +87,11 @@ def topics(
     cursors = {config.cursor_topic_name: of_cursors(replication)}
     found = create_topics(config.kafka, wanted | cursors)
     declare([database.url], dict.fromkeys(chosen, value_bytes_max), prefix=config.topic_prefix)
+    print_topics(found, as_json=as_json)
+
+
+def print_topics(found: "Sequence[Topic]", *, as_json: bool) -> None:
+    """Print each topic as it is now, and whether it is new."""
     if as_json:
         print_json({"topics": [asdict(topic) for topic in found]})
         return
