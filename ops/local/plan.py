@@ -12,7 +12,7 @@ from ops.local.errors import LocalError
 from ops.local.node import Node, nodes
 from ops.local.postgres import Postgres
 from ops.local.state import Broker, State
-from ops.ports import free_ports, is_free
+from ops.ports import claim, free_ports
 
 Part = Literal["postgres", "kafka"]
 CLUSTER_SIZES = (1, 3)
@@ -30,7 +30,7 @@ def decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> S
 def _keeps_port(data: Path, state: State) -> bool:
     if Postgres.within(data).process():
         return True
-    return bool(state.postgres_port) and is_free(state.postgres_port)
+    return bool(state.postgres_port) and claim(state.postgres_port)
 
 
 def _decide_brokers(data: Path, state: State, count: int) -> State:
@@ -60,4 +60,4 @@ def _new_brokers(count: int) -> tuple[Broker, ...]:
 
 
 def _has_its_ports(node: Node) -> bool:
-    return all(map(is_free, (node.broker.port, node.broker.controller_port)))
+    return all(map(claim, (node.broker.port, node.broker.controller_port)))
