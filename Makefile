@@ -7,6 +7,8 @@ VENV := .venv
 UV := $(VENV)/bin/uv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes are started by the hundred, and each would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

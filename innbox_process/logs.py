@@ -13,6 +13,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from innbox_process.config import LogSettings
+from innbox_process.former_events import add_former_event
 from innbox_process.hangups import mute
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def configure_logs(settings: LogSettings, process: str) -> None:
 
     shared: list[Processor] = [
         name_process,
+        add_former_event,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -27,7 +27,8 @@ from tests.support.saga import a_consumer, a_relay
 CONFIGURATION = Path(__file__).parents[1] / "support" / "schemathesis.toml"
 ALL_SCOPES = (READ, WRITE, STAFF, INVENTORY, OPERATE)
 LATE_S = 60.0
-STATEFUL_S, SECONDS_MAX = 25, 300
+SECONDS_MAX = 300
+in_proof = pytest.mark.proof  # the same for longer
 
 
 @pytest.fixture
@@ -53,18 +54,25 @@ def running(settings: Settings, engine: Engine) -> Iterator[Api]:
         )
 
 
-def test_whatever_is_sent_is_answered_as_documented(running: Api, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=in_proof)])
+def test_whatever_is_sent_is_answered_as_documented(
+    running: Api, tmp_path: Path, examples: int
+) -> None:
     """Examples, every bound of every schema and just beyond, and what chance draws from a fixed seed."""
-    fuzzed(running, tmp_path, "--phases", "examples,coverage,fuzzing")
+    options = ("--phases", "examples,coverage,fuzzing", "--max-examples", str(examples))
+    fuzzed(running, tmp_path, *options)
 
 
-def test_whatever_follows_is_answered_as_documented(running: Api, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=in_proof)])
+def test_whatever_follows_is_answered_as_documented(
+    running: Api, tmp_path: Path, seconds: int
+) -> None:
     """What one answer leads to, along the links.
 
     The rooms answer when they do, so the same steps need not lead to the same place. A run ends where
     that shows; the next begins with the next seed, until the time is over.
     """
-    options = ("--phases", "stateful", "--seed", "1", "--max-time", str(STATEFUL_S))
+    options = ("--phases", "stateful", "--seed", "1", "--max-time", str(seconds))
     assert "API Links" in fuzzed(running, tmp_path, *options)
 
 

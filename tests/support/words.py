@@ -24,6 +24,7 @@ QUOTED = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", re.MULTILINE | re.DOT
 # Phrases in the strings and comments of each package; a package that is not here has none.
 # Lower the number with the count.
 CEILINGS = {
+    "innbox_process": 4,  # former texts of log events
     "ops": 2,  # a key of `innbox bench --json`
     "outbox": 4,  # a name in a statement of a released version of the schema, which never changes
 }
