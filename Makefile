@@ -51,7 +51,7 @@ format: $(READY)  ## Format and mend what can be mended
 clean:  ## Remove the virtual environment and the tools' caches; data stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(READY): pyproject.toml uv.lock $(wildcard */pyproject.toml)
+$(READY): pyproject.toml uv.lock $(wildcard */pyproject.toml */*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "innbox needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	@test -x $(UV) || { echo "Making a virtual environment in $(VENV) …"; \
