@@ -5,7 +5,7 @@ for.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from threading import Event
 from typing import Any
@@ -28,14 +28,8 @@ from domain.reservations.store import SETTLED_CHANNEL
 from domain.rooms import tables as rooms_tables
 from innbox_process.brokers import KafkaProbe
 from innbox_process.database import pooled_engine
-from innbox_process.health import Health, HealthServer, hung_s
-from innbox_process.probing import (
-    CommitProbe,
-    DatabaseProbe,
-    await_ready,
-    probing,
-    refuse_unconfirmed,
-)
+from innbox_process.health import Health
+from innbox_process.probing import DatabaseProbe, ready_process
 from innbox_process.schedule import scheduled
 from innbox_process.shutdown import stop_on_signals
 from outbox import Doorbell, JobLease, install_doorbell
@@ -57,7 +51,7 @@ def run_rooms(settings: Settings) -> None:
     forget = partial(delete_old_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
     with (
         stop_on_signals(settings.shutdown_s) as stop,
-        _healthy(settings, engine, probe, handler, stop) as health,
+        _ready(settings, engine, probe, handler, stop) as health,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         scheduled(JobLease(engine, "forget-room-keys"), EXPIRY_EVERY_S, forget),
     ):
@@ -80,7 +74,7 @@ def run_results(settings: Settings) -> None:
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
-        _healthy(settings, engine, probe, ResultsHandler(settled), stop) as health,
+        _ready(settings, engine, probe, ResultsHandler(settled), stop) as health,
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
         scheduled(JobLease(engine, "redrive"), settings.redrive_every_s, redrive),
         scheduled(JobLease(engine, "forget-keys"), EXPIRY_EVERY_S, forget),
@@ -103,18 +97,8 @@ def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handle
         yield {handler.group: handler for handler in handlers}
 
 
-@contextmanager
-def _healthy(
+def _ready(
     settings: Settings, engine: Engine, probe: DatabaseProbe, handler: Handler[Any], stop: Event
-) -> Iterator[Health]:
-    """Serve the health of the process, and begin the block when its database is ready."""
-    health = Health(parts=("kafka",), beat_s_max=hung_s(settings))
-    topics = [settings.kafka_prefix + topic for topic in handler.topics]
-    commits = CommitProbe(settings, probe.url, probe.role, health)
-    refuse_unconfirmed(engine, commits.check)
-    with (
-        closing(HealthServer(health, settings.host, settings.health_port)),
-        probing(health, [probe, commits, KafkaProbe(settings.kafka, topics)]),
-    ):
-        await_ready(health, probe.part, stop)
-        yield health
+) -> AbstractContextManager[Health]:
+    kafka = KafkaProbe(settings.kafka, [settings.kafka_prefix + topic for topic in handler.topics])
+    return ready_process(engine, probe, kafka, settings.host, settings.health_port, stop)

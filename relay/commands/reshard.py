@@ -12,7 +12,7 @@ has changed but how far the shards are, so this may die anywhere.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
 
@@ -160,7 +160,9 @@ def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
     return [left.id, right.id]
 
 
-def _publisher(connection: Connection, shard: Shard, config: RelayConfig) -> Publisher:
+def _publisher(
+    connection: Connection, shard: Shard, config: RelayConfig
+) -> AbstractContextManager[Publisher]:
     """Make a publisher that looks at the cursor in Kafka wherever there may be one.
 
     The mode is that of the relays: a person who types a command may have another environment. To look in

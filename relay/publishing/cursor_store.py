@@ -21,15 +21,16 @@ again, and to go on from it would lose messages, where Postgres' own at worst re
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
 
 from outbox import reader
 from outbox.reader import BlockedKey, Shard
+from relay.config import RelayConfig
 from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, newest
-from relay.publishing.producer import MessageProducer
+from relay.publishing.producer import MessageProducer, changeable
 from relay.publishing.transactional import TransactionalProducer
 
 _log = structlog.get_logger(__name__)
@@ -73,19 +74,16 @@ class KafkaCursors:
         connection: Connection,
         shard: Shard,
         producer: TransactionalProducer,
-        kafka: dict[str, Any],
-        *,
-        topic: str,
+        config: RelayConfig,
         name: str,
-        lease_s: float,
     ) -> None:
         self._connection = connection
         self._shard = shard
         self._producer = producer
-        self._kafka = kafka
-        self._topic = topic
+        self._kafka = changeable(config.kafka)
+        self._topic = config.cursor_topic_name
         self._name = name
-        self._lease_s = lease_s
+        self._lease_s = config.lease_s
 
     def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
         self._producer.begin_epoch(keep_waiting)

@@ -1,17 +1,17 @@
 """Which producer and which store of cursors a shard gets: those of the mode that is configured."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from sqlalchemy import Connection
 
-from innbox_process.health import Health, HealthOf
+from innbox_process.health import Health
 from outbox.reader import Shard
 from relay.config import RelayConfig
 from relay.publishing.cursor_store import CursorStore, KafkaCursors, PostgresCursors
 from relay.publishing.kafka_cursors import identity
-from relay.publishing.producer import MessageProducer, changeable
+from relay.publishing.producer import MessageProducer
 from relay.publishing.transactional import TransactionalProducer
 
 
@@ -25,36 +25,24 @@ class Publisher:
     producer: MessageProducer
     cursors: CursorStore
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.producer.__exit__(kind, error, trace)
-
-
+@contextmanager
 def publisher_for(
-    connection: Connection, shard: Shard, config: RelayConfig, health: Health | HealthOf
-) -> Publisher:
+    connection: Connection, shard: Shard, config: RelayConfig, health: Health
+) -> Iterator[Publisher]:
     """Make a publisher for one owner's time with a shard; `cursors.resume` comes next."""
+    kafka, prefix, part = config.kafka, config.topic_prefix, shard_part(shard)
     if config.mode != "exactly-once":
-        plain = MessageProducer(config.kafka, health, topic_prefix=config.topic_prefix)
-        return Publisher(plain, PostgresCursors(shard, plain))
+        with MessageProducer(kafka, health, part=part, topic_prefix=prefix) as plain:
+            yield Publisher(plain, PostgresCursors(shard, plain))
+        return
     name, topic = identity(connection, shard), config.cursor_topic_name
-    producer = TransactionalProducer(
-        config.kafka, health, name, cursor_topic=topic, topic_prefix=config.topic_prefix
-    )
-    cursors = KafkaCursors(
-        connection,
-        shard,
-        producer,
-        changeable(config.kafka),
-        topic=topic,
-        name=name,
-        lease_s=config.lease_s,
-    )
-    return Publisher(producer, cursors)
+    with TransactionalProducer(
+        kafka, health, name, part=part, cursor_topic=topic, topic_prefix=prefix
+    ) as producer:
+        yield Publisher(producer, KafkaCursors(connection, shard, producer, config, name))
+
+
+def shard_part(shard: Shard) -> str:
+    """Name a shard as the health of the process does."""
+    return f"shard {shard.id}"

@@ -16,7 +16,7 @@ from typing import Any, Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from innbox_process.health import Health, HealthOf
+from innbox_process.health import Health
 from outbox.reader import decode_headers
 from relay.metrics import OUTAGES
 from relay.publishing.errors import Abandoned, PublishRefused, judged, refused
@@ -55,9 +55,10 @@ class MessageProducer:
     """
 
     def __init__(
-        self, kafka: dict[str, Any], health: Health | HealthOf, *, topic_prefix: str = ""
+        self, kafka: dict[str, Any], health: Health, *, part: str = "", topic_prefix: str = ""
     ) -> None:
         self._health = health
+        self._part = part  # of the process, in whose name its health is said
         self._prefix = topic_prefix
         self._failures: tuple[tuple[KafkaError, Message], ...] = ()
         self._is_well: bool | None = None  # None: not heard of yet
@@ -83,7 +84,7 @@ class MessageProducer:
     def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""
         produce, prefix, on_delivery = self._producer.produce, self._prefix, self._on_delivery
-        for _, topic, key, value, encoded, *_ in rows:
+        for _, topic, key, value, encoded, _ in rows:
             while True:
                 try:
                     headers: Any = decode_headers(encoded)
@@ -185,7 +186,7 @@ class MessageProducer:
     def _say_away(self, reason: str) -> None:
         if self._is_well is not False:
             self._is_well = False
-            self._health.unwell("kafka", reason)
+            self._health.unwell("kafka", reason, of=self._part)
             OUTAGES.inc()
             _log.warning("kafka is away; waiting for it", reason=reason)
 
@@ -193,7 +194,7 @@ class MessageProducer:
         if self._is_well is False:
             _log.info("kafka is back")
         self._is_well = True
-        self._health.well("kafka")
+        self._health.well("kafka", of=self._part)
 
 
 def producer_properties(kafka: dict[str, Any]) -> dict[str, Any]:

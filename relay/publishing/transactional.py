@@ -26,7 +26,7 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaException
 
-from innbox_process.health import Health, HealthOf
+from innbox_process.health import Health
 from relay.metrics import PRODUCERS_REPLACED
 from relay.publishing.errors import Abandoned, judged
 from relay.publishing.faults import Fault, fault_of
@@ -59,10 +59,11 @@ class TransactionalProducer(MessageProducer):
     def __init__(
         self,
         kafka: dict[str, Any],
-        health: Health | HealthOf,
+        health: Health,
         name: str,
         *,
         cursor_topic: str,
+        part: str = "",
         topic_prefix: str = "",
     ) -> None:
         """`name` makes the transactional id; `cursor_topic` is a full name."""
@@ -77,7 +78,7 @@ class TransactionalProducer(MessageProducer):
         self._retry_s_min = _retry_s_min(self._kafka)
         # Asked when the brokers say that another producer has the id by now; it may raise.
         self.on_fenced: Callable[[], object] = lambda: None
-        super().__init__(kafka, health, topic_prefix=topic_prefix)
+        super().__init__(kafka, health, part=part, topic_prefix=topic_prefix)
 
     def __exit__(
         self,
