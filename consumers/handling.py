@@ -25,7 +25,7 @@ from consumers.metrics import BISECTED, DEAD_LETTERS
 from domain.messages import PoisonMessage
 from domain.reservations.store import StaleVersion
 from domain.rooms.store import AllocationRace
-from innbox_process.database import is_conflict, is_outage
+from innbox_process.database import is_cancelled, is_conflict, is_outage, sqlstate
 from innbox_process.records import Record
 from outbox import UnknownTopic
 
@@ -36,7 +36,6 @@ Decoded = TypeVar("Decoded")
 # The classes of SQLSTATE that a message can cause: data that does not fit, a constraint, a limit, a
 # trigger's veto, and Postgres' internal errors. All others affect every message alike.
 _CAUSED_BY_A_MESSAGE = {"22", "23", "54", "P0", "XX"}
-_TIMED_OUT = "57014"
 
 
 class Handler(Protocol[Decoded]):
@@ -70,7 +69,8 @@ def handle(
     try:
         _apply(engine, handler, records)
     except Exception as error:  # any error that a message causes must end at that message
-        if len(records) > 1 and (_is_timeout(error) or not is_transient(error)):
+        # Less work may fit into the time that one batch has exceeded, and a single message always does.
+        if len(records) > 1 and (is_cancelled(error) or not is_transient(error)):
             BISECTED.labels(handler.group).inc()
             middle = len(records) // 2
             for half in (records[:middle], records[middle:]):
@@ -108,25 +108,15 @@ def is_transient(error: BaseException) -> bool:
     if is_race(error) or is_outage(error):
         return True
     if isinstance(error, DBAPIError):
-        state = _sqlstate(error)
+        state = sqlstate(error)
         return error.connection_invalidated or bool(state and state[:2] not in _CAUSED_BY_A_MESSAGE)
-    # No topic for the result yet, so no message can be answered; no free id, so no dead letter can be
-    # kept.
+    # No topic yet, so no message can be answered; no free id, so no dead letter can be kept.
     return isinstance(error, UnknownTopic | NoFreeId)
 
 
 def is_race(error: BaseException) -> bool:
     """Return whether another transaction was faster: run again at once, this one succeeds."""
     return is_conflict(error) or isinstance(error, AllocationRace | StaleVersion)
-
-
-def _is_timeout(error: Exception) -> bool:
-    """A timeout is bisected: less work may fit into the time, and a single message always does."""
-    return isinstance(error, DBAPIError) and _sqlstate(error) == _TIMED_OUT
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
 
 
 def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record]) -> None:
@@ -141,9 +131,9 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
     with engine.begin() as connection:
         problems = handler.apply(connection, messages) if messages else {}
         letters += [
-            (record, problems[record.message_id])
+            (record, problem)
             for record in records
-            if record.message_id in problems
+            if (problem := problems.get(record.message_id)) is not None
         ]
         kept = dead_letters.keep(connection, handler.group, letters)
     _report(handler.group, kept)

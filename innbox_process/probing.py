@@ -135,12 +135,16 @@ class DatabaseProbe:
         self._ended = Event()
         self.engine = probing_engine(settings, url, role, answer_s=ANSWER_S, ended=self._ended)
         self._traffic = traffic_of(url)
-        self._columns = [
-            (f"{table.schema}.{table.name}", column.name)
+        columns = [
+            column
             for metadata in schema
             for table in metadata.sorted_tables
             for column in table.columns
         ]
+        self._needed = {
+            "relations": [f"{column.table.schema}.{column.table.name}" for column in columns],
+            "columns": [column.name for column in columns],
+        }
         self._topics = frozenset(topics)
         self._connection: Connection | None = None
         self._is_well = False
@@ -148,11 +152,8 @@ class DatabaseProbe:
     def ask(self) -> str | None:
         if self._is_well and self._traffic.silent_s < EVERY_S:
             return None
-        try:
-            problem = self._asked()
-        except SQLAlchemyError:
-            self._is_well = False
-            raise
+        self._is_well = False  # also if it raises
+        problem = self._asked()
         self._is_well = problem is None
         return problem
 
@@ -177,9 +178,7 @@ class DatabaseProbe:
         return self._asked()
 
     def _missing(self, connection: Connection) -> str | None:
-        relations, columns = zip(*self._columns, strict=True)
-        needed = {"relations": list(relations), "columns": list(columns)}
-        if missing := connection.scalars(_MISSING, needed).all():
+        if missing := connection.scalars(_MISSING, self._needed).all():
             return f"no schema, or an old one ({_some(missing)}): run `migrate`"
         if not self._topics:
             return None

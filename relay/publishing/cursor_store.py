@@ -21,7 +21,6 @@ again, and to go on from it would lose messages, where Postgres' own at worst re
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
@@ -34,22 +33,6 @@ from relay.publishing.producer import MessageProducer, changeable
 from relay.publishing.transactional import TransactionalProducer
 
 _log = structlog.get_logger(__name__)
-
-
-class CursorStore(Protocol):
-    """One owner's cursor of one shard."""
-
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
-        """Lock out the former owner of the shard, and return it with the place to go on from.
-
-        Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
-        """
-
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:
-        """Make what the producer was given final, as far as the brokers are concerned.
-
-        Raises `PublishRefused`, `LeaseLost`, and `Abandoned` once `keep_waiting` says no.
-        """
 
 
 class PostgresCursors:
@@ -86,6 +69,10 @@ class KafkaCursors:
         self._lease_s = config.lease_s
 
     def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
+        """Lock out the former owner of the shard, and return it with the place to go on from.
+
+        Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
+        """
         self._producer.begin_epoch(keep_waiting)
         # Not before: between an earlier look and the line above, somebody else may have begun.
         shard = reader.reload_shard(self._connection, self._shard, lease_s=self._lease_s)
@@ -108,7 +95,10 @@ class KafkaCursors:
         return shard
 
     def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:
-        """End the transaction of the messages and of the cursor."""
+        """End the transaction of the messages and of the cursor.
+
+        Raises `PublishRefused`, `LeaseLost`, and `Abandoned` once `keep_waiting` says no.
+        """
         self._producer.send_deferred(keep_waiting)
         step = self._intended(progress)  # while the brokers acknowledge
         self._producer.flush(keep_waiting)  # before the cursor: see `transactional`

@@ -7,7 +7,7 @@ where the shard is now and, where a blocked key was retried, that key.
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, text
 
-from innbox_process.kafka import (
-    BEGINNING,
-    END,
-    OffsetSpec,
-    is_answered,
-    offsets,
-    quiet_admin,
-)
+from innbox_process.kafka import BEGINNING, END, OffsetSpec, offsets, quiet_admin
 from outbox.reader import Cursor, Shard
 from relay.publishing.errors import Abandoned
 
@@ -136,7 +129,7 @@ def _offset(
     """Uncommitted ones count: what is being decided must be waited for."""
 
     def wait_for(answer: Future[Any]) -> None:
-        while not is_answered(answer, _POLL_S):
+        while not wait([answer], _POLL_S).done:
             if not keep_waiting():
                 raise Abandoned
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from innbox_process.health import Health
 from outbox.reader import Shard
 from relay.config import RelayConfig
-from relay.publishing.cursor_store import CursorStore, KafkaCursors, PostgresCursors
+from relay.publishing.cursor_store import KafkaCursors, PostgresCursors
 from relay.publishing.kafka_cursors import identity
 from relay.publishing.producer import MessageProducer
 from relay.publishing.transactional import TransactionalProducer
@@ -23,7 +23,7 @@ class Publisher:
     """
 
     producer: MessageProducer
-    cursors: CursorStore
+    cursors: PostgresCursors | KafkaCursors
 
 
 @contextmanager

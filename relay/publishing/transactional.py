@@ -20,7 +20,6 @@ one epoch in the protocol that the client speaks, so the broker ends what it fin
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import structlog
@@ -80,12 +79,7 @@ class TransactionalProducer(MessageProducer):
         self.on_fenced: Callable[[], object] = lambda: None
         super().__init__(kafka, health, part=part, topic_prefix=topic_prefix)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._is_open and self._is_well is not False:
             self._give_up()
         if self._is_open or kind:
@@ -94,7 +88,7 @@ class TransactionalProducer(MessageProducer):
                 self._producer.purge()
             del self._producer
         else:
-            super().__exit__(kind, error, trace)
+            super().__exit__(kind, *error)
 
     def begin_epoch(self, keep_waiting: Callable[[], bool]) -> None:
         """End what a former producer of this id left open, and lock it out.
