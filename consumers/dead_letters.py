@@ -20,11 +20,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Row, Select, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from consumers.tables import DIGEST, SAME_LETTER, dead_letter
+from innbox_process.database import is_taken_id
 from innbox_process.records import Record
 
 REASON_LENGTH_MAX = 1_000
@@ -124,7 +124,7 @@ def keep(
             with connection.begin_nested():
                 new = set(connection.scalars(KEEP, values))
         except IntegrityError as error:
-            if not _is_taken_id(error):
+            if not is_taken_id(error):
                 raise
         else:
             found = connection.execute(FIND_KEPT, values).all()
@@ -147,13 +147,6 @@ def _columns(letters: Sequence[Letter]) -> dict[str, object]:
     columns["headers"] = [msgspec.json.encode(each).decode() for each in headers]
     columns["reasons"] = [_storable(reason)[:REASON_LENGTH_MAX] for _, reason in letters]
     return columns
-
-
-def _is_taken_id(error: IntegrityError) -> bool:
-    return (
-        isinstance(error.orig, UniqueViolation)
-        and error.orig.diag.constraint_name == dead_letter.primary_key.name
-    )
 
 
 def open_letters(

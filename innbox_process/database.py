@@ -227,12 +227,17 @@ def is_conflict(error: BaseException) -> bool:
 
 def advice(error: BaseException) -> str | None:
     """Say what to do about an id that is taken, which no retry puts right; None for any other error."""
-    cause = _cause(error)
-    if not isinstance(cause, UniqueViolation):
-        return None
-    if not (cause.diag.constraint_name or "").startswith("pk_"):
+    if not is_taken_id(error):
         return None
     return "if a restore has left sequences behind, `outbox rebase` advances them"
+
+
+def is_taken_id(error: BaseException) -> bool:
+    """Tell a primary key that there is already, as a sequence that is behind its table gives one."""
+    cause = _cause(error)
+    if not isinstance(cause, UniqueViolation):
+        return False
+    return (cause.diag.constraint_name or "").startswith("pk_")
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -10,15 +10,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
     OffsetSpec,
 )
 
-__all__ = [
-    "BEGINNING",
-    "END",
-    "OffsetSpec",
-    "Place",
-    "at_instant",
-    "offsets",
-    "quiet_admin",
-]
+__all__ = ["BEGINNING", "END", "OffsetSpec", "Place", "at_instant", "offsets", "quiet_admin"]
 
 # A topic, and a partition of it.
 Place = tuple[str, int]

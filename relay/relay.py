@@ -228,7 +228,6 @@ class _Backoff:
 
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
-    is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
-    is_database = is_database or is_not_migrated(error)
     is_restore = isinstance(error, ForeignCursor | SequenceBehind)
-    return is_database or is_kafka_error(error) or is_restore
+    kinds = (is_outage, is_conflict, is_cancelled, is_not_migrated, is_kafka_error)
+    return is_restore or any(is_kind(error) for is_kind in kinds)

@@ -165,7 +165,9 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
 
     Done is the key that stands there: if that is no place within a backlog, it is blocked no more.
     """
-    place = _batch_of(work.connection, blocked.cursor, shard.cursor)
+    place = blocked.cursor
+    if place.batch_snapshot is None:  # else it is within a batch already
+        place = reader.bounded_by(work.connection, place, shard.cursor)
     batch = reader.read_key(work.connection, place, shard.hashes, blocked.key, limit=limit)
     cursor = replace(shard.cursor, number=shard.cursor.number + 1)
     if batch.rows:
@@ -187,23 +189,18 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
     return Relayed(shard, len(batch.rows), is_done=is_done)
 
 
-def block(connection: Connection, shard: Shard, refusal: RefusedBatch) -> None:
-    """Block the key of the one message that was refused."""
-    (row,), cursor = refusal.batch.rows, refusal.batch.cursor
-    reader.block_key(connection, shard, cursor, row[0], refusal.reason)
-
-
 def to_publish(batch: Reading, excluding: Collection[str]) -> list[tuple[Any, ...]]:
     """Return the messages of a batch but for those of the excluded keys."""
     if not excluding:
         return batch.rows
+    # A row's third column is its key.
     return [row for row in batch.rows if row[2] not in excluding]
 
 
 def _bearable(rows: Sequence[tuple[Any, ...]]) -> int:
     """Return how many messages like these, by a sample, the next batch may have."""
     sample = rows[::_SAMPLE_EVERY]
-    value_bytes = sum(len(row[3]) for row in sample) // len(sample)
+    value_bytes = sum(len(value) for _, _, _, value, *_ in sample) // len(sample)
     return max(1, _BATCH_BYTES_MAX // (value_bytes + 1))
 
 
@@ -215,23 +212,17 @@ def _guarded(
     `key` is that of a blocked key which is retried. Returns how to wait for the message: a relay that
     waits for it was not killed, and takes the mark away.
     """
-    crashes = reader.mark_in_flight(work.connection, shard, row[0], key=key)
+    position, topic, its_key, *_ = row
+    crashes = reader.mark_in_flight(work.connection, shard, position, key=key)
     if crashes > CRASHES_MAX:
         crashed = f"the relay crashed {CRASHES_MAX} times in a row while publishing this message"
-        raise PublishRefused(row[1], row[2], crashed)
+        raise PublishRefused(topic, its_key, crashed)
 
     def waiting() -> bool:
         reader.clear_in_flight(work.connection, shard)
         return work.keep_waiting()
 
     return waiting
-
-
-def _batch_of(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
-    """Return the batch that a key is in, or else the one from there to where its shard is."""
-    if cursor.batch_snapshot is not None:
-        return cursor
-    return reader.bounded_by(connection, cursor, end)
 
 
 def _age_s(row: tuple[Any, ...]) -> float:

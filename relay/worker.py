@@ -23,7 +23,7 @@ from relay import metrics
 from relay.config import RelayConfig
 from relay.publishing.errors import Abandoned
 from relay.publishing.modes import publisher_for, shard_part
-from relay.step import STEP_S, Relayed, Work, block, relay_once, retry_once
+from relay.step import STEP_S, Relayed, Work, relay_once, retry_once
 
 _log = structlog.get_logger(__name__)
 
@@ -183,12 +183,11 @@ class ShardWorker(Thread):
         if not refusal.is_single:
             self._limit = refusal.half
             return
-        block(connection, self.shard, refusal)
+        ((position, topic, key, *_),) = refusal.batch.rows
+        cursor, reason = refusal.batch.cursor, refusal.reason
+        reader.block_key(connection, self.shard, cursor, position, reason)
         self._limit = 1
-        (position, topic, key, *_), *_ = refusal.batch.rows
-        _log.error(
-            "a key is blocked", key=key, topic=topic, position=position, reason=refusal.reason
-        )
+        _log.error("a key is blocked", key=key, topic=topic, position=position, reason=reason)
 
     def _know_blocked(self, connection: Connection) -> None:
         self._blocked = reader.blocked_keys(connection, self.shard.hashes)

@@ -21,7 +21,7 @@ from outbox.admin import Replay, ReplayState
 from outbox.reader import decode_headers
 from relay.config import RelayConfig
 from relay.publishing.errors import Abandoned, PublishRefused
-from relay.publishing.producer import MessageProducer
+from relay.publishing.producer import MessageProducer, reason_of
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so a consumer that skips replays must not skip it.
@@ -69,15 +69,11 @@ def run_replay(
             replay = admin.save_replay(connection, replay, error.position, refused=1)
         except KafkaException as error:
             # No message's fault, and nothing that waiting would mend: a missing topic or right, say.
-            admin.stop_replay(
-                connection, replay.id, ReplayState.INTERRUPTED, str(error.args[0].str())
-            )
+            admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED, reason_of(error))
             raise
-    return (
-        replay
-        if replay.state != ReplayState.RUNNING
-        else admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED)
-    )
+    if replay.state == ReplayState.RUNNING:
+        return admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED)
+    return replay
 
 
 def replay_once(

@@ -21,6 +21,7 @@ again, and to go on from it would lose messages, where Postgres' own at worst re
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -82,7 +83,9 @@ class KafkaCursors:
         step = newest(self._kafka, self._topic, self._name, waiting)
         self._shard = shard
         # Fenced is who another owner has locked out, or a former one that woke up in vain.
-        self._producer.on_fenced = self._check_lease
+        self._producer.on_fenced = partial(
+            reader.renew, self._connection, shard, lease_s=self._lease_s
+        )
         if step and step.since == shard.cursor:
             _log.info("the cursor in Kafka is the newer one", shard=shard.id)
             return self._saved(shard, step)
@@ -129,6 +132,3 @@ class KafkaCursors:
     def _blocked_key(self, key: str) -> BlockedKey | None:
         known = reader.blocked_keys(self._connection, self._shard.hashes)
         return next((each for each in known if each.key == key), None)
-
-    def _check_lease(self) -> None:
-        reader.renew(self._connection, self._shard, lease_s=self._lease_s)
