@@ -76,8 +76,8 @@ class Work:
     keep_waiting: Callable[[], bool]
 
 
-class ReadAhead:
-    """The batches after a shard's cursor; the next one is read while the brokers acknowledge the last.
+class BatchReader:
+    """Reads one batch of a shard after the other.
 
     Batches grow up to the configured chunk, or to what fits into memory. If it was the doorbell that
     called, a batch that is not full is the last: whatever has been committed since rings again.
@@ -88,23 +88,15 @@ class ReadAhead:
         self._hashes = shard.hashes
         self._was_rung = was_rung
         self.limit = limit
-        self.batch = self._read(shard.cursor)
-        self._next: Reading | None = None
 
-    def read_next(self) -> None:
-        """Read the batch after the present one, and keep it."""
-        now = self.batch
-        self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(now.rows))
-        is_over = self._was_rung and not now.cursor.batch_snapshot
-        self._next = Reading([], now.cursor) if is_over else self._read(now.cursor)
-
-    def advance(self) -> None:
-        """Go on with the batch that was read."""
-        assert self._next, "the next batch was read"
-        self.batch, self._next = self._next, None
-
-    def _read(self, cursor: Cursor) -> Reading:
+    def read(self, cursor: Cursor) -> Reading:
         return reader.read(self._work.connection, cursor, self._hashes, limit=self.limit)
+
+    def read_after(self, batch: Reading) -> Reading:
+        self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(batch.rows))
+        if self._was_rung and not batch.cursor.batch_snapshot:
+            return Reading([], batch.cursor)
+        return self.read(batch.cursor)
 
 
 def relay_once(
@@ -121,43 +113,46 @@ def relay_once(
     goes on, and the step ends soon, so that the caller can look after these keys.
     """
     messages, lease_s = 0, work.config.lease_s
-    ahead = ReadAhead(work, shard, limit=limit or work.config.chunk, was_rung=was_rung)
+    batches = BatchReader(work, shard, limit=limit or work.config.chunk, was_rung=was_rung)
+    batch = batches.read(shard.cursor)
     ends_at = time.monotonic() + (STEP_S if excluding else math.inf)
-    while ahead.batch.rows and work.keep_waiting():
-        batch = ahead.batch
+    while batch.rows and work.keep_waiting():
         oldest_unpublished(shard.id, _age_s(batch.rows[0]))
         rows = to_publish(batch, excluding)
         try:
-            publish(work, shard, ahead, rows)
+            following = publish(work, shard, batches, batch, rows)
         except PublishRefused as refused:
             return Relayed(shard, messages, RefusedBatch(batch, refused.reason))
         shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
         messages += len(rows)
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
-        ahead.advance()
+        batch = following
         if time.monotonic() > ends_at:
             break
-    if ahead.batch.rows:  # asked to stop, or to come to an end
+    if batch.rows:  # asked to stop, or to come to an end
         return Relayed(shard, messages)
     oldest_unpublished(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last batch would not count as relayed.
-        shard = reader.save(work.connection, shard, ahead.batch.cursor, lease_s=lease_s)
-    return Relayed(replace(shard, cursor=ahead.batch.cursor), messages, is_done=True)
+        shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
+    return Relayed(replace(shard, cursor=batch.cursor), messages, is_done=True)
 
 
-def publish(work: Work, shard: Shard, ahead: ReadAhead, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Publish the rows of the present batch and make them final; read the next batch meanwhile.
+def publish(
+    work: Work, shard: Shard, batches: BatchReader, batch: Reading, rows: Sequence[tuple[Any, ...]]
+) -> Reading:
+    """Publish rows of a batch and make them final; returns the next batch, which is read meanwhile.
 
     Raises `PublishRefused`; nothing is final then.
     """
     waiting = work.keep_waiting
-    if ahead.limit == 1 and rows:
+    if batches.limit == 1 and rows:
         waiting = _guarded(work, shard, rows[0])
     work.publisher.producer.enqueue(rows, waiting)
-    ahead.read_next()
-    work.publisher.cursors.commit(Progress(ahead.batch.cursor), waiting)
+    following = batches.read_after(batch)
+    work.publisher.cursors.commit(Progress(batch.cursor), waiting)
+    return following
 
 
 def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> Relayed:
