@@ -57,7 +57,12 @@ class Handler(Protocol[Decoded]):
 
 
 def handle(
-    engine: Engine, handler: Handler[Decoded], records: Sequence[Record], *, attempts_max: int
+    engine: Engine,
+    handler: Handler[Decoded],
+    records: Sequence[Record],
+    *,
+    attempts_max: int,
+    attempt: int = 1,
 ) -> None:
     """Apply records or keep them as dead letters; on return each is one or the other, durably.
 
@@ -79,7 +84,15 @@ def handle(
 
         if is_transient(error):
             raise
-        _try_alone(engine, handler, records[0], error, attempts_max)
+        if attempt < attempts_max:
+            handle(engine, handler, records, attempts_max=attempts_max, attempt=attempt + 1)
+            return
+
+        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+        letter = (records[0], f"{type(cause).__name__}: {cause}")
+        with engine.begin() as connection:
+            kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
+        _report(handler.group, kept, error)
 
 
 def retry_dead_letter(
@@ -138,27 +151,6 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
         kept = dead_letters.keep(connection, handler.group, letters)
     _report(handler.group, kept)
     handler.committed(messages)
-
-
-def _try_alone(
-    engine: Engine, handler: Handler[Decoded], record: Record, error: Exception, attempts_max: int
-) -> None:
-    """Try one message as often as is left, then keep it as a dead letter."""
-    for _ in range(attempts_max - 1):
-        try:
-            _apply(engine, handler, [record])
-        except Exception as again:  # likewise: it must end at this message
-            if is_transient(again):
-                raise
-            error = again
-        else:
-            return
-
-    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
-    letter = (record, f"{type(cause).__name__}: {cause}")
-    with engine.begin() as connection:
-        kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
-    _report(handler.group, kept, error)
 
 
 def _report(

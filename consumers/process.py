@@ -1,7 +1,7 @@
 """The consumers as processes: `innbox rooms` and `innbox results`.
 
-Each joins its group when its database has the schema and the topics, and reports until then what it waits
-for: without a database it would take partitions from those that can work.
+Each starts to work when its database has the schema and the topics, and reports until then what it waits
+for.
 """
 
 from collections.abc import Callable, Iterator, Mapping

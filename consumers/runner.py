@@ -45,8 +45,12 @@ class Runner:
         self._group = GroupConsumer(settings, handler.group, handler.topics, health)
 
     def run(self) -> None:
-        """Handle batches until stopped; then leave the group, so that others take over at once."""
+        """Handle batches until stopped; then leave the group, so that others take over at once.
+
+        A consumer without a database does not join: it would take partitions from those that can work.
+        """
         self._beat_by_transaction()
+        self._await_database()
         with self.membership():
             while not self._stop.is_set():
                 self._health.beat()
@@ -104,11 +108,8 @@ class Runner:
             self._stop.wait(random.uniform(0, _RACE_S_MAX))  # noqa: S311 - jitter
             return
 
-        reason = first_line(error)
-        if self._health.unwell("database", reason):
-            _log.warning("waiting for the database", reason=reason)
+        seconds = self._report(error, attempt)
         self._engine.dispose()  # connect again: another server may have become the primary
-        seconds = backoff_s(attempt, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)
         self._group.rest(seconds, self._stop, self._health.beat)
 
     def _beat_by_transaction(self) -> None:
@@ -119,3 +120,25 @@ class Runner:
         def turned(*_: object) -> None:
             if get_ident() == loop:  # timed jobs run in other threads, even if the loop hangs
                 beat()
+
+    def _await_database(self) -> None:
+        attempt = 0
+        while not self._stop.is_set():
+            self._health.beat()
+            try:
+                self._engine.connect().close()
+            except Exception as error:  # likewise
+                if not is_transient(error):
+                    raise
+                self._stop.wait(self._report(error, attempt))
+                attempt += 1
+            else:
+                self._health.well("database")
+                return
+
+    def _report(self, error: Exception, attempt: int) -> float:
+        """Say why the database is waited for; returns for how long."""
+        reason = first_line(error)
+        if self._health.unwell("database", reason):
+            _log.warning("waiting for the database", reason=reason)
+        return backoff_s(attempt, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)

@@ -9,7 +9,6 @@ connection that is not in the role is not used.
 """
 
 import re
-from collections.abc import Mapping
 from threading import Event
 from typing import Any
 
@@ -59,8 +58,8 @@ def pooled_engine(
     return _engine(
         settings,
         url,
-        name,
         role,
+        _connect_args(settings, name, role),
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_s,
@@ -77,15 +76,16 @@ def direct_engine(
     Without a role it has the login's own rights: that is for operators.
     """
     # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
-    return _engine(settings, url, name, role, {"prepare_threshold": 3}, **_AUTOCOMMIT)
+    connect_args = _connect_args(settings, name, role) | {"prepare_threshold": 3}
+    return _engine(settings, url, role, connect_args, **_AUTOCOMMIT)
 
 
 def probing_engine(
     settings: DatabaseSettings, url: str, role: str, *, answer_s: float, ended: Event
 ) -> Engine:
     """Return an engine in autocommit to ask after the database with; the event ends its waits."""
-    own = {"connect_timeout": 3}
-    return _engine(settings, url, "probe", role, own, answer_s=answer_s, ended=ended, **_AUTOCOMMIT)
+    connect_args = _connect_args(settings, "probe", role) | {"connect_timeout": 3}
+    return _engine(settings, url, role, connect_args, answer_s, ended, **_AUTOCOMMIT)
 
 
 def be_patient(connection: Connection) -> None:
@@ -115,21 +115,15 @@ def url_in_role(settings: DatabaseSettings, url: str, role: str) -> str:
 def _engine(
     settings: DatabaseSettings,
     url: str,
-    name: str,
     role: str | None,
-    connect_args: Mapping[str, object] | None = None,
-    *,
+    connect_args: dict[str, Any],
     answer_s: float | None = None,
     ended: Event | None = None,
     **options: Any,  # noqa: ANN401 - what `create_engine` takes
 ) -> Engine:
     """Return an engine whose connections are, in a process, bounded, and in its role or refused."""
-    engine = create_engine(
-        url,
-        hide_parameters=True,  # they are people's data, and errors are logged
-        connect_args={**_connect_args(settings, name, role), **(connect_args or {})},
-        **options,
-    )
+    # Parameters are people's data, and errors are logged.
+    engine = create_engine(url, hide_parameters=True, connect_args=connect_args, **options)
     if role is None:  # an operator's command, which may take its time
         return engine
 

@@ -21,9 +21,9 @@ from outbox import reader
 from outbox.reader import BlockedKey, Cursor, Reading, Shard
 from relay.config import RelayConfig
 from relay.metrics import BATCHES, PUBLISHED, oldest_unpublished
+from relay.publishing.cursor_store import Publisher
 from relay.publishing.errors import PublishRefused
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import Publisher
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5

@@ -21,8 +21,8 @@ from outbox import reader
 from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
+from relay.publishing.cursor_store import publisher_for, shard_part
 from relay.publishing.errors import Abandoned
-from relay.publishing.modes import publisher_for, shard_part
 from relay.step import STEP_S, Relayed, Work, relay_once, retry_once
 
 _log = structlog.get_logger(__name__)

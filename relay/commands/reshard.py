@@ -26,9 +26,9 @@ from outbox.admin import NotNeighbours
 from outbox.reader import Cursor, Shard
 from relay.commands.lease import borrowing
 from relay.config import RelayConfig
+from relay.publishing.cursor_store import Publisher, publisher_for
 from relay.publishing.errors import Abandoned
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import Publisher, publisher_for
 from relay.step import to_publish
 
 _CONTACT_S = 10.0

@@ -24,9 +24,9 @@ from outbox.admin import HandoverTaken, NotNeighbours
 from outbox.reader import LeaseLost, Shard
 from relay.commands.lease import NotHandedOver
 from relay.commands.reshard import merge_shards, split_shard
+from relay.publishing.cursor_store import publisher_for
 from relay.publishing.errors import Abandoned
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import publisher_for
 from runtime.settings import Settings
 from tests.support.commands import innbox
 from tests.support.process_faults import SETTINGS
