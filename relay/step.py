@@ -10,10 +10,9 @@ that is accepted is saved, until a batch of this one message is refused. Batches
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -22,8 +21,9 @@ from outbox.reader import BlockedKey, Cursor, Reading, Shard
 from relay.config import RelayConfig
 from relay.metrics import BATCHES, PUBLISHED, oldest_unpublished
 from relay.publishing.cursor_store import Publisher
-from relay.publishing.errors import PublishRefused
+from relay.publishing.errors import KeepWaiting, PublishRefused
 from relay.publishing.kafka_cursors import Progress
+from relay.publishing.producer import Row
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5
@@ -73,7 +73,7 @@ class Work:
     connection: Connection
     publisher: Publisher
     config: RelayConfig
-    keep_waiting: Callable[[], bool]
+    keep_waiting: KeepWaiting
 
 
 class BatchReader:
@@ -140,7 +140,7 @@ def relay_once(
 
 
 def publish(
-    work: Work, shard: Shard, batches: BatchReader, batch: Reading, rows: Sequence[tuple[Any, ...]]
+    work: Work, shard: Shard, batches: BatchReader, batch: Reading, rows: Sequence[Row]
 ) -> Reading:
     """Publish rows of a batch and make them final; returns the next batch, which is read meanwhile.
 
@@ -184,7 +184,7 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
     return Relayed(shard, len(batch.rows), is_done=is_done)
 
 
-def to_publish(batch: Reading, excluding: Collection[str]) -> list[tuple[Any, ...]]:
+def to_publish(batch: Reading, excluding: Collection[str]) -> list[Row]:
     """Return the messages of a batch but for those of the excluded keys."""
     if not excluding:
         return batch.rows
@@ -192,16 +192,14 @@ def to_publish(batch: Reading, excluding: Collection[str]) -> list[tuple[Any, ..
     return [row for row in batch.rows if row[2] not in excluding]
 
 
-def _bearable(rows: Sequence[tuple[Any, ...]]) -> int:
+def _bearable(rows: Sequence[Row]) -> int:
     """Return how many messages like these, by a sample, the next batch may have."""
     sample = rows[::_SAMPLE_EVERY]
     value_bytes = sum(len(value) for _, _, _, value, *_ in sample) // len(sample)
     return max(1, _BATCH_BYTES_MAX // (value_bytes + 1))
 
 
-def _guarded(
-    work: Work, shard: Shard, row: tuple[Any, ...], *, key: str | None = None
-) -> Callable[[], bool]:
+def _guarded(work: Work, shard: Shard, row: Row, *, key: str | None = None) -> KeepWaiting:
     """Mark the message that is about to be published alone, so that it is known if it kills the relay.
 
     `key` is that of a blocked key which is retried. Returns how to wait for the message: a relay that
@@ -220,7 +218,7 @@ def _guarded(
     return waiting
 
 
-def _age_s(row: tuple[Any, ...]) -> float:
+def _age_s(row: Row) -> float:
     """Tell how long ago a row was appended; of a batch the first row waits longest."""
     try:
         appended_at = datetime.fromisoformat(reader.decode_headers(row[4])["ce_time"])

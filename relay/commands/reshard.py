@@ -11,7 +11,7 @@ merged where they meet, so each is first relayed up to one snapshot. Until the l
 has changed but how far the shards are, so this may die anywhere.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
@@ -27,7 +27,7 @@ from outbox.reader import Cursor, Shard
 from relay.commands.lease import borrowing
 from relay.config import RelayConfig
 from relay.publishing.cursor_store import Publisher, publisher_for
-from relay.publishing.errors import Abandoned
+from relay.publishing.errors import Abandoned, KeepWaiting
 from relay.publishing.kafka_cursors import Progress
 from relay.step import to_publish
 
@@ -80,7 +80,7 @@ class _Work:
     connection: Connection
     config: RelayConfig
     publisher: Publisher
-    keep_waiting: Callable[[], bool]
+    keep_waiting: KeepWaiting
     shard: Shard
 
     def now(self) -> Cursor:

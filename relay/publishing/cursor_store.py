@@ -19,7 +19,7 @@ forgotten an intent has lost its latest transactions: then Kafka's cursor speaks
 again, and to go on from it would lose messages, where Postgres' own at worst repeats some.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from innbox_process.health import Health
 from outbox import reader
 from outbox.reader import BlockedKey, Shard
 from relay.config import RelayConfig
+from relay.publishing.errors import KeepWaiting
 from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, identity, newest
 from relay.publishing.producer import MessageProducer, changeable
 from relay.publishing.transactional import TransactionalProducer
@@ -78,10 +79,10 @@ class PostgresCursors:
         self._shard = shard
         self._producer = producer
 
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:  # noqa: ARG002 - there is no wait
+    def resume(self, keep_waiting: KeepWaiting) -> Shard:  # noqa: ARG002 - there is no wait
         return self._shard
 
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:  # noqa: ARG002
+    def commit(self, progress: Progress, keep_waiting: KeepWaiting) -> None:  # noqa: ARG002
         self._producer.flush(keep_waiting)
 
 
@@ -104,7 +105,7 @@ class KafkaCursors:
         self._name = name
         self._lease_s = config.lease_s
 
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
+    def resume(self, keep_waiting: KeepWaiting) -> Shard:
         """Lock out the former owner of the shard, and return it with the place to go on from.
 
         Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
@@ -132,7 +133,7 @@ class KafkaCursors:
             )
         return shard
 
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:
+    def commit(self, progress: Progress, keep_waiting: KeepWaiting) -> None:
         """End the transaction of the messages and of the cursor.
 
         Raises `PublishRefused`, `LeaseLost`, and `Abandoned` once `keep_waiting` says no.

@@ -6,7 +6,6 @@ where the shard is now and, where a blocked key was retried, that key.
 """
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, offsets, quiet_admin
 from outbox.reader import Cursor, Shard
-from relay.publishing.errors import Abandoned
+from relay.publishing.errors import Abandoned, KeepWaiting
 
 PARTITION = 0
 
@@ -62,9 +61,7 @@ def identity(connection: Connection, shard: Shard) -> str:
     return f"{connection.execute(IDENTITY).scalar_one()}/{shard.id}"
 
 
-def newest(
-    kafka: dict[str, Any], topic: str, name: str, keep_waiting: Callable[[], bool]
-) -> Step | None:
+def newest(kafka: dict[str, Any], topic: str, name: str, keep_waiting: KeepWaiting) -> Step | None:
     """Return the last committed step of that name; None if there never was one.
 
     Everything that had been written when this was called is seen, committed or given up by then. Raises
@@ -102,7 +99,7 @@ def _of_long_ago(step: Step) -> Step:
     return replace(step, place=replace(step.place, cursor=cursor))
 
 
-def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> None:
+def _find(admin: AdminClient, topic: str, keep_waiting: KeepWaiting) -> None:
     """Raise `KafkaException` unless there is such a topic.
 
     All topics are asked for, since to ask for one that is missing might create it. And it must be asked:
@@ -123,9 +120,7 @@ def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> N
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, missing))
 
 
-def _offset(
-    admin: AdminClient, topic: str, which: OffsetSpec, keep_waiting: Callable[[], bool]
-) -> int:
+def _offset(admin: AdminClient, topic: str, which: OffsetSpec, keep_waiting: KeepWaiting) -> int:
     """Uncommitted ones count: what is being decided must be waited for."""
 
     def wait_for(answer: Future[Any]) -> None:
@@ -138,11 +133,7 @@ def _offset(
 
 
 def _last_between(
-    consumer: Consumer,
-    topic: str,
-    window: tuple[int, int],
-    name: str,
-    keep_waiting: Callable[[], bool],
+    consumer: Consumer, topic: str, window: tuple[int, int], name: str, keep_waiting: KeepWaiting
 ) -> bytes | None:
     begin, end = window
     consumer.assign([TopicPartition(topic, PARTITION, begin)])

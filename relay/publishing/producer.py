@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from innbox_process.health import Health
 from outbox.reader import decode_headers
 from relay.metrics import OUTAGES
-from relay.publishing.errors import Abandoned, PublishRefused, judged, refused
+from relay.publishing.errors import Abandoned, KeepWaiting, PublishRefused, judged, refused
 
 _log = structlog.get_logger(__name__)
 _client_log = logging.getLogger("librdkafka")
@@ -45,6 +45,11 @@ _FIXED = frozenset(
 
 # What a producer, or its transaction, says that is of no more use.
 _FAILED_BEFORE = frozenset({KafkaError._FATAL, KafkaError._STATE})  # noqa: SLF001 - public, too
+
+
+# Position, topic, key, value, encoded headers, and one thing more; its fields have no names, since a
+# named tuple would cost 0.2 µs a message.
+Row = tuple[Any, ...]
 
 
 class MessageProducer:
@@ -75,7 +80,7 @@ class MessageProducer:
             # As in `_served`; the error that ended the block, if any, is the one that matters.
             _log.debug("a producer ended badly", reason=str(fatal))
 
-    def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
+    def enqueue(self, rows: Sequence[Row], keep_waiting: KeepWaiting) -> None:
         """Hand rows to the producer, which begins to send them at once; waits while it is full."""
         produce, prefix, on_delivery = self._producer.produce, self._prefix, self._on_delivery
         for _, topic, key, value, encoded, _ in rows:
@@ -90,7 +95,7 @@ class MessageProducer:
                     self._hear_why(error)
                     raise refused(prefix + topic, key, error) from error
 
-    def flush(self, keep_waiting: Callable[[], bool]) -> None:
+    def flush(self, keep_waiting: KeepWaiting) -> None:
         """Wait until all is acknowledged; asks `keep_waiting` about twice a second.
 
         Raises `PublishRefused`, or `Abandoned` once `keep_waiting` says no.
@@ -124,7 +129,7 @@ class MessageProducer:
     def _properties(self, kafka: dict[str, Any]) -> dict[str, Any]:
         return producer_properties(kafka)
 
-    def _make_room(self, keep_waiting: Callable[[], bool]) -> None:
+    def _make_room(self, keep_waiting: KeepWaiting) -> None:
         if not keep_waiting():
             raise Abandoned
         self._served(self._producer.poll, FLUSH_STEP_S)
