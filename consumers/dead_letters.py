@@ -17,19 +17,22 @@ dropped silently; to apply a discarded message, publish it again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from psycopg.errors import UniqueViolation
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, Select, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from consumers.tables import DIGEST, SAME_LETTER, dead_letter
+from innbox_process.database import is_taken_id
 from innbox_process.records import Record
 
 REASON_LENGTH_MAX = 1_000
 LIST_MAX = 1_000
 # Each is a short statement, and locks of the batch are held meanwhile.
 IDS_TRIED_MAX = 1_000
+
+_OPEN = select(dead_letter).where(dead_letter.c.state == "OPEN")
 
 # A record, and the reason.
 Letter = tuple[Record, str]
@@ -90,17 +93,12 @@ class DeadLetter:
 class NoSuchDeadLetter(LookupError):
     """There is no open dead letter of this id."""
 
-    code = "NO_SUCH_DEAD_LETTER"
-
     def __init__(self, dead_letter_id: int) -> None:
         super().__init__(f"there is no open dead letter {dead_letter_id}")
-        self.dead_letter_id = dead_letter_id
 
 
 class NoFreeId(Exception):
     """The sequence of the dead letters is far behind the table: the next ids are all taken."""
-
-    code = "NO_FREE_ID"
 
     def __init__(self) -> None:
         super().__init__(
@@ -126,7 +124,7 @@ def keep(
             with connection.begin_nested():
                 new = set(connection.scalars(KEEP, values))
         except IntegrityError as error:
-            if not _is_taken_id(error):
+            if not is_taken_id(error):
                 raise
         else:
             found = connection.execute(FIND_KEPT, values).all()
@@ -138,59 +136,37 @@ def keep(
 
 
 def _columns(letters: Sequence[Letter]) -> dict[str, object]:
+    columns: dict[str, object] = {
+        f"{name}s": [getattr(record, name) for record, _ in letters]
+        for name in ("topic", "partition", "offset", "key", "value")
+    }
     headers = [
         {_storable(name): _storable(content) for name, content in record.headers.items()}
         for record, _ in letters
     ]
-    return {
-        "topics": [record.topic for record, _ in letters],
-        "partitions": [record.partition for record, _ in letters],
-        "offsets": [record.offset for record, _ in letters],
-        "keys": [record.key for record, _ in letters],
-        "values": [record.value for record, _ in letters],
-        "headers": [msgspec.json.encode(each).decode() for each in headers],
-        "reasons": [_storable(reason)[:REASON_LENGTH_MAX] for _, reason in letters],
-    }
-
-
-def _is_taken_id(error: IntegrityError) -> bool:
-    return (
-        isinstance(error.orig, UniqueViolation)
-        and error.orig.diag.constraint_name == dead_letter.primary_key.name
-    )
+    columns["headers"] = [msgspec.json.encode(each).decode() for each in headers]
+    columns["reasons"] = [_storable(reason)[:REASON_LENGTH_MAX] for _, reason in letters]
+    return columns
 
 
 def open_letters(
     connection: Connection, *, group: str | None = None, limit: int = LIST_MAX
 ) -> list[DeadLetter]:
     """Return the open dead letters, of one group or of all, oldest first."""
-    chosen = select(dead_letter).where(dead_letter.c.state == "OPEN")
+    chosen = _OPEN.order_by(dead_letter.c.id).limit(limit)
     if group is not None:
         chosen = chosen.where(dead_letter.c.group_id == group)
-    return [
-        _dead_letter(row)
-        for row in connection.execute(chosen.order_by(dead_letter.c.id).limit(limit))
-    ]
+    return [_dead_letter(row) for row in connection.execute(chosen)]
 
 
 def find(connection: Connection, dead_letter_id: int) -> DeadLetter:
     """Return one dead letter, open or decided; raises `NoSuchDeadLetter`."""
-    chosen = select(dead_letter).where(dead_letter.c.id == dead_letter_id)
-    if (row := connection.execute(chosen).one_or_none()) is None:
-        raise NoSuchDeadLetter(dead_letter_id)
-    return _dead_letter(row)
+    return _one(connection, select(dead_letter), dead_letter_id)
 
 
 def lock_open(connection: Connection, dead_letter_id: int) -> DeadLetter:
     """Lock an open dead letter for a decision, until the transaction ends; raises `NoSuchDeadLetter`."""
-    chosen = (
-        select(dead_letter)
-        .where(dead_letter.c.id == dead_letter_id, dead_letter.c.state == "OPEN")
-        .with_for_update()
-    )
-    if (row := connection.execute(chosen).one_or_none()) is None:
-        raise NoSuchDeadLetter(dead_letter_id)
-    return _dead_letter(row)
+    return _one(connection, _OPEN.with_for_update(), dead_letter_id)
 
 
 def discard(connection: Connection, dead_letter_id: int) -> DeadLetter:
@@ -214,15 +190,14 @@ def _storable(given: str) -> str:
     return given.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
+def _one(connection: Connection, chosen: Select[Any], dead_letter_id: int) -> DeadLetter:
+    row = connection.execute(chosen.where(dead_letter.c.id == dead_letter_id)).one_or_none()
+    if row is None:
+        raise NoSuchDeadLetter(dead_letter_id)
+    return _dead_letter(row)
+
+
 def _dead_letter(row: Row[tuple[object, ...]]) -> DeadLetter:
     record = Record(row.topic, row.partition, row.offset, row.key, row.value, row.headers)
-    return DeadLetter(
-        row.id,
-        row.group_id,
-        record,
-        row.reason,
-        row.attempts,
-        row.state,
-        row.created_at,
-        row.decided_at,
-    )
+    decision = row.state, row.created_at, row.decided_at
+    return DeadLetter(row.id, row.group_id, record, row.reason, row.attempts, *decision)

@@ -51,12 +51,12 @@ class GroupConsumer:
         self._settings = settings
         self._topics = [settings.kafka_prefix + topic for topic in topics]
         self._health = health
-        self._owned: set[Partition] = set()
         # Revoked since the batch was read, even if assigned again since.
         self._revoked_since: set[Partition] = set()
         # Assigned, and paused until the seek to the group's offset.
         self._to_seek: set[Partition] = set()
         self._positions = Positions(group, health)
+        self._owned = self._positions.known.keys()
         self._has_joined = False
         self._problem: str | None = _STARTING
         self._fatal: KafkaException | None = None
@@ -91,11 +91,11 @@ class GroupConsumer:
         self._revoked_since.clear()
         self._seek_assigned()
         first = self._consumer.poll(_SEEK_RETRY_S if self._to_seek else _POLL_S)
-        messages = self._accepted([first] if first is not None else [])
+        messages = [first] if first is not None and self._accepts(first) else []
         is_drained = first is None
         if messages and (room := self._settings.batch_size_max - 1):
             found = self._consumer.consume(room, self._settings.batch_wait_ms / 1000)
-            messages += self._accepted(found)
+            messages += filter(self._accepts, found)
             is_drained = len(found) < room
         if self._fatal:
             raise self._fatal
@@ -123,7 +123,7 @@ class GroupConsumer:
         while (left_s := ends_at - time.monotonic()) > 0 and not stop.is_set():
             beat()
             message = self._consumer.poll(min(_POLL_S, left_s))
-            if message is not None and self._accepted([message]):
+            if message is not None and self._accepts(message):
                 self._to_seek.add(location_of(message)[:2])
                 self._consumer.pause(_topic_partitions(self._owned))
         self._consumer.resume(_topic_partitions(self._owned - self._to_seek))
@@ -160,9 +160,6 @@ class GroupConsumer:
             self._consumer.resume([start])
             self._to_seek.discard(partition)
             self._positions.starts(partition, start.offset if start.offset >= 0 else None)
-
-    def _accepted(self, messages: Iterable[Message]) -> list[Message]:
-        return [message for message in messages if self._accepts(message)]
 
     def _accepts(self, message: Message) -> bool:
         """Return whether this is a message to handle: no error, and of a partition that was sought."""
@@ -211,7 +208,6 @@ class GroupConsumer:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = True
         assigned = _partitions_of(partitions)
-        self._owned |= assigned
         self._to_seek |= assigned
         self._positions.assigned(assigned)
         consumer.pause(partitions)
@@ -219,7 +215,6 @@ class GroupConsumer:
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = _partitions_of(partitions)
-        self._owned -= revoked
         self._to_seek -= revoked
         self._revoked_since |= revoked
         self._positions.revoked(revoked)

@@ -25,7 +25,7 @@ from consumers.metrics import BISECTED, DEAD_LETTERS
 from domain.messages import PoisonMessage
 from domain.reservations.store import StaleVersion
 from domain.rooms.store import AllocationRace
-from innbox_process.database import is_conflict, is_outage
+from innbox_process.database import is_cancelled, is_conflict, is_outage, sqlstate
 from innbox_process.records import Record
 from outbox import UnknownTopic
 
@@ -36,7 +36,6 @@ Decoded = TypeVar("Decoded")
 # The classes of SQLSTATE that a message can cause: data that does not fit, a constraint, a limit, a
 # trigger's veto, and Postgres' internal errors. All others affect every message alike.
 _CAUSED_BY_A_MESSAGE = {"22", "23", "54", "P0", "XX"}
-_TIMED_OUT = "57014"
 
 
 class Handler(Protocol[Decoded]):
@@ -58,7 +57,12 @@ class Handler(Protocol[Decoded]):
 
 
 def handle(
-    engine: Engine, handler: Handler[Decoded], records: Sequence[Record], *, attempts_max: int
+    engine: Engine,
+    handler: Handler[Decoded],
+    records: Sequence[Record],
+    *,
+    attempts_max: int,
+    attempt: int = 1,
 ) -> None:
     """Apply records or keep them as dead letters; on return each is one or the other, durably.
 
@@ -70,7 +74,8 @@ def handle(
     try:
         _apply(engine, handler, records)
     except Exception as error:  # any error that a message causes must end at that message
-        if len(records) > 1 and (_is_timeout(error) or not is_transient(error)):
+        # Less work may fit into the time that one batch has exceeded, and a single message always does.
+        if len(records) > 1 and (is_cancelled(error) or not is_transient(error)):
             BISECTED.labels(handler.group).inc()
             middle = len(records) // 2
             for half in (records[:middle], records[middle:]):
@@ -79,7 +84,15 @@ def handle(
 
         if is_transient(error):
             raise
-        _try_alone(engine, handler, records[0], error, attempts_max)
+        if attempt < attempts_max:
+            handle(engine, handler, records, attempts_max=attempts_max, attempt=attempt + 1)
+            return
+
+        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+        letter = (records[0], f"{type(cause).__name__}: {cause}")
+        with engine.begin() as connection:
+            kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
+        _report(handler.group, kept, error)
 
 
 def retry_dead_letter(
@@ -108,25 +121,15 @@ def is_transient(error: BaseException) -> bool:
     if is_race(error) or is_outage(error):
         return True
     if isinstance(error, DBAPIError):
-        state = _sqlstate(error)
+        state = sqlstate(error)
         return error.connection_invalidated or bool(state and state[:2] not in _CAUSED_BY_A_MESSAGE)
-    # No topic for the result yet, so no message can be answered; no free id, so no dead letter can be
-    # kept.
+    # No topic yet, so no message can be answered; no free id, so no dead letter can be kept.
     return isinstance(error, UnknownTopic | NoFreeId)
 
 
 def is_race(error: BaseException) -> bool:
     """Return whether another transaction was faster: run again at once, this one succeeds."""
     return is_conflict(error) or isinstance(error, AllocationRace | StaleVersion)
-
-
-def _is_timeout(error: Exception) -> bool:
-    """A timeout is bisected: less work may fit into the time, and a single message always does."""
-    return isinstance(error, DBAPIError) and _sqlstate(error) == _TIMED_OUT
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
 
 
 def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record]) -> None:
@@ -141,34 +144,13 @@ def _apply(engine: Engine, handler: Handler[Decoded], records: Sequence[Record])
     with engine.begin() as connection:
         problems = handler.apply(connection, messages) if messages else {}
         letters += [
-            (record, problems[record.message_id])
+            (record, problem)
             for record in records
-            if record.message_id in problems
+            if (problem := problems.get(record.message_id)) is not None
         ]
         kept = dead_letters.keep(connection, handler.group, letters)
     _report(handler.group, kept)
     handler.committed(messages)
-
-
-def _try_alone(
-    engine: Engine, handler: Handler[Decoded], record: Record, error: Exception, attempts_max: int
-) -> None:
-    """Try one message as often as is left, then keep it as a dead letter."""
-    for _ in range(attempts_max - 1):
-        try:
-            _apply(engine, handler, [record])
-        except Exception as again:  # likewise: it must end at this message
-            if is_transient(again):
-                raise
-            error = again
-        else:
-            return
-
-    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
-    letter = (record, f"{type(cause).__name__}: {cause}")
-    with engine.begin() as connection:
-        kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
-    _report(handler.group, kept, error)
 
 
 def _report(

@@ -42,24 +42,24 @@ class Positions:
     def __init__(self, group: str, health: Health) -> None:
         self._group = group
         self._health = health
-        self._known: dict[Partition, Position] = {}
+        self.known: dict[Partition, Position] = {}
         self._looked_at = time.monotonic()
 
     def assigned(self, partitions: Iterable[Partition]) -> None:
-        self._known |= {partition: Position() for partition in partitions}
+        self.known |= {partition: Position() for partition in partitions}
 
     def revoked(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            self._known.pop(partition, None)
+            self.known.pop(partition, None)
         self._say_stalled()
 
     def starts(self, partition: Partition, offset: int | None) -> None:
         """Start from the group's offset in a partition; None if the group has none."""
-        self._known[partition].next_offset = offset
+        self.known[partition].next_offset = offset
 
     def read(self, partition: Partition, offset: int, next_offset: int) -> None:
         """Record that a record, or the end of the partition, was read at an offset."""
-        position = self._known[partition]
+        position = self.known[partition]
         expected = position.next_offset
         position.next_offset, position.still_s = next_offset, 0.0
         if expected is not None and offset < expected:
@@ -76,7 +76,7 @@ class Positions:
         now = time.monotonic()
         passed_s, self._looked_at = min(now - self._looked_at, _TURN_S_MAX), now
         still = []
-        for partition, position in self._known.items():
+        for partition, position in self.known.items():
             position.still_s += passed_s
             if position.still_s >= STALLED_AFTER_S:
                 position.still_s = 0.0
@@ -90,7 +90,7 @@ class Positions:
         """
         before = []
         for partition, end in ends.items():
-            position = self._known[partition]
+            position = self.known[partition]
             if position.next_offset is not None and position.next_offset >= end:
                 continue
             if position.is_stalled:
@@ -103,7 +103,7 @@ class Positions:
         return before
 
     def _say_stalled(self) -> None:
-        stalled = [partition for partition, position in self._known.items() if position.is_stalled]
+        stalled = [partition for partition, position in self.known.items() if position.is_stalled]
         STALLED.labels(self._group).set(len(stalled))
         if stalled:
             names = ", ".join(f"{topic}/{partition}" for topic, partition in stalled)

@@ -4,10 +4,9 @@ Each starts to work when its database has the schema and the topics, and reports
 for.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from threading import Event
 from typing import Any
 
 from sqlalchemy import Engine
@@ -15,27 +14,19 @@ from sqlalchemy import Engine
 import outbox
 from consumers import tables
 from consumers.handling import Handler
-from consumers.key_expiry import delete_old_keys_once
 from consumers.redrive import redrive_once
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler
 from consumers.row_security import require_all_rows
 from consumers.runner import Runner
-from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
+from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS, IdempotencyKeys
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
 from domain.reservations.store import SETTLED_CHANNEL
 from domain.rooms import tables as rooms_tables
 from innbox_process.brokers import KafkaProbe
 from innbox_process.database import pooled_engine
-from innbox_process.health import Health, HealthServer, hung_s
-from innbox_process.probing import (
-    CommitProbe,
-    DatabaseProbe,
-    await_ready,
-    probing,
-    refuse_unconfirmed,
-)
+from innbox_process.probing import DatabaseProbe, ready_process
 from innbox_process.schedule import scheduled
 from innbox_process.shutdown import stop_on_signals
 from outbox import Doorbell, JobLease, install_doorbell
@@ -44,49 +35,38 @@ from runtime.settings import Role, Settings
 ROOMS_SCHEMA = (rooms_tables.metadata, tables.metadata, outbox.metadata)
 RESULTS_SCHEMA = (reservations_tables.metadata, tables.metadata, outbox.metadata)
 EXPIRY_EVERY_S = 3_600.0
+# Keys per transaction: to delete so many takes far less than a statement may take.
+KEYS_CHUNK_SIZE = 10_000
 _DAY_S = 86_400.0
 _ROOMS: Role = "innbox_rooms"
 _RESULTS: Role = "innbox_results"
+# How often it runs, and what.
+_Job = tuple[float, Callable[[], object]]
 
 
 def run_rooms(settings: Settings) -> None:
     """Apply requests to the inventory, and delete old keys of its changes, until SIGTERM."""
-    url, role, handler = settings.rooms_database_url, _ROOMS, RoomsHandler()
+    url, role = settings.rooms_database_url, _ROOMS
     engine = pooled_engine(settings, url, "rooms", role)
     probe = DatabaseProbe(settings, url, role, schema=ROOMS_SCHEMA, topics=[RESERVATION_RESULT])
-    forget = partial(delete_old_keys_once, engine, ROOM_KEYS, settings.idempotency_days * _DAY_S)
-    with (
-        stop_on_signals(settings.shutdown_s) as stop,
-        _healthy(settings, engine, probe, handler, stop) as health,
-        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        scheduled(JobLease(engine, "forget-room-keys"), EXPIRY_EVERY_S, forget),
-    ):
-        Runner(engine, handler, settings, health, stop).run()
-    engine.dispose()
+    jobs = {"forget-room-keys": _expiry(engine, ROOM_KEYS, settings)}
+    _run(settings, engine, probe, RoomsHandler(), jobs)
 
 
 def run_results(settings: Settings) -> None:
     """Settle reservations, and re-send requests that wait too long, until SIGTERM."""
-    url, role = settings.reservations_database_url, _RESULTS
+    url, role, requests = settings.reservations_database_url, _RESULTS, [ROOM_RESERVE, ROOM_CANCEL]
     engine = pooled_engine(settings, url, "results", role)
-    requests = [ROOM_RESERVE, ROOM_CANCEL]
     probe = DatabaseProbe(settings, url, role, schema=RESULTS_SCHEMA, topics=requests)
     for one in (engine, probe.engine):
         require_all_rows(one)
     redrive = partial(redrive_once, engine, settings.redrive_after_s)
-    forget = partial(
-        delete_old_keys_once, engine, RESERVATION_KEYS, settings.idempotency_days * _DAY_S
-    )
-    with (
-        stop_on_signals(settings.shutdown_s) as stop,
-        closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
-        _healthy(settings, engine, probe, ResultsHandler(settled), stop) as health,
-        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        scheduled(JobLease(engine, "redrive"), settings.redrive_every_s, redrive),
-        scheduled(JobLease(engine, "forget-keys"), EXPIRY_EVERY_S, forget),
-    ):
-        Runner(engine, ResultsHandler(settled), settings, health, stop).run()
-    engine.dispose()
+    jobs: dict[str, _Job] = {
+        "redrive": (settings.redrive_every_s, redrive),
+        "forget-keys": _expiry(engine, RESERVATION_KEYS, settings),
+    }
+    with closing(_settled(engine, settings)) as settled:
+        _run(settings, engine, probe, ResultsHandler(settled), jobs)
 
 
 @contextmanager
@@ -97,24 +77,53 @@ def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handle
     """
     with (
         closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        closing(Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)) as settled,
+        closing(_settled(engine, settings)) as settled,
     ):
         handlers: tuple[Handler[Any], ...] = (RoomsHandler(), ResultsHandler(settled))
         yield {handler.group: handler for handler in handlers}
 
 
-@contextmanager
-def _healthy(
-    settings: Settings, engine: Engine, probe: DatabaseProbe, handler: Handler[Any], stop: Event
-) -> Iterator[Health]:
-    """Serve the health of the process, and begin the block when its database is ready."""
-    health = Health(parts=("kafka",), beat_s_max=hung_s(settings))
-    topics = [settings.kafka_prefix + topic for topic in handler.topics]
-    commits = CommitProbe(settings, probe.url, probe.role, health)
-    refuse_unconfirmed(engine, commits.check)
+def delete_old_keys_once(engine: Engine, keys: IdempotencyKeys, older_than_s: float) -> int:
+    """Delete the idempotency keys of requests older than this, in chunks; returns how many.
+
+    They are kept for days, as long as a client may repeat a request.
+    """
+    deleted = 0
+    while True:
+        with engine.begin() as connection:
+            chunk = keys.forget(connection, older_than_s, KEYS_CHUNK_SIZE)
+        deleted += chunk
+        if chunk < KEYS_CHUNK_SIZE:
+            return deleted
+
+
+def _run(
+    settings: Settings,
+    engine: Engine,
+    probe: DatabaseProbe,
+    handler: Handler[Any],
+    jobs: Mapping[str, _Job],
+) -> None:
+    """Run a handler and its timed jobs, from when its database is ready until SIGTERM."""
+    kafka = KafkaProbe(settings.kafka, [settings.kafka_prefix + topic for topic in handler.topics])
+    host, port = settings.host, settings.health_port
     with (
-        closing(HealthServer(health, settings.host, settings.health_port)),
-        probing(health, [probe, commits, KafkaProbe(settings.kafka, topics)]),
+        stop_on_signals(settings.shutdown_s) as stop,
+        ready_process(engine, probe, kafka, host, port, stop) as health,
+        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
+        ExitStack() as timed,
     ):
-        await_ready(health, probe.part, stop)
-        yield health
+        for name, (every_s, job) in jobs.items():
+            timed.enter_context(scheduled(JobLease(engine, name), every_s, job))
+        Runner(engine, handler, settings, health, stop).run()
+    engine.dispose()
+
+
+def _expiry(engine: Engine, keys: IdempotencyKeys, settings: Settings) -> _Job:
+    older_than_s = settings.idempotency_days * _DAY_S
+    return EXPIRY_EVERY_S, partial(delete_old_keys_once, engine, keys, older_than_s)
+
+
+def _settled(engine: Engine, settings: Settings) -> Doorbell:
+    """Return what wakes the requests that wait for reservations."""
+    return Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)

@@ -4,13 +4,10 @@ Row-level security hides rows without an error. A result for a hidden reservatio
 letter as if the reservation did not exist; so a connection that does not see all rows is not used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, event
-
-if TYPE_CHECKING:
-    from sqlalchemy.pool import ConnectionPoolEntry
 
 # In force for this login, and not lifted by the policy for the results role. CASE, because that role
 # exists only where row-level security does.
@@ -34,7 +31,7 @@ def require_all_rows(engine: Engine) -> None:
     """Have the engine refuse connections that do not see every reservation."""
 
     @event.listens_for(engine, "connect")
-    def check(connection: "psycopg.Connection[Any]", _: "ConnectionPoolEntry") -> None:
+    def check(connection: psycopg.Connection[Any], _: object) -> None:
         [(hides_rows, login)] = connection.execute(HIDES_ROWS).fetchall()
         connection.rollback()
         if hides_rows:

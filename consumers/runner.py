@@ -35,12 +35,7 @@ class Runner:
     """Runs one handler as a member of its consumer group, until it is stopped."""
 
     def __init__(
-        self,
-        engine: Engine,
-        handler: Handler[Any],
-        settings: Settings,
-        health: Health,
-        stop: Event,
+        self, engine: Engine, handler: Handler[Any], settings: Settings, health: Health, stop: Event
     ) -> None:
         self._engine = engine
         self._handler = handler
@@ -78,7 +73,7 @@ class Runner:
 
         with BATCHES.labels(self._handler.group).time():
             handled = self._handle_patiently(messages)
-        self._commit(handled)
+        self._group.commit(handled)
         HANDLED.labels(self._handler.group).inc(len(handled))
         return len(handled)
 
@@ -95,9 +90,8 @@ class Runner:
             batch = [records[id(message)] for message in messages]
             try:
                 handle(self._engine, self._handler, batch, attempts_max=attempts_max)
-            except (
-                Exception
-            ) as error:  # a transient error keeps the batch; any other is a broken invariant
+            except Exception as error:
+                # A transient error keeps the batch; any other is a broken invariant.
                 if not is_transient(error):
                     raise
                 self._wait_out(error, attempt)
@@ -114,12 +108,9 @@ class Runner:
             self._stop.wait(random.uniform(0, _RACE_S_MAX))  # noqa: S311 - jitter
             return
 
-        self._report(error)
+        seconds = self._report(error, attempt)
         self._engine.dispose()  # connect again: another server may have become the primary
-        self._group.rest(_backoff_s(attempt), self._stop, self._health.beat)
-
-    def _commit(self, handled: Sequence[Message]) -> None:
-        self._group.commit(handled)
+        self._group.rest(seconds, self._stop, self._health.beat)
 
     def _beat_by_transaction(self) -> None:
         """Count as alive with each transaction: the search for a failing message may take many."""
@@ -139,18 +130,15 @@ class Runner:
             except Exception as error:  # likewise
                 if not is_transient(error):
                     raise
-                self._report(error)
-                self._stop.wait(_backoff_s(attempt))
+                self._stop.wait(self._report(error, attempt))
                 attempt += 1
             else:
                 self._health.well("database")
                 return
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: Exception, attempt: int) -> float:
+        """Say why the database is waited for; returns for how long."""
         reason = first_line(error)
         if self._health.unwell("database", reason):
             _log.warning("waiting for the database", reason=reason)
-
-
-def _backoff_s(attempt: int) -> float:
-    return backoff_s(attempt, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)
+        return backoff_s(attempt, shortest_s=_BACKOFF_S_MIN, longest_s=_BACKOFF_S_MAX)

@@ -36,13 +36,9 @@ DIGEST = r"""sha256(
     || decode(replace(headers::text, '\'::text, '\\'::text), 'escape'::text)
 )"""
 
+_IDENTITY = ("group_id", "topic", "partition", "offset", "digest")
 SAME_LETTER = UniqueConstraint(
-    "group_id",
-    "topic",
-    "partition",
-    "offset",
-    "digest",
-    name="uq_dead_letter_group_id_topic_partition_offset_digest",
+    *_IDENTITY, name="uq_dead_letter_group_id_topic_partition_offset_digest"
 )
 
 dead_letter = Table(

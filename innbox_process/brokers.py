@@ -10,13 +10,11 @@ from innbox_process.health import SILENT_S_MAX
 from innbox_process.kafka import quiet_admin
 from innbox_process.probing import ANSWER_S
 
-KAFKA = "kafka"
-
 
 class KafkaProbe:
     """Asks for the topics by their names: a shared cluster may have thousands of others."""
 
-    part = KAFKA
+    part = "kafka"
     silence = f"no answer for more than {SILENT_S_MAX:g} s"
 
     def __init__(self, kafka: dict[str, Any], topics: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from threading import Event
 from typing import Any
 
 import psycopg
+from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,12 +23,13 @@ from innbox_process.bounds import BoundedConnection, answer_s_max, traffic_of
 from innbox_process.config import DatabaseSettings
 
 LOCK_TIMEOUT_S = 5
+_AUTOCOMMIT: dict[str, Any] = {"poolclass": NullPool, "isolation_level": "AUTOCOMMIT"}
 
 # Classes of SQLSTATE that say that the server cannot work: connection, resources, operator, system.
 OUTAGES = frozenset({"08", "53", "57", "58"})
 TIMED_OUT = "57014"  # of class 57, but the statement's own fault
 READ_ONLY = "25006"  # a server that another one has taken over from
-UNIQUE_VIOLATION = "23505"
+LOCK_NOT_AVAILABLE = "55P03"
 # No such schema, table, column or function: our statements are tested, so the schema is not there yet.
 NOT_MIGRATED = frozenset({"3F000", "42P01", "42703", "42883"})
 
@@ -53,17 +55,17 @@ def pooled_engine(
 
     Without a role it has the login's own rights: that is for operators.
     """
-    engine = create_engine(
+    return _engine(
+        settings,
         url,
-        hide_parameters=True,  # they are people's data, and errors are logged
+        role,
+        _connect_args(settings, name, role),
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_s,
         pool_use_lifo=True,  # few busy connections keep their prepared statements warm
         pool_pre_ping=False,  # a broken connection fails one request; a ping would cost all of them
-        connect_args=_connect_args(settings, name, role),
     )
-    return _of_process(engine, settings, url, role)
 
 
 def direct_engine(
@@ -73,29 +75,17 @@ def direct_engine(
 
     Without a role it has the login's own rights: that is for operators.
     """
-    engine = create_engine(
-        url,
-        hide_parameters=True,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
-        connect_args=_connect_args(settings, name, role) | {"prepare_threshold": 3},
-    )
-    return _of_process(engine, settings, url, role)
+    # Never through pgbouncer, which knows neither LISTEN nor leases: statements stay prepared.
+    connect_args = _connect_args(settings, name, role) | {"prepare_threshold": 3}
+    return _engine(settings, url, role, connect_args, **_AUTOCOMMIT)
 
 
 def probing_engine(
     settings: DatabaseSettings, url: str, role: str, *, answer_s: float, ended: Event
 ) -> Engine:
     """Return an engine in autocommit to ask after the database with; the event ends its waits."""
-    engine = create_engine(
-        url,
-        hide_parameters=True,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(settings, "probe", role) | {"connect_timeout": 3},
-    )
-    return _of_process(engine, settings, url, role, answer_s=answer_s, ended=ended)
+    connect_args = _connect_args(settings, "probe", role) | {"connect_timeout": 3}
+    return _engine(settings, url, role, connect_args, answer_s, ended, **_AUTOCOMMIT)
 
 
 def be_patient(connection: Connection) -> None:
@@ -122,16 +112,18 @@ def url_in_role(settings: DatabaseSettings, url: str, role: str) -> str:
     return given.update_query_dict({"options": joined}).render_as_string(hide_password=False)
 
 
-def _of_process(
-    engine: Engine,
+def _engine(
     settings: DatabaseSettings,
     url: str,
     role: str | None,
-    *,
+    connect_args: dict[str, Any],
     answer_s: float | None = None,
     ended: Event | None = None,
+    **options: Any,  # noqa: ANN401 - what `create_engine` takes
 ) -> Engine:
-    """Have the connections of a process' engine be bounded, and in its role or refused."""
+    """Return an engine whose connections are, in a process, bounded, and in its role or refused."""
+    # Parameters are people's data, and errors are logged.
+    engine = create_engine(url, hide_parameters=True, connect_args=connect_args, **options)
     if role is None:  # an operator's command, which may take its time
         return engine
 
@@ -205,8 +197,7 @@ def is_outage(error: BaseException) -> bool:
     """Tell a database that is away from a statement that is wrong."""
     if isinstance(error, PoolTimeout):
         return True
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(cause, "sqlstate", None)
+    cause, state = _cause(error), sqlstate(error)
     if state is None:  # the connection itself failed
         return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
     return state == READ_ONLY or (state[:2] in OUTAGES and state != TIMED_OUT)
@@ -214,28 +205,39 @@ def is_outage(error: BaseException) -> bool:
 
 def is_not_migrated(error: BaseException) -> bool:
     """Tell a schema that is not there yet, or an old one, which `migrate` puts right."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(cause, "sqlstate", None) in NOT_MIGRATED
+    return sqlstate(error) in NOT_MIGRATED
 
 
 def is_cancelled(error: BaseException) -> bool:
     """Tell a statement that was cut short, by its time limit or by a person, and may be tried again."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(cause, "sqlstate", None) == TIMED_OUT
-
-
-def advice(error: BaseException) -> str | None:
-    """Say what to do about an id that is taken, which no retry puts right; None for any other error."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, psycopg.Error) or cause.sqlstate != UNIQUE_VIOLATION:
-        return None
-    if not (cause.diag.constraint_name or "").startswith("pk_"):
-        return None
-    return "if a restore has left sequences behind, `outbox rebase` advances them"
+    return sqlstate(error) == TIMED_OUT
 
 
 def is_conflict(error: BaseException) -> bool:
     """Tell a transaction that lost against another one, and may simply be run again."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(cause, "sqlstate", None) or ""
-    return state[:2] == "40" or state == "55P03"
+    state = sqlstate(error) or ""
+    return state[:2] == "40" or state == LOCK_NOT_AVAILABLE
+
+
+def advice(error: BaseException) -> str | None:
+    """Say what to do about an id that is taken, which no retry puts right; None for any other error."""
+    if not is_taken_id(error):
+        return None
+    return "if a restore has left sequences behind, `outbox rebase` advances them"
+
+
+def is_taken_id(error: BaseException) -> bool:
+    """Tell a primary key that there is already, as a sequence that is behind its table gives one."""
+    cause = _cause(error)
+    if not isinstance(cause, UniqueViolation):
+        return False
+    return (cause.diag.constraint_name or "").startswith("pk_")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return Postgres' code of an error, SQLAlchemy's or the driver's; None where it gave none."""
+    return getattr(_cause(error), "sqlstate", None)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.orig if isinstance(error, DBAPIError) else error

@@ -94,10 +94,6 @@ class Health:
             for known in [known for known in self._problems if known[1] == of]:
                 del self._problems[known]
 
-    def about(self, of: str) -> "HealthOf":
-        """Return the health as one of several parts of a kind sees it."""
-        return HealthOf(self, of)
-
     def expect(self, part: str, *, silence: str) -> None:
         """Have a part probed from now on; `silence` says what it means if its probe does not answer."""
         with self._lock:
@@ -116,11 +112,12 @@ class Health:
 
     def tell(self) -> None:
         """Log and count what has become of the probed parts since; any probe tells for all."""
+        news = []
         with self._lock:
-            found = [(part, probed, probed.now) for part, probed in self._probed.items()]
-            news = [(part, now, one.told) for part, one, now in found if now != one.told]
-            for _, probed, now in found:
-                probed.told = now
+            for part, probed in self._probed.items():
+                if (now := probed.now) != probed.told:
+                    news.append((part, now, probed.told))
+                    probed.told = now
         for part, problem, was in news:  # nobody who asks waits for a log that nobody reads
             READY.labels(part).set(problem is None)
             if problem is not None:
@@ -152,44 +149,51 @@ class Health:
         return is_news
 
 
-@dataclass(frozen=True, slots=True)
-class HealthOf:
-    """What one of several parts of a kind says; see `Health`."""
-
-    health: Health
-    of: str
-
-    def beat(self) -> None:
-        self.health.beat()
-
-    def well(self, part: str) -> None:
-        self.health.well(part, of=self.of)
-
-    def unwell(self, part: str, problem: str) -> bool:
-        return self.health.unwell(part, problem, of=self.of)
-
-
-class HealthServer:
+class HealthServer(ThreadingHTTPServer):
     """Serves /healthz/live, /healthz/ready and /metrics on a port of its own; 0 is any free one."""
 
+    daemon_threads = True
+
     def __init__(self, health: Health, host: str, port: int) -> None:
+        self.health = health
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._server = _Server(health, host, port)
+            super().__init__((host, port), _Handler)
         except OSError as error:
             where = f"{host}:{port}"
             raise SettingsError(f"HOST, HEALTH_PORT: cannot listen on {where}: {error}") from error
-        self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
-        self._thread.start()
+        self._loop = Thread(target=self.serve_forever, name="health", daemon=True)
+        self._loop.start()
         _log.info("health", port=self.port)
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        return int(self.server_address[1])
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.shutdown()
+        self.server_close()
+        self._loop.join()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what kept a probe from its answer; a client that hung up is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _log.exception("a probe was not answered", request=str(request), client=client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HealthServer
+
+    def do_GET(self) -> None:
+        status, content_type, body = answer(self.server.health, self.path)
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Probes come every few seconds; their log lines would bury the others."""
 
 
 def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
@@ -201,42 +205,10 @@ def answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
         case "/healthz/ready":
             problems = health.problems
             status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-            body = {"ready": not problems, "problems": problems} | _instance()
+            body: dict[str, object] = {"ready": not problems, "problems": problems}
+            if instance := os.environ.get(INSTANCE):
+                body["instance"] = instance
             return status, _JSON, json.dumps(body).encode()
         case "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
     return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "try /healthz/live, /healthz/ready, /metrics"}'
-
-
-def _instance() -> dict[str, str]:
-    instance = os.environ.get(INSTANCE)
-    return {"instance": instance} if instance else {}
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, health: Health, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _handler(health))
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Log what kept a probe from its answer; a client that hung up is no error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            _log.exception("a probe was not answered", request=str(request), client=client_address)
-
-
-def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content_type, body = answer(health, self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Probes come every few seconds; their log lines would bury the others."""
-
-    return Handler

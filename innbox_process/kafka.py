@@ -1,7 +1,7 @@
 """Kafka, asked: an administrator that is quiet, and where the logs of partitions begin and end."""
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import IsolationLevel, TopicPartition
@@ -10,16 +10,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # OffsetSpec i
     OffsetSpec,
 )
 
-__all__ = [
-    "BEGINNING",
-    "END",
-    "OffsetSpec",
-    "Place",
-    "at_instant",
-    "is_answered",
-    "offsets",
-    "quiet_admin",
-]
+__all__ = ["BEGINNING", "END", "OffsetSpec", "Place", "at_instant", "offsets", "quiet_admin"]
 
 # A topic, and a partition of it.
 Place = tuple[str, int]
@@ -63,8 +54,3 @@ def offsets(
             wait_for(answer)
         found[one.topic, one.partition] = int(answer.result().offset)
     return found
-
-
-def is_answered(answer: Future[Any], within_s: float) -> bool:
-    """Wait for an answer, for so long at most."""
-    return bool(wait([answer], within_s).done)

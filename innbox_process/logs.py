@@ -7,7 +7,7 @@ the log that hangs up ends the log and not the process.
 import logging
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -15,9 +15,6 @@ from structlog.typing import EventDict, Processor
 from innbox_process.config import LogSettings
 from innbox_process.former_events import add_former_event
 from innbox_process.hangups import mute
-
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
 
 _log = structlog.get_logger(__name__)
 
@@ -85,13 +82,10 @@ def _log_what_python_prints() -> None:
     sys.excepthook = lambda _kind, error, _trace: _log.critical(
         "uncaught exception", exc_info=error
     )
-    sys.unraisablehook = _log_ignored
+    sys.unraisablehook = lambda ignored: _log.error(
+        "exception ignored", where=repr(ignored.object), exc_info=ignored.exc_value
+    )
     threading.excepthook = _log_uncaught_in_thread
-
-
-def _log_ignored(ignored: "UnraisableHookArgs") -> None:
-    where = repr(ignored.object)
-    _log.error("exception ignored", where=where, exc_info=ignored.exc_value)
 
 
 def _log_uncaught_in_thread(uncaught: threading.ExceptHookArgs) -> None:

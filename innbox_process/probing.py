@@ -6,7 +6,7 @@ connection of its own, so none waits for another, and one that hangs is seen by 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Event, Thread
 from typing import Protocol
 
@@ -17,13 +17,10 @@ from innbox_process.bounds import NoAnswer, traffic_of
 from innbox_process.config import DatabaseSettings
 from innbox_process.database import probing_engine
 from innbox_process.errors import first_line
-from innbox_process.health import SILENT_S_MAX, Health
+from innbox_process.health import SILENT_S_MAX, Health, HealthServer, hung_s
 
 EVERY_S = 2.0
 ANSWER_S = SILENT_S_MAX - EVERY_S
-
-DATABASE = "database"
-COMMITS = "commits"
 
 # An answer that takes longer is reason to see whether commits are confirmed.
 SLOW_S = 2.0
@@ -48,10 +45,8 @@ _COMMIT = text("SELECT pg_logical_emit_message(true, 'innbox.probe', '')")
 class Probe(Protocol):
     """What is asked of one dependency; used from one thread, but for `end`."""
 
-    @property
-    def part(self) -> str: ...
-    @property
-    def silence(self) -> str: ...
+    part: str
+    silence: str
 
     def ask(self) -> str | None:
         """Return what is wrong, or None; it may raise whatever says so."""
@@ -61,6 +56,33 @@ class Probe(Protocol):
 
     def close(self) -> None:
         """Give back what it asks with."""
+
+
+@contextmanager
+def ready_process(
+    engine: Engine,
+    database: "DatabaseProbe",
+    kafka: Probe,
+    host: str,
+    health_port: int,
+    stop: Event,
+) -> Iterator[Health]:
+    """Serve the health of a process, and begin the block when its database is ready.
+
+    While the block runs, what the process depends on is probed, and its engine begins no transaction that
+    would not be confirmed.
+    """
+    health = Health(parts=(kafka.part,), beat_s_max=hung_s(database.settings))
+    commits = CommitProbe(database.settings, database.url, database.role, health)
+    refuse_unconfirmed(engine, commits.check)
+    with (
+        closing(HealthServer(health, host, health_port)),
+        probing(health, [database, commits, kafka]),
+    ):
+        while not stop.is_set() and database.part in health.problems:
+            health.beat()
+            stop.wait(_STEP_S)
+        yield health
 
 
 @contextmanager
@@ -76,13 +98,6 @@ def probing(health: Health, probes: Sequence[Probe]) -> Iterator[None]:
             probe.end()
         for thread in threads:
             thread.join(ANSWER_S)  # one that hangs is left behind
-
-
-def await_ready(health: Health, part: str, stop: Event) -> None:
-    """Wait until a part is well, or for the stop; the loop of a process that cannot begin yet."""
-    while not stop.is_set() and part in health.problems:
-        health.beat()
-        stop.wait(_STEP_S)
 
 
 def refuse_unconfirmed(engine: Engine, check: Callable[[], None]) -> None:
@@ -104,7 +119,7 @@ class DatabaseProbe:
     asked for its sake.
     """
 
-    part = DATABASE
+    part = "database"
     silence = f"no answer for more than {SILENT_S_MAX:g} s"
 
     def __init__(
@@ -116,16 +131,20 @@ class DatabaseProbe:
         schema: Sequence[MetaData],
         topics: Sequence[str] = (),
     ) -> None:
-        self.url, self.role = url, role
+        self.settings, self.url, self.role = settings, url, role
         self._ended = Event()
         self.engine = probing_engine(settings, url, role, answer_s=ANSWER_S, ended=self._ended)
         self._traffic = traffic_of(url)
-        self._columns = [
-            (f"{table.schema}.{table.name}", column.name)
+        columns = [
+            column
             for metadata in schema
             for table in metadata.sorted_tables
             for column in table.columns
         ]
+        self._needed = {
+            "relations": [f"{column.table.schema}.{column.table.name}" for column in columns],
+            "columns": [column.name for column in columns],
+        }
         self._topics = frozenset(topics)
         self._connection: Connection | None = None
         self._is_well = False
@@ -133,11 +152,8 @@ class DatabaseProbe:
     def ask(self) -> str | None:
         if self._is_well and self._traffic.silent_s < EVERY_S:
             return None
-        try:
-            problem = self._asked()
-        except SQLAlchemyError:
-            self._is_well = False
-            raise
+        self._is_well = False  # also if it raises
+        problem = self._asked()
         self._is_well = problem is None
         return problem
 
@@ -162,9 +178,7 @@ class DatabaseProbe:
         return self._asked()
 
     def _missing(self, connection: Connection) -> str | None:
-        relations, columns = zip(*self._columns, strict=True)
-        needed = {"relations": list(relations), "columns": list(columns)}
-        if missing := connection.scalars(_MISSING, needed).all():
+        if missing := connection.scalars(_MISSING, self._needed).all():
             return f"no schema, or an old one ({_some(missing)}): run `migrate`"
         if not self._topics:
             return None
@@ -181,13 +195,13 @@ class CommitProbe:
     answered when all commits before it are. One session that waits tells as much as many.
     """
 
+    part = "commits"
     silence = (
         f"commits have waited for more than {SILENT_S_MAX:g} s: are the standbys there that "
         "synchronous_standby_names asks for?"
     )
 
     def __init__(self, settings: DatabaseSettings, url: str, role: str, health: Health) -> None:
-        self.part = COMMITS
         self._ended = Event()
         self._engine = probing_engine(settings, url, role, answer_s=float("inf"), ended=self._ended)
         self.traffic = traffic_of(url)
@@ -216,7 +230,11 @@ def _started(health: Health, probe: Probe, ended: Event) -> Thread:
 
     def run() -> None:
         while not ended.is_set():
-            health.probed(probe.part, _problem(probe))
+            try:
+                problem = probe.ask()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is why the part is not ready
+                problem = first_line(error)
+            health.probed(probe.part, problem)
             health.tell()
             ended.wait(EVERY_S)
         probe.close()
@@ -224,13 +242,6 @@ def _started(health: Health, probe: Probe, ended: Event) -> Thread:
     thread = Thread(target=run, name=f"probe-{probe.part}", daemon=True)
     thread.start()
     return thread
-
-
-def _problem(probe: Probe) -> str | None:
-    try:
-        return probe.ask()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is why the part is not ready
-        return first_line(error)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -46,17 +46,12 @@ def location_of(message: Message) -> tuple[str, int, int]:
 def record_of(message: Message, prefix: str) -> Record:
     """Copy a message. Call it once: the client may crash when odd headers are read twice."""
     topic, partition, offset = location_of(message)
-    return Record(
-        topic.removeprefix(prefix),
-        partition,
-        offset,
-        _bytes(message.key()),
-        _bytes(message.value()),
-        {
-            name: (_bytes(value) or b"").decode("utf-8", "replace")
-            for name, value in _headers(message)
-        },
-    )
+    key, value = _bytes(message.key()), _bytes(message.value())
+    headers = {
+        name: (_bytes(content) or b"").decode("utf-8", "replace")
+        for name, content in _headers(message)
+    }
+    return Record(topic.removeprefix(prefix), partition, offset, key, value, headers)
 
 
 def _headers(message: Message) -> Sequence[tuple[str, str | bytes | None]]:

@@ -117,24 +117,21 @@ class _TimedJob:
 
     def look(self) -> None:
         """Say once that no process runs the job well, and once that one does again."""
-        was_overdue, late_s = self._is_overdue, time.monotonic() - self._succeeded_at
-        self._is_overdue = late_s > self._overdue_s
-        if self._is_overdue == was_overdue:
-            return
-        record = self._record
-        if self._is_overdue:
-            at = record.succeeded_at.isoformat() if record and record.succeeded_at else None
-            by, failure = (record.succeeded_by, record.failure) if record else (None, None)
+        was_overdue = self._is_overdue
+        self._is_overdue = time.monotonic() - self._succeeded_at > self._overdue_s
+        if was_overdue and not self._is_overdue:
+            _log.info("timed job runs again", job=self.name)
+        elif self._is_overdue and not was_overdue:
+            record = self._record
+            succeeded_at = record and record.succeeded_at
             _log.error(
                 "timed job overdue",
                 job=self.name,
                 bound_s=self._overdue_s,
-                succeeded_at=at,
-                succeeded_by=by,
-                failure=self._trouble or failure,
+                succeeded_at=succeeded_at and succeeded_at.isoformat(),
+                succeeded_by=record and record.succeeded_by,
+                failure=self._trouble or (record and record.failure),
             )
-        else:
-            _log.info("timed job runs again", job=self.name)
 
     def _note(self, record: Record) -> Record:
         """Keep what is known. Ages go by the monotonic clock, from when a success was first seen."""

@@ -3,20 +3,12 @@
 It begins when its database has the outbox, whenever that is, and says until then what it waits for.
 """
 
-from contextlib import closing
 from functools import partial
 
 import outbox
 from innbox_process.brokers import KafkaProbe
 from innbox_process.database import direct_engine
-from innbox_process.health import Health, HealthServer, hung_s
-from innbox_process.probing import (
-    CommitProbe,
-    DatabaseProbe,
-    await_ready,
-    probing,
-    refuse_unconfirmed,
-)
+from innbox_process.probing import DatabaseProbe, ready_process
 from innbox_process.schedule import scheduled
 from innbox_process.shutdown import stop_on_signals
 from outbox import JobLease
@@ -29,19 +21,14 @@ def run(config: RelayConfig) -> None:
     """Relay the outbox of one database until SIGTERM."""
     database, url, role = config.database, config.database_url, config.role
     engine = direct_engine(database, url, "relay", role)
-    health = Health(parts=("kafka",), beat_s_max=hung_s(database))
     probe = DatabaseProbe(database, url, role, schema=[outbox.metadata])
-    commits = CommitProbe(database, url, role, health)
-    refuse_unconfirmed(engine, commits.check)
     kafka = KafkaProbe(config.kafka, config.needed_topics)
+    lease = JobLease(engine, "outbox-housekeeping")
     maintain = partial(maintain_partitions_once, engine, config)
     with (
         stop_on_signals(config.shutdown_s) as stop,
-        closing(HealthServer(health, config.host, config.health_port)),
-        probing(health, [probe, commits, kafka]),
+        ready_process(engine, probe, kafka, config.host, config.health_port, stop) as health,
+        scheduled(lease, config.housekeeping_s, maintain),
     ):
-        await_ready(health, probe.part, stop)
-        lease = JobLease(engine, "outbox-housekeeping")
-        with scheduled(lease, config.housekeeping_s, maintain):
-            Relay(engine, config, health, stop).run()
+        Relay(engine, config, health, stop).run()
     engine.dispose()

@@ -139,7 +139,7 @@ class Relay:
 
     def _remove_ended(self) -> None:
         """Let go of what has ended; raises what ended it and may not pass."""
-        for held in [held for held in self._held.values() if held.has_ended]:
+        for held in [held for held in self._held.values() if not held.is_alive()]:
             del self._held[held.shard.id]
             held.join()
             match held.error:
@@ -164,7 +164,7 @@ class Relay:
             self._health.beat()
             if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):
                 return
-            has_ended = any(held.has_ended for held in self._held.values())
+            has_ended = any(not held.is_alive() for held in self._held.values())
             if (has_ended or self._failed) and not self._backoff.is_on:
                 return
 
@@ -182,10 +182,10 @@ class Relay:
     def _keep_while_finishing(self, connection: Connection) -> None:
         """Renew the leases until the present batches have come to their ends."""
         lease_s = self._config.lease_s
-        while finishing := [held for held in self._turning() if not held.has_ended]:
+        while finishing := [held for held in self._turning() if held.is_alive()]:
             epochs = {held.shard.id: held.shard.epoch for held in finishing}
             reader.heartbeat(connection, self._name, epochs, lease_s=lease_s, is_able=False)
-            finishing[0].wait(lease_s / 4)
+            finishing[0].join(lease_s / 4)
 
     def _report(self, error: Exception, held: ShardWorker | None = None) -> None:
         part = "kafka" if is_kafka_error(error) else "database"
@@ -228,7 +228,6 @@ class _Backoff:
 
 def _may_pass(error: Exception) -> bool:
     """Tell what time or an operator puts right from a broken rule, which must crash."""
-    is_database = is_outage(error) or is_conflict(error) or is_cancelled(error)
-    is_database = is_database or is_not_migrated(error)
     is_restore = isinstance(error, ForeignCursor | SequenceBehind)
-    return is_database or is_kafka_error(error) or is_restore
+    kinds = (is_outage, is_conflict, is_cancelled, is_not_migrated, is_kafka_error)
+    return is_restore or any(is_kind(error) for is_kind in kinds)

@@ -10,10 +10,9 @@ that is accepted is saved, until a batch of this one message is refused. Batches
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -21,9 +20,10 @@ from outbox import reader
 from outbox.reader import BlockedKey, Cursor, Reading, Shard
 from relay.config import RelayConfig
 from relay.metrics import BATCHES, PUBLISHED, oldest_unpublished
-from relay.publishing.errors import PublishRefused
+from relay.publishing.cursor_store import Publisher
+from relay.publishing.errors import KeepWaiting, PublishRefused
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import Publisher
+from relay.publishing.producer import Row
 
 # How long blocked keys may have to wait while there is always something to publish.
 STEP_S = 0.5
@@ -73,11 +73,11 @@ class Work:
     connection: Connection
     publisher: Publisher
     config: RelayConfig
-    keep_waiting: Callable[[], bool]
+    keep_waiting: KeepWaiting
 
 
-class ReadAhead:
-    """The batches after a shard's cursor; the next one is read while the brokers acknowledge the last.
+class BatchReader:
+    """Reads one batch of a shard after the other.
 
     Batches grow up to the configured chunk, or to what fits into memory. If it was the doorbell that
     called, a batch that is not full is the last: whatever has been committed since rings again.
@@ -88,23 +88,15 @@ class ReadAhead:
         self._hashes = shard.hashes
         self._was_rung = was_rung
         self.limit = limit
-        self.batch = self._read(shard.cursor)
-        self._next: Reading | None = None
 
-    def read_next(self) -> None:
-        """Read the batch after the present one, and keep it."""
-        now = self.batch
-        self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(now.rows))
-        is_over = self._was_rung and not now.cursor.batch_snapshot
-        self._next = Reading([], now.cursor) if is_over else self._read(now.cursor)
-
-    def advance(self) -> None:
-        """Go on with the batch that was read."""
-        assert self._next, "the next batch was read"
-        self.batch, self._next = self._next, None
-
-    def _read(self, cursor: Cursor) -> Reading:
+    def read(self, cursor: Cursor) -> Reading:
         return reader.read(self._work.connection, cursor, self._hashes, limit=self.limit)
+
+    def read_after(self, batch: Reading) -> Reading:
+        self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(batch.rows))
+        if self._was_rung and not batch.cursor.batch_snapshot:
+            return Reading([], batch.cursor)
+        return self.read(batch.cursor)
 
 
 def relay_once(
@@ -121,43 +113,46 @@ def relay_once(
     goes on, and the step ends soon, so that the caller can look after these keys.
     """
     messages, lease_s = 0, work.config.lease_s
-    ahead = ReadAhead(work, shard, limit=limit or work.config.chunk, was_rung=was_rung)
+    batches = BatchReader(work, shard, limit=limit or work.config.chunk, was_rung=was_rung)
+    batch = batches.read(shard.cursor)
     ends_at = time.monotonic() + (STEP_S if excluding else math.inf)
-    while ahead.batch.rows and work.keep_waiting():
-        batch = ahead.batch
+    while batch.rows and work.keep_waiting():
         oldest_unpublished(shard.id, _age_s(batch.rows[0]))
         rows = to_publish(batch, excluding)
         try:
-            publish(work, shard, ahead, rows)
+            following = publish(work, shard, batches, batch, rows)
         except PublishRefused as refused:
             return Relayed(shard, messages, RefusedBatch(batch, refused.reason))
         shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
         messages += len(rows)
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
-        ahead.advance()
+        batch = following
         if time.monotonic() > ends_at:
             break
-    if ahead.batch.rows:  # asked to stop, or to come to an end
+    if batch.rows:  # asked to stop, or to come to an end
         return Relayed(shard, messages)
     oldest_unpublished(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last batch would not count as relayed.
-        shard = reader.save(work.connection, shard, ahead.batch.cursor, lease_s=lease_s)
-    return Relayed(replace(shard, cursor=ahead.batch.cursor), messages, is_done=True)
+        shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
+    return Relayed(replace(shard, cursor=batch.cursor), messages, is_done=True)
 
 
-def publish(work: Work, shard: Shard, ahead: ReadAhead, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Publish the rows of the present batch and make them final; read the next batch meanwhile.
+def publish(
+    work: Work, shard: Shard, batches: BatchReader, batch: Reading, rows: Sequence[Row]
+) -> Reading:
+    """Publish rows of a batch and make them final; returns the next batch, which is read meanwhile.
 
     Raises `PublishRefused`; nothing is final then.
     """
     waiting = work.keep_waiting
-    if ahead.limit == 1 and rows:
+    if batches.limit == 1 and rows:
         waiting = _guarded(work, shard, rows[0])
     work.publisher.producer.enqueue(rows, waiting)
-    ahead.read_next()
-    work.publisher.cursors.commit(Progress(ahead.batch.cursor), waiting)
+    following = batches.read_after(batch)
+    work.publisher.cursors.commit(Progress(batch.cursor), waiting)
+    return following
 
 
 def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> Relayed:
@@ -165,7 +160,9 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
 
     Done is the key that stands there: if that is no place within a backlog, it is blocked no more.
     """
-    place = _batch_of(work.connection, blocked.cursor, shard.cursor)
+    place = blocked.cursor
+    if place.batch_snapshot is None:  # else it is within a batch already
+        place = reader.bounded_by(work.connection, place, shard.cursor)
     batch = reader.read_key(work.connection, place, shard.hashes, blocked.key, limit=limit)
     cursor = replace(shard.cursor, number=shard.cursor.number + 1)
     if batch.rows:
@@ -187,38 +184,32 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
     return Relayed(shard, len(batch.rows), is_done=is_done)
 
 
-def block(connection: Connection, shard: Shard, refusal: RefusedBatch) -> None:
-    """Block the key of the one message that was refused."""
-    (row,), cursor = refusal.batch.rows, refusal.batch.cursor
-    reader.block_key(connection, shard, cursor, row[0], refusal.reason)
-
-
-def to_publish(batch: Reading, excluding: Collection[str]) -> list[tuple[Any, ...]]:
+def to_publish(batch: Reading, excluding: Collection[str]) -> list[Row]:
     """Return the messages of a batch but for those of the excluded keys."""
     if not excluding:
         return batch.rows
+    # A row's third column is its key.
     return [row for row in batch.rows if row[2] not in excluding]
 
 
-def _bearable(rows: Sequence[tuple[Any, ...]]) -> int:
+def _bearable(rows: Sequence[Row]) -> int:
     """Return how many messages like these, by a sample, the next batch may have."""
     sample = rows[::_SAMPLE_EVERY]
-    value_bytes = sum(len(row[3]) for row in sample) // len(sample)
+    value_bytes = sum(len(value) for _, _, _, value, *_ in sample) // len(sample)
     return max(1, _BATCH_BYTES_MAX // (value_bytes + 1))
 
 
-def _guarded(
-    work: Work, shard: Shard, row: tuple[Any, ...], *, key: str | None = None
-) -> Callable[[], bool]:
+def _guarded(work: Work, shard: Shard, row: Row, *, key: str | None = None) -> KeepWaiting:
     """Mark the message that is about to be published alone, so that it is known if it kills the relay.
 
     `key` is that of a blocked key which is retried. Returns how to wait for the message: a relay that
     waits for it was not killed, and takes the mark away.
     """
-    crashes = reader.mark_in_flight(work.connection, shard, row[0], key=key)
+    position, topic, its_key, *_ = row
+    crashes = reader.mark_in_flight(work.connection, shard, position, key=key)
     if crashes > CRASHES_MAX:
         crashed = f"the relay crashed {CRASHES_MAX} times in a row while publishing this message"
-        raise PublishRefused(row[1], row[2], crashed)
+        raise PublishRefused(topic, its_key, crashed)
 
     def waiting() -> bool:
         reader.clear_in_flight(work.connection, shard)
@@ -227,14 +218,7 @@ def _guarded(
     return waiting
 
 
-def _batch_of(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
-    """Return the batch that a key is in, or else the one from there to where its shard is."""
-    if cursor.batch_snapshot is not None:
-        return cursor
-    return reader.bounded_by(connection, cursor, end)
-
-
-def _age_s(row: tuple[Any, ...]) -> float:
+def _age_s(row: Row) -> float:
     """Tell how long ago a row was appended; of a batch the first row waits longest."""
     try:
         appended_at = datetime.fromisoformat(reader.decode_headers(row[4])["ce_time"])

@@ -93,12 +93,8 @@ def declare(urls: Iterable[str], value_bytes_max: Mapping[str, int], *, prefix: 
 def _create(admin: AdminClient, name: str, wanted: Wanted) -> bool:
     # One replica may be away; with three, losing an acknowledged message takes two.
     in_sync = {"min.insync.replicas": str(max(1, wanted.replication - 1))}
-    topic = NewTopic(
-        name,
-        num_partitions=wanted.partitions,
-        replication_factor=wanted.replication,
-        config={**wanted.config, **in_sync},
-    )
+    config = {**wanted.config, **in_sync}
+    topic = NewTopic(name, wanted.partitions, wanted.replication, config=config)
     try:
         admin.create_topics([topic], request_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S + 5)
     except FutureTimeout as error:

@@ -21,9 +21,9 @@ from outbox import reader
 from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
+from relay.publishing.cursor_store import publisher_for, shard_part
 from relay.publishing.errors import Abandoned
-from relay.publishing.modes import publisher_for
-from relay.step import STEP_S, Relayed, Work, block, relay_once, retry_once
+from relay.step import STEP_S, Relayed, Work, relay_once, retry_once
 
 _log = structlog.get_logger(__name__)
 
@@ -32,33 +32,29 @@ _WAIT_STEP_S = 0.5  # how long a stop may go unseen
 _RECORD_S = 30.0
 
 
-class ShardWorker:
-    """One shard and the thread that relays it."""
+class ShardWorker(Thread):
+    """One shard, in the thread that relays it."""
 
     def __init__(
         self, engine: Engine, shard: Shard, config: RelayConfig, health: Health, stop_all: Event
     ) -> None:
+        super().__init__(name=shard_part(shard))
         self.shard = shard
         self.error: Exception | None = None
         self.turned_at = time.monotonic()
         self._engine = engine
         self._config = config
-        self._part = f"shard {shard.id}"
         self._health = health
-        self._stop = Event()
+        self._is_asked_to_stop = False
         self._stop_all = stop_all
         self._is_lost = False
         self._limit = 1
         self._recorded_at = time.monotonic()
         self._blocked: list[BlockedKey] = []
-        self._thread = Thread(target=self._run, name=self._part)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self) -> None:
         """Have the present batch finished and the shard released."""
-        self._stop.set()
+        self._is_asked_to_stop = True
 
     def lose(self) -> None:
         """Say that the lease is not kept any more: nothing further is to be written."""
@@ -66,30 +62,18 @@ class ShardWorker:
 
     @property
     def is_stopping(self) -> bool:
-        return self._stop.is_set() or self._stop_all.is_set()
-
-    @property
-    def has_ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the end, for so long at most."""
-        self._thread.join(seconds)
-
-    def join(self) -> None:
-        """Wait for the end; the shard is no longer this relay's to count."""
-        self._thread.join()
-        metrics.forget_shard(self.shard.id)
+        return self._is_asked_to_stop or self._stop_all.is_set()
 
     def forget(self) -> None:
         """Drop what was said of the shard."""
-        self._health.forget(self._part)
+        self._health.forget(self.name)
 
     def say(self, part: str, problem: str) -> bool:
         """Say why the shard is not relayed; returns whether that is news."""
-        return self._health.unwell(part, problem, of=self._part)
+        return self._health.unwell(part, problem, of=self.name)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Relay until the end; how it was is in `error`."""
         try:
             with self._engine.connect() as connection:
                 reader.prepare_session(connection)
@@ -101,25 +85,21 @@ class ShardWorker:
                 _log.info("shard released", shard=self.shard.id)
         except Exception as error:  # noqa: BLE001 - handed to the caller, which classifies it
             self.error = error
-            self._survive()
-
-    def _survive(self) -> None:
-        """Take the mark off the message that was being published: the relay did not crash."""
-        with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            reader.clear_in_flight(connection, self.shard)
+            # The relay did not crash: take the mark off the message that was being published.
+            with suppress(SQLAlchemyError), self._engine.connect() as connection:
+                reader.clear_in_flight(connection, self.shard)
+        finally:
+            metrics.forget_shard(self.shard.id)  # another relay counts it
 
     def _relay(self, connection: Connection) -> None:
         """Relay with one publisher after the other, since a refusal ends one, until the stop."""
+        config = self._config
         while self._keep_waiting():
             try:
-                with publisher_for(
-                    connection, self.shard, self._config, self._health.about(self._part)
-                ) as publisher:
+                with publisher_for(connection, self.shard, config, self._health) as publisher:
                     self.shard = publisher.cursors.resume(self._keep_waiting)
                     self._know_blocked(connection)
-                    self._relay_and_wait(
-                        Work(connection, publisher, self._config, self._keep_waiting)
-                    )
+                    self._relay_and_wait(Work(connection, publisher, config, self._keep_waiting))
             except Abandoned:
                 _log.info("stopped while Kafka is away; nothing is lost", shard=self.shard.id)
 
@@ -203,12 +183,11 @@ class ShardWorker:
         if not refusal.is_single:
             self._limit = refusal.half
             return
-        block(connection, self.shard, refusal)
+        ((position, topic, key, *_),) = refusal.batch.rows
+        cursor, reason = refusal.batch.cursor, refusal.reason
+        reader.block_key(connection, self.shard, cursor, position, reason)
         self._limit = 1
-        (position, topic, key, *_), *_ = refusal.batch.rows
-        _log.error(
-            "a key is blocked", key=key, topic=topic, position=position, reason=refusal.reason
-        )
+        _log.error("a key is blocked", key=key, topic=topic, position=position, reason=reason)
 
     def _know_blocked(self, connection: Connection) -> None:
         self._blocked = reader.blocked_keys(connection, self.shard.hashes)

@@ -16,7 +16,7 @@ from ops.bench.measure import rate
 from ops.relay_config import relay_config
 from outbox import reader
 from outbox.reader import Cursor
-from relay.publishing.modes import publisher_for
+from relay.publishing.cursor_store import publisher_for
 from relay.step import Work, relay_once
 from runtime.settings import Settings
 

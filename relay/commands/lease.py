@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event, Thread
 
 from sqlalchemy import Connection, Engine
@@ -40,7 +41,11 @@ class NotHandedOver(Exception):
 class BorrowedShards:
     """Shards that this process owns for a moment, as they were claimed."""
 
+    connection: Connection
+    ids: Sequence[int]
     stop: Event
+    lease_s: float
+    name: str = field(default_factory=partial(a_new_name, "resharding-"))
     shards: list[Shard] = field(default_factory=list)
     error: Exception | None = None
 
@@ -49,6 +54,45 @@ class BorrowedShards:
         if self.error:
             raise self.error
         return not self.stop.is_set()
+
+    def claim(self, wait_s: float) -> None:
+        """Claim the shards one after the other, all of them requested until then."""
+        reader.check_cluster_identity(self.connection)
+        reader.check_positions(self.connection)
+        ends_at, request_at = time.monotonic() + wait_s, 0.0
+        while missing := self.ids[len(self.shards) :]:
+            is_late = time.monotonic() > ends_at
+            if is_late or time.monotonic() > request_at:
+                self._request(missing, is_late=is_late)
+                request_at = time.monotonic() + self.lease_s / 4
+            if shard := reader.claim(
+                self.connection, self.name, lease_s=self.lease_s, shard_id=missing[0]
+            ):
+                self.shards.append(shard)
+            elif is_late:
+                raise NotHandedOver(reader.find_shard(self.connection, missing[0]), wait_s)
+            elif not self.keep_waiting():
+                raise Abandoned
+            else:
+                reader.wait_for_notify(self.connection, min(_STEP_S, self.lease_s / 4))
+
+    def give_back(self) -> None:
+        """Release shards and cancel requests that are still there; what is left runs out by itself."""
+        with suppress(SQLAlchemyError):
+            for shard in self.shards:
+                with suppress(LeaseLost):  # replaced, or another's
+                    reader.release_shard(self.connection, shard)
+            for shard_id in self.ids:
+                admin.cancel_handover(self.connection, shard_id, self.name)
+
+    def _request(self, ids: Sequence[int], *, is_late: bool) -> None:
+        """Request shards for the time of a lease; another's request is waited for, until it is late."""
+        try:
+            for shard_id in ids:
+                admin.request_handover(self.connection, shard_id, self.name, for_s=self.lease_s)
+        except HandoverTaken:
+            if is_late:
+                raise
 
 
 @contextmanager
@@ -60,59 +104,19 @@ def borrowing(
     `engine` is a direct one. Raises `NoSuchShard`, `ForeignCursor`, `SequenceBehind`, and if one could
     not be acquired in time `NotHandedOver` or `HandoverTaken`; `Abandoned` after a stop.
     """
-    name = a_new_name("resharding-")
-    borrowed = BorrowedShards(stop)
     with engine.connect() as connection, ExitStack() as last:
+        borrowed = BorrowedShards(connection, ids, stop, lease_s)
         reader.listen(connection, reader.SHARD_CHANNEL)
-        last.callback(_give_back, connection, ids, name, borrowed)
-        last.enter_context(_kept(engine, borrowed, lease_s))
-        _claim(connection, ids, name, borrowed, lease_s, wait_s)
+        last.callback(borrowed.give_back)
+        last.enter_context(_kept(engine, borrowed))
+        borrowed.claim(wait_s)
         yield borrowed
 
 
-def _claim(
-    connection: Connection,
-    ids: Sequence[int],
-    name: str,
-    borrowed: BorrowedShards,
-    lease_s: float,
-    wait_s: float,
-) -> None:
-    """Claim the shards one after the other, all of them requested until then."""
-    reader.check_cluster_identity(connection)
-    reader.check_positions(connection)
-    ends_at, request_at = time.monotonic() + wait_s, 0.0
-    while missing := ids[len(borrowed.shards) :]:
-        is_late = time.monotonic() > ends_at
-        if is_late or time.monotonic() > request_at:
-            _request(connection, missing, name, lease_s, is_late=is_late)
-            request_at = time.monotonic() + lease_s / 4
-        if shard := reader.claim(connection, name, lease_s=lease_s, shard_id=missing[0]):
-            borrowed.shards.append(shard)
-        elif is_late:
-            raise NotHandedOver(reader.find_shard(connection, missing[0]), wait_s)
-        elif not borrowed.keep_waiting():
-            raise Abandoned
-        else:
-            reader.wait_for_notify(connection, min(_STEP_S, lease_s / 4))
-
-
-def _request(
-    connection: Connection, ids: Sequence[int], name: str, lease_s: float, *, is_late: bool
-) -> None:
-    """Request shards for the time of a lease; another's request is waited for, until it is late."""
-    try:
-        for shard_id in ids:
-            admin.request_handover(connection, shard_id, name, for_s=lease_s)
-    except HandoverTaken:
-        if is_late:
-            raise
-
-
 @contextmanager
-def _kept(engine: Engine, borrowed: BorrowedShards, lease_s: float) -> Iterator[None]:
+def _kept(engine: Engine, borrowed: BorrowedShards) -> Iterator[None]:
     """Renew the leases from a thread, since a single batch may take longer to read than a lease."""
-    done = Event()
+    done, lease_s = Event(), borrowed.lease_s
 
     def keep() -> None:
         try:
@@ -130,15 +134,3 @@ def _kept(engine: Engine, borrowed: BorrowedShards, lease_s: float) -> Iterator[
     finally:
         done.set()
         thread.join()
-
-
-def _give_back(
-    connection: Connection, ids: Sequence[int], name: str, borrowed: BorrowedShards
-) -> None:
-    """Release shards and cancel requests that are still there; what is left runs out by itself."""
-    with suppress(SQLAlchemyError):
-        for shard in borrowed.shards:
-            with suppress(LeaseLost):  # replaced, or another's
-                reader.release_shard(connection, shard)
-        for shard_id in ids:
-            admin.cancel_handover(connection, shard_id, name)

@@ -9,7 +9,6 @@ if one wishes.
 import time
 from collections.abc import Callable, Iterator
 from threading import Event
-from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaException
@@ -20,8 +19,8 @@ from outbox import admin
 from outbox.admin import Replay, ReplayState
 from outbox.reader import decode_headers
 from relay.config import RelayConfig
-from relay.publishing.errors import Abandoned, PublishRefused
-from relay.publishing.producer import MessageProducer
+from relay.publishing.errors import Abandoned, KeepWaiting, PublishRefused
+from relay.publishing.producer import MessageProducer, Row, reason_of
 
 # The id of the replay, in the form of the CloudEvents extensions beside it. What a mend publishes has
 # another one: no consumer may have seen it, so a consumer that skips replays must not skip it.
@@ -31,7 +30,7 @@ REPLAY_HEADER, MEND_HEADER = "ce_replayid", "ce_mendid"
 class MessageRefused(Exception):
     """The message that is refused, known by itself because it was sent alone."""
 
-    def __init__(self, row: tuple[Any, ...], cause: PublishRefused) -> None:
+    def __init__(self, row: Row, cause: PublishRefused) -> None:
         self.position, topic, key, _, _, self.message_id = row
         super().__init__(
             f"message {self.message_id} (topic {topic!r}, key {key!r}, position {self.position}) "
@@ -69,22 +68,18 @@ def run_replay(
             replay = admin.save_replay(connection, replay, error.position, refused=1)
         except KafkaException as error:
             # No message's fault, and nothing that waiting would mend: a missing topic or right, say.
-            admin.stop_replay(
-                connection, replay.id, ReplayState.INTERRUPTED, str(error.args[0].str())
-            )
+            admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED, reason_of(error))
             raise
-    return (
-        replay
-        if replay.state != ReplayState.RUNNING
-        else admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED)
-    )
+    if replay.state == ReplayState.RUNNING:
+        return admin.stop_replay(connection, replay.id, ReplayState.INTERRUPTED)
+    return replay
 
 
 def replay_once(
     connection: Connection,
     replay: Replay,
     producer: MessageProducer,
-    keep_waiting: Callable[[], bool],
+    keep_waiting: KeepWaiting,
     *,
     limit: int,
 ) -> Replay:
@@ -127,7 +122,7 @@ def _steps(
             limit = min(limit * 2, most)
 
 
-def _marked(row: tuple[Any, ...], replay: Replay) -> tuple[Any, ...]:
+def _marked(row: Row, replay: Replay) -> Row:
     position, topic, key, value, encoded, _ = row
     mark = MEND_HEADER if replay.is_mend else REPLAY_HEADER
     try:

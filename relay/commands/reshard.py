@@ -11,29 +11,27 @@ merged where they meet, so each is first relayed up to one snapshot. Until the l
 has changed but how far the shards are, so this may die anywhere.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
 
 from sqlalchemy import Connection, Engine
 
+from innbox_process.commands import Report
 from innbox_process.health import Health
 from innbox_process.kafka import quiet_admin
 from outbox import admin, reader
 from outbox.admin import NotNeighbours
 from outbox.reader import Cursor, Shard
-from relay.commands.lease import BorrowedShards, borrowing
+from relay.commands.lease import borrowing
 from relay.config import RelayConfig
-from relay.publishing.errors import Abandoned
+from relay.publishing.cursor_store import Publisher, publisher_for
+from relay.publishing.errors import Abandoned, KeepWaiting
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import Publisher, publisher_for
 from relay.step import to_publish
 
 _CONTACT_S = 10.0
-
-# What is being done, and how far it is, in positions of the log.
-Report = Callable[[str, int, int | None], None]
 
 
 def split_shard(
@@ -44,10 +42,8 @@ def split_shard(
     Raises what `borrowing` and `outbox.admin.split` do, and `KafkaException`. Whatever is raised, the
     shard is as it was.
     """
-    lease_s = config.lease_s
     with (
-        borrowing(engine, [shard_id], stop, lease_s=lease_s, wait_s=wait_s) as borrowed,
-        _resumed(engine, config, borrowed) as (work,),
+        _resumed(engine, config, stop, [shard_id], wait_s) as (work,),
         _transaction(engine) as connection,
     ):
         return admin.split(connection, work.shard, into)
@@ -66,11 +62,8 @@ def merge_shards(
 
     As `split_shard`, and raises `NotNeighbours`, and `PublishRefused` if the brokers refuse a message.
     """
-    ids, lease_s = _neighbours(engine, shard_ids), config.lease_s
-    with (
-        borrowing(engine, ids, stop, lease_s=lease_s, wait_s=wait_s) as borrowed,
-        _resumed(engine, config, borrowed) as (left, right),
-    ):
+    ids = _neighbours(engine, shard_ids)
+    with _resumed(engine, config, stop, ids, wait_s) as (left, right):
         for work in (left, right):
             work.relay_batch(report)
         end = left.now()
@@ -86,9 +79,9 @@ class _Work:
 
     connection: Connection
     config: RelayConfig
-    borrowed: BorrowedShards
-    shard: Shard
     publisher: Publisher
+    keep_waiting: KeepWaiting
+    shard: Shard
 
     def now(self) -> Cursor:
         """Return a cursor of this moment; the shard's must have no batch."""
@@ -112,11 +105,12 @@ class _Work:
             self._relay_part(blocked)
 
     def _relay_part(self, excluding: set[str]) -> None:
-        waiting, limit = self.borrowed.keep_waiting, self.config.chunk
+        shard, waiting = self.shard, self.keep_waiting
         if not waiting():
             raise Abandoned
-        shard = self.shard
-        batch = reader.read_batch(self.connection, shard.cursor, shard.hashes, limit=limit)
+        batch = reader.read_batch(
+            self.connection, shard.cursor, shard.hashes, limit=self.config.chunk
+        )
         self.publisher.producer.enqueue(to_publish(batch, excluding), waiting)
         self.publisher.cursors.commit(Progress(batch.cursor), waiting)
         lease_s = self.config.lease_s
@@ -125,16 +119,23 @@ class _Work:
 
 @contextmanager
 def _resumed(
-    engine: Engine, config: RelayConfig, borrowed: BorrowedShards
+    engine: Engine, config: RelayConfig, stop: Event, ids: Sequence[int], wait_s: float
 ) -> Iterator[list[_Work]]:
-    """Do what a relay does after a claim; no former owner can publish before the block has ended."""
-    with engine.connect() as connection, ExitStack() as publishers:
+    """Borrow shards and do what a relay does after a claim.
+
+    No former owner can publish before the block has ended.
+    """
+    with (
+        borrowing(engine, ids, stop, lease_s=config.lease_s, wait_s=wait_s) as borrowed,
+        engine.connect() as connection,
+        ExitStack() as publishers,
+    ):
         reader.prepare_session(connection)
         found = []
         for claimed in borrowed.shards:
             publisher = publishers.enter_context(_publisher(connection, claimed, config))
             shard = publisher.cursors.resume(borrowed.keep_waiting)
-            found.append(_Work(connection, config, borrowed, shard, publisher))
+            found.append(_Work(connection, config, publisher, borrowed.keep_waiting, shard))
         yield found
 
 
@@ -160,7 +161,9 @@ def _neighbours(engine: Engine, shard_ids: Sequence[int]) -> list[int]:
     return [left.id, right.id]
 
 
-def _publisher(connection: Connection, shard: Shard, config: RelayConfig) -> Publisher:
+def _publisher(
+    connection: Connection, shard: Shard, config: RelayConfig
+) -> AbstractContextManager[Publisher]:
     """Make a publisher that looks at the cursor in Kafka wherever there may be one.
 
     The mode is that of the relays: a person who types a command may have another environment. To look in

@@ -2,9 +2,8 @@
 
 producer       one idempotent producer: rows in their order, each acknowledged
 transactional  the same, in Kafka transactions
-cursor_store   a shard's place: in Postgres alone, or in the transaction of its messages
+cursor_store   a shard's place, in the mode that is configured: in Postgres alone, or with its messages
 kafka_cursors  the topic of cursors: what is in it, and how the last one is found
-modes          which of them a shard gets
 errors         why publishing ended before its end
 faults         whose fault an error of the client is
 """

@@ -19,36 +19,57 @@ forgotten an intent has lost its latest transactions: then Kafka's cursor speaks
 again, and to go on from it would lose messages, where Postgres' own at worst repeats some.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
 
+from innbox_process.health import Health
 from outbox import reader
 from outbox.reader import BlockedKey, Shard
-from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, newest
-from relay.publishing.producer import MessageProducer
+from relay.config import RelayConfig
+from relay.publishing.errors import KeepWaiting
+from relay.publishing.kafka_cursors import PARTITION, Progress, Step, encode, identity, newest
+from relay.publishing.producer import MessageProducer, changeable
 from relay.publishing.transactional import TransactionalProducer
 
 _log = structlog.get_logger(__name__)
 
 
-class CursorStore(Protocol):
-    """One owner's cursor of one shard."""
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """A producer of messages, and the store that says from where to which place they took the shard.
 
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
-        """Lock out the former owner of the shard, and return it with the place to go on from.
+    After any exception of either it is of no more use: another one begins anew at the kept cursor.
+    """
 
-        Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
-        """
+    producer: MessageProducer
+    cursors: "PostgresCursors | KafkaCursors"
 
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:
-        """Make what the producer was given final, as far as the brokers are concerned.
 
-        Raises `PublishRefused`, `LeaseLost`, and `Abandoned` once `keep_waiting` says no.
-        """
+@contextmanager
+def publisher_for(
+    connection: Connection, shard: Shard, config: RelayConfig, health: Health
+) -> Iterator[Publisher]:
+    """Make a publisher for one owner's time with a shard; `cursors.resume` comes next."""
+    kafka, prefix, part = config.kafka, config.topic_prefix, shard_part(shard)
+    if config.mode != "exactly-once":
+        with MessageProducer(kafka, health, part=part, topic_prefix=prefix) as plain:
+            yield Publisher(plain, PostgresCursors(shard, plain))
+        return
+    name, topic = identity(connection, shard), config.cursor_topic_name
+    with TransactionalProducer(
+        kafka, health, name, part=part, cursor_topic=topic, topic_prefix=prefix
+    ) as producer:
+        yield Publisher(producer, KafkaCursors(connection, shard, producer, config, name))
+
+
+def shard_part(shard: Shard) -> str:
+    """Name a shard as the health of the process does."""
+    return f"shard {shard.id}"
 
 
 class PostgresCursors:
@@ -58,10 +79,10 @@ class PostgresCursors:
         self._shard = shard
         self._producer = producer
 
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:  # noqa: ARG002 - there is no wait
+    def resume(self, keep_waiting: KeepWaiting) -> Shard:  # noqa: ARG002 - there is no wait
         return self._shard
 
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:  # noqa: ARG002
+    def commit(self, progress: Progress, keep_waiting: KeepWaiting) -> None:  # noqa: ARG002
         self._producer.flush(keep_waiting)
 
 
@@ -73,21 +94,22 @@ class KafkaCursors:
         connection: Connection,
         shard: Shard,
         producer: TransactionalProducer,
-        kafka: dict[str, Any],
-        *,
-        topic: str,
+        config: RelayConfig,
         name: str,
-        lease_s: float,
     ) -> None:
         self._connection = connection
         self._shard = shard
         self._producer = producer
-        self._kafka = kafka
-        self._topic = topic
+        self._kafka = changeable(config.kafka)
+        self._topic = config.cursor_topic_name
         self._name = name
-        self._lease_s = lease_s
+        self._lease_s = config.lease_s
 
-    def resume(self, keep_waiting: Callable[[], bool]) -> Shard:
+    def resume(self, keep_waiting: KeepWaiting) -> Shard:
+        """Lock out the former owner of the shard, and return it with the place to go on from.
+
+        Raises `LeaseLost` if the shard is another's by now, and `Abandoned` once `keep_waiting` says no.
+        """
         self._producer.begin_epoch(keep_waiting)
         # Not before: between an earlier look and the line above, somebody else may have begun.
         shard = reader.reload_shard(self._connection, self._shard, lease_s=self._lease_s)
@@ -97,7 +119,9 @@ class KafkaCursors:
         step = newest(self._kafka, self._topic, self._name, waiting)
         self._shard = shard
         # Fenced is who another owner has locked out, or a former one that woke up in vain.
-        self._producer.on_fenced = self._check_lease
+        self._producer.on_fenced = partial(
+            reader.renew, self._connection, shard, lease_s=self._lease_s
+        )
         if step and step.since == shard.cursor:
             _log.info("the cursor in Kafka is the newer one", shard=shard.id)
             return self._saved(shard, step)
@@ -109,8 +133,11 @@ class KafkaCursors:
             )
         return shard
 
-    def commit(self, progress: Progress, keep_waiting: Callable[[], bool]) -> None:
-        """End the transaction of the messages and of the cursor."""
+    def commit(self, progress: Progress, keep_waiting: KeepWaiting) -> None:
+        """End the transaction of the messages and of the cursor.
+
+        Raises `PublishRefused`, `LeaseLost`, and `Abandoned` once `keep_waiting` says no.
+        """
         self._producer.send_deferred(keep_waiting)
         step = self._intended(progress)  # while the brokers acknowledge
         self._producer.flush(keep_waiting)  # before the cursor: see `transactional`
@@ -141,6 +168,3 @@ class KafkaCursors:
     def _blocked_key(self, key: str) -> BlockedKey | None:
         known = reader.blocked_keys(self._connection, self._shard.hashes)
         return next((each for each in known if each.key == key), None)
-
-    def _check_lease(self) -> None:
-        reader.renew(self._connection, self._shard, lease_s=self._lease_s)

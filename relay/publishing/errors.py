@@ -6,12 +6,15 @@ KafkaException something else is wrong, which is waited for: `relay.publishing.f
 Abandoned      the caller gave up waiting: a stop was asked for
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from outbox.reader import name_problem
 from relay.publishing.faults import Fault, explained, fault_of
+
+# Asked about twice a second by whatever waits: whether to go on. It may raise what ends the wait.
+KeepWaiting = Callable[[], bool]
 
 
 class PublishRefused(Exception):

@@ -6,8 +6,7 @@ where the shard is now and, where a blocked key was retried, that key.
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +15,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Connection, text
 
-from innbox_process.kafka import (
-    BEGINNING,
-    END,
-    OffsetSpec,
-    is_answered,
-    offsets,
-    quiet_admin,
-)
+from innbox_process.kafka import BEGINNING, END, OffsetSpec, offsets, quiet_admin
 from outbox.reader import Cursor, Shard
-from relay.publishing.errors import Abandoned
+from relay.publishing.errors import Abandoned, KeepWaiting
 
 PARTITION = 0
 
@@ -69,9 +61,7 @@ def identity(connection: Connection, shard: Shard) -> str:
     return f"{connection.execute(IDENTITY).scalar_one()}/{shard.id}"
 
 
-def newest(
-    kafka: dict[str, Any], topic: str, name: str, keep_waiting: Callable[[], bool]
-) -> Step | None:
+def newest(kafka: dict[str, Any], topic: str, name: str, keep_waiting: KeepWaiting) -> Step | None:
     """Return the last committed step of that name; None if there never was one.
 
     Everything that had been written when this was called is seen, committed or given up by then. Raises
@@ -109,7 +99,7 @@ def _of_long_ago(step: Step) -> Step:
     return replace(step, place=replace(step.place, cursor=cursor))
 
 
-def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> None:
+def _find(admin: AdminClient, topic: str, keep_waiting: KeepWaiting) -> None:
     """Raise `KafkaException` unless there is such a topic.
 
     All topics are asked for, since to ask for one that is missing might create it. And it must be asked:
@@ -130,13 +120,11 @@ def _find(admin: AdminClient, topic: str, keep_waiting: Callable[[], bool]) -> N
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, missing))
 
 
-def _offset(
-    admin: AdminClient, topic: str, which: OffsetSpec, keep_waiting: Callable[[], bool]
-) -> int:
+def _offset(admin: AdminClient, topic: str, which: OffsetSpec, keep_waiting: KeepWaiting) -> int:
     """Uncommitted ones count: what is being decided must be waited for."""
 
     def wait_for(answer: Future[Any]) -> None:
-        while not is_answered(answer, _POLL_S):
+        while not wait([answer], _POLL_S).done:
             if not keep_waiting():
                 raise Abandoned
 
@@ -145,11 +133,7 @@ def _offset(
 
 
 def _last_between(
-    consumer: Consumer,
-    topic: str,
-    window: tuple[int, int],
-    name: str,
-    keep_waiting: Callable[[], bool],
+    consumer: Consumer, topic: str, window: tuple[int, int], name: str, keep_waiting: KeepWaiting
 ) -> bytes | None:
     begin, end = window
     consumer.assign([TopicPartition(topic, PARTITION, begin)])

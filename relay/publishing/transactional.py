@@ -20,20 +20,20 @@ one epoch in the protocol that the client speaks, so the broker ends what it fin
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException
 
-from innbox_process.health import Health, HealthOf
+from innbox_process.health import Health
 from relay.metrics import PRODUCERS_REPLACED
-from relay.publishing.errors import Abandoned, judged
+from relay.publishing.errors import Abandoned, KeepWaiting, judged
 from relay.publishing.faults import Fault, fault_of
 from relay.publishing.producer import (
     FLUSH_STEP_S,
     SILENT_S,
     MessageProducer,
+    Row,
     changeable,
     producer_properties,
     reason_of,
@@ -59,10 +59,11 @@ class TransactionalProducer(MessageProducer):
     def __init__(
         self,
         kafka: dict[str, Any],
-        health: Health | HealthOf,
+        health: Health,
         name: str,
         *,
         cursor_topic: str,
+        part: str = "",
         topic_prefix: str = "",
     ) -> None:
         """`name` makes the transactional id; `cursor_topic` is a full name."""
@@ -73,18 +74,13 @@ class TransactionalProducer(MessageProducer):
         self._is_tried = False
         self._is_last = False
         self._ended_at = 0.0
-        self._deferred: Sequence[tuple[Any, ...]] = ()
+        self._deferred: Sequence[Row] = ()
         self._retry_s_min = _retry_s_min(self._kafka)
         # Asked when the brokers say that another producer has the id by now; it may raise.
         self.on_fenced: Callable[[], object] = lambda: None
-        super().__init__(kafka, health, topic_prefix=topic_prefix)
+        super().__init__(kafka, health, part=part, topic_prefix=topic_prefix)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._is_open and self._is_well is not False:
             self._give_up()
         if self._is_open or kind:
@@ -93,16 +89,16 @@ class TransactionalProducer(MessageProducer):
                 self._producer.purge()
             del self._producer
         else:
-            super().__exit__(kind, error, trace)
+            super().__exit__(kind, *error)
 
-    def begin_epoch(self, keep_waiting: Callable[[], bool]) -> None:
+    def begin_epoch(self, keep_waiting: KeepWaiting) -> None:
         """End what a former producer of this id left open, and lock it out.
 
         Raises `Abandoned` once `keep_waiting` says no.
         """
         self._patiently(self._producer.init_transactions, keep_waiting)
 
-    def enqueue(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
+    def enqueue(self, rows: Sequence[Row], keep_waiting: KeepWaiting) -> None:
         """Begin to send, in a transaction; the first time only with `send_deferred`.
 
         The next batch is read meanwhile, and where that takes longer than the brokers let a transaction
@@ -113,13 +109,13 @@ class TransactionalProducer(MessageProducer):
         else:
             self._deferred = [*self._deferred, *rows]
 
-    def send_deferred(self, keep_waiting: Callable[[], bool]) -> None:
+    def send_deferred(self, keep_waiting: KeepWaiting) -> None:
         """Begin the transaction if it is not open yet, and send what was put off."""
         deferred, self._deferred = self._deferred, ()
         self._send(deferred, keep_waiting)
 
     def send_cursor(
-        self, key: str, value: bytes, partition: int, keep_waiting: Callable[[], bool]
+        self, key: str, value: bytes, partition: int, keep_waiting: KeepWaiting
     ) -> None:
         """Send a record to the topic of cursors, in the transaction; all messages are acknowledged."""
         while True:
@@ -135,7 +131,7 @@ class TransactionalProducer(MessageProducer):
             else:
                 return
 
-    def flush(self, keep_waiting: Callable[[], bool]) -> None:
+    def flush(self, keep_waiting: KeepWaiting) -> None:
         """Wait until all is acknowledged; raises why, where the transaction has failed as a whole."""
         try:
             super().flush(keep_waiting)
@@ -144,7 +140,7 @@ class TransactionalProducer(MessageProducer):
                 self._served(self._producer.commit_transaction, 0)  # it cannot be, and says why
             raise
 
-    def end(self, keep_waiting: Callable[[], bool]) -> None:
+    def end(self, keep_waiting: KeepWaiting) -> None:
         """Make the transaction visible; how long it took says if the request may have been sent twice."""
         began_at = time.monotonic()
         self._patiently(self._producer.commit_transaction, keep_waiting)
@@ -152,7 +148,7 @@ class TransactionalProducer(MessageProducer):
         self._is_last = self._ended_at - began_at >= self._retry_s_min
         self._say_well()
 
-    def warning_of(self, problem: str, keep_waiting: Callable[[], bool]) -> Callable[[], bool]:
+    def warning_of(self, problem: str, keep_waiting: KeepWaiting) -> KeepWaiting:
         """Return how to wait for something that is a problem once it takes long."""
         silent_until = time.monotonic() + SILENT_S
 
@@ -182,7 +178,7 @@ class TransactionalProducer(MessageProducer):
         else:
             self._is_open = False
 
-    def _replace_producer(self, keep_waiting: Callable[[], bool]) -> None:
+    def _replace_producer(self, keep_waiting: KeepWaiting) -> None:
         """Go on with a producer of the next epoch.
 
         Another relay may have the shard by now, and be locked out by this. It begins again, and here the
@@ -193,7 +189,7 @@ class TransactionalProducer(MessageProducer):
         self._patiently(self._producer.init_transactions, keep_waiting)
         self._is_last = False
 
-    def _send(self, rows: Sequence[tuple[Any, ...]], keep_waiting: Callable[[], bool]) -> None:
+    def _send(self, rows: Sequence[Row], keep_waiting: KeepWaiting) -> None:
         if self._is_last:
             self._replace_producer(keep_waiting)
         if not self._is_open:
@@ -213,7 +209,7 @@ class TransactionalProducer(MessageProducer):
                 self.on_fenced()
             raise
 
-    def _patiently(self, step: Callable[[float], None], keep_waiting: Callable[[], bool]) -> None:
+    def _patiently(self, step: Callable[[float], None], keep_waiting: KeepWaiting) -> None:
         """Take a step of the protocol, which may be taken again while the brokers do not answer."""
         silent_until = time.monotonic() + SILENT_S
         while True:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.identity.auth import INVENTORY
-from consumers.key_expiry import delete_old_keys_once
+from consumers.process import delete_old_keys_once
 from domain.idempotency import ROOM_KEYS
 from tests.support.api_client import ANOTHER, ME, Api, an_api, assert_problem, count, take
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 import outbox
 from consumers import dead_letters
-from consumers.key_expiry import delete_old_keys_once
+from consumers.process import delete_old_keys_once
 from consumers.redrive import redrive_once
 from domain.idempotency import RESERVATION_KEYS, ROOM_KEYS
 from innbox_process.database import direct_engine, pooled_engine

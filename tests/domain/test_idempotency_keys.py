@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from api.problems import InvalidHeader
 from api.requests.idempotency import KEY_LENGTH_MAX, bare
-from consumers import key_expiry
+from consumers import process
 from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, KeyedRequest, Mismatch, Repeat
 
 ANN, BEN = 42, 43
@@ -99,7 +99,7 @@ def test_old_keys_are_forgotten(engine: Engine) -> None:
 
 def test_old_keys_are_deleted_in_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a transaction of its own, so that no statement grows with what is old."""
-    monkeypatch.setattr(key_expiry, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(process, "KEYS_CHUNK_SIZE", 2)
     with engine.begin() as connection:
         for member_id in range(1, 6):
             claim(connection, member_id=member_id)
@@ -113,8 +113,8 @@ def test_old_keys_are_deleted_in_chunks(engine: Engine, monkeypatch: pytest.Monk
         nonlocal chunks
         chunks += 1
 
-    assert key_expiry.delete_old_keys_once(engine, RESERVATION_KEYS, HOUR_S) == 0
-    assert key_expiry.delete_old_keys_once(engine, RESERVATION_KEYS, 30.0) == 5
+    assert process.delete_old_keys_once(engine, RESERVATION_KEYS, HOUR_S) == 0
+    assert process.delete_old_keys_once(engine, RESERVATION_KEYS, 30.0) == 5
     assert chunks == 1 + 3
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT member_id FROM reservations.idempotency_key")) == 6

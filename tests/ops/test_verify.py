@@ -45,7 +45,7 @@ from ops.verify.consumption import GROUPS
 from ops.verify.unconsumed import find_unconsumed
 from outbox import Doorbell, reader
 from relay.commands.replay import MEND_HEADER
-from relay.publishing.modes import publisher_for
+from relay.publishing.cursor_store import publisher_for
 from relay.step import Work, relay_once
 from runtime.settings import Context, Settings
 from tests.support.audited import System, lose

@@ -26,7 +26,7 @@ from ops.topics import create_topics
 from outbox import reader
 from outbox.reader import Shard
 from relay.config import CURSOR_TOPIC
-from relay.publishing.modes import publisher_for
+from relay.publishing.cursor_store import publisher_for
 from relay.publishing.transactional import TransactionalProducer
 from relay.step import Work, relay_once
 from runtime.settings import RelayMode, Settings

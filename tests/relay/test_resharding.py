@@ -14,6 +14,7 @@ from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from innbox_process.commands import Report
 from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops.environment import as_environment
@@ -22,10 +23,10 @@ from outbox import admin, reader
 from outbox.admin import HandoverTaken, NotNeighbours
 from outbox.reader import LeaseLost, Shard
 from relay.commands.lease import NotHandedOver
-from relay.commands.reshard import Report, merge_shards, split_shard
+from relay.commands.reshard import merge_shards, split_shard
+from relay.publishing.cursor_store import publisher_for
 from relay.publishing.errors import Abandoned
 from relay.publishing.kafka_cursors import Progress
-from relay.publishing.modes import publisher_for
 from runtime.settings import Settings
 from tests.support.commands import innbox
 from tests.support.process_faults import SETTINGS

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from consumers.group import GroupConsumer
 from consumers.process import run_rooms
-from consumers.runner import Runner
 from runtime.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -27,11 +27,11 @@ def rooms(settings: Settings) -> None:
 def rooms_killed_before_offsets(settings: Settings) -> None:
     """Die after the first batch is committed in Postgres, before Kafka hears of it."""
 
-    def die(_runner: Runner, _handled: object) -> None:
+    def die(_member: GroupConsumer, _handled: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    runner: Any = Runner
-    runner._commit = die
+    member: Any = GroupConsumer
+    member.commit = die
     run_rooms(settings)
 
 
