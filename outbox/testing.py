@@ -149,13 +149,13 @@ def _drained(connection: Connection, shard_id: int) -> list[Message]:
         raise RuntimeError(f"a relay has shard {shard_id}, and would take what is to be drained")
     drained: list[Message] = []
     while True:
-        reading = read(connection, shard.cursor, shard.hashes, limit=_LIMIT)
-        shard = save(connection, shard, reading.cursor, lease_s=_LEASE_S)
-        if not reading.rows:
+        batch = read(connection, shard.cursor, shard.hashes, limit=_LIMIT)
+        shard = save(connection, shard, batch.cursor, lease_s=_LEASE_S)
+        if not batch.rows:
             break
-        positions = {"positions": [row[0] for row in reading.rows]}
+        positions = {"positions": [row[0] for row in batch.rows]}
         ids = {row.position: row.message_id for row in connection.execute(IDS, positions)}
-        drained += [_message(ids[position], *columns) for position, *columns, _ in reading.rows]
+        drained += [_message(ids[position], *columns) for position, *columns, _ in batch.rows]
     release_shard(connection, shard)
     return drained
 

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from outbox import reader
-from outbox.reader import BlockedKey, Cursor, Reading, Shard
+from outbox.reader import BlockedKey, Cursor, Shard, ShardBatch
 from relay.config import RelayConfig
 from relay.metrics import BATCHES, PUBLISHED, oldest_unpublished
 from relay.publishing.errors import PublishRefused
@@ -40,7 +40,7 @@ CRASHES_MAX = 3
 class RefusedBatch:
     """A batch of which the brokers refused a message, and why; nothing of it was recorded."""
 
-    batch: Reading
+    batch: ShardBatch
     reason: str
 
     @property
@@ -89,21 +89,21 @@ class ReadAhead:
         self._was_rung = was_rung
         self.limit = limit
         self.batch = self._read(shard.cursor)
-        self._next: Reading | None = None
+        self._next: ShardBatch | None = None
 
     def read_next(self) -> None:
         """Read the batch after the present one, and keep it."""
         now = self.batch
         self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(now.rows))
         is_over = self._was_rung and not now.cursor.batch_snapshot
-        self._next = Reading([], now.cursor) if is_over else self._read(now.cursor)
+        self._next = ShardBatch([], now.cursor) if is_over else self._read(now.cursor)
 
     def advance(self) -> None:
         """Go on with the batch that was read."""
         assert self._next, "the next batch was read"
         self.batch, self._next = self._next, None
 
-    def _read(self, cursor: Cursor) -> Reading:
+    def _read(self, cursor: Cursor) -> ShardBatch:
         return reader.read(self._work.connection, cursor, self._hashes, limit=self.limit)
 
 
@@ -193,7 +193,7 @@ def block(connection: Connection, shard: Shard, refusal: RefusedBatch) -> None:
     reader.block_key(connection, shard, cursor, row[0], refusal.reason)
 
 
-def to_publish(batch: Reading, excluding: Collection[str]) -> list[tuple[Any, ...]]:
+def to_publish(batch: ShardBatch, excluding: Collection[str]) -> list[tuple[Any, ...]]:
     """Return the messages of a batch but for those of the excluded keys."""
     if not excluding:
         return batch.rows

@@ -9,20 +9,19 @@ that of a narrower or a wider one.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import asdict
 
 from sqlalchemy import Connection, text
 
 from outbox.errors import HandoverTaken, NotNeighbours
-from outbox.reader.cursor import Cursor, HashRange
+from outbox.reader.cursor import Cursor
 from outbox.reader.shards import (
     IS_OWNER,
     NOT_RESERVED,
     SHARD,
     SHARD_CHANNEL,
     Shard,
-    conditional,
-    cursor_values,
+    execute_as_owner,
     find_shard,
     shard_of,
 )
@@ -84,8 +83,7 @@ def split(connection: Connection, shard: Shard, into: int = 2) -> list[Shard]:
     if not 1 < into <= high - low:
         raise ValueError(f"shard {shard.id} cannot be split into {into}")
     cuts = [low + (high - low) * part // into for part in range(into + 1)]
-    ranges = [HashRange(*ends) for ends in pairwise(cuts)]
-    return _replace(connection, [shard], ranges, shard.cursor)
+    return _replace(connection, [shard], cuts, shard.cursor)
 
 
 def merge(connection: Connection, left: Shard, right: Shard) -> Shard:
@@ -98,19 +96,17 @@ def merge(connection: Connection, left: Shard, right: Shard) -> Shard:
     has_met = is_whole and left.cursor.snapshot == right.cursor.snapshot
     if left.hashes.hash_to != right.hashes.hash_from or not has_met:
         raise NotNeighbours(left.id, right.id)
-    whole = HashRange(left.hashes.hash_from, right.hashes.hash_to)
-    (merged,) = _replace(connection, [left, right], [whole], left.cursor)
-    return merged
+    ends = [left.hashes.hash_from, right.hashes.hash_to]
+    return _replace(connection, [left, right], ends, left.cursor)[0]
 
 
 def _replace(
-    connection: Connection, gone: Sequence[Shard], ranges: Sequence[HashRange], cursor: Cursor
+    connection: Connection, gone: Sequence[Shard], cuts: Sequence[int], cursor: Cursor
 ) -> list[Shard]:
+    """Make shards from each cut to the next one, in place of others."""
     for shard in sorted(gone, key=lambda shard: shard.id):  # in the order in which all lock them
-        conditional(connection, DROP, shard, {})
-    froms = [each.hash_from for each in ranges]
-    tos = [each.hash_to for each in ranges]
-    values = cursor_values(cursor) | {"froms": froms, "tos": tos}
+        execute_as_owner(connection, DROP, shard)
+    values = asdict(cursor) | {"froms": cuts[:-1], "tos": cuts[1:]}
     made = [shard_of(row) for row in connection.execute(MAKE, values)]
     connection.execute(TELL)
     return made

@@ -2,9 +2,9 @@
 
     prepare_session(connection)
     shard = claim(connection, "a-relay", lease_s=30)
-    reading = read(connection, shard.cursor, shard.hashes, limit=1_000)
-    ...  # publish reading.rows
-    shard = save(connection, shard, reading.cursor, lease_s=30)
+    batch = read(connection, shard.cursor, shard.hashes, limit=1_000)
+    ...  # publish batch.rows
+    shard = save(connection, shard, batch.cursor, lease_s=30)
 
 The order and delivery guarantees are stated in `outbox.reader.difference`, those of leases in
 `outbox.reader.shards`. Nothing here knows what the messages mean, nor the broker that carries them.
@@ -16,7 +16,7 @@ from outbox.reader.cluster_identity import check_cluster_identity, check_positio
 from outbox.reader.crash_guard import clear_in_flight, mark_in_flight
 from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
 from outbox.reader.difference import (
-    Reading,
+    ShardBatch,
     bounded_by,
     decode_headers,
     prepare_session,
@@ -24,9 +24,9 @@ from outbox.reader.difference import (
     read_batch,
     read_key,
 )
+from outbox.reader.driver import listen, wait_for_notify
 from outbox.reader.intents import record_intent, reload_shard
 from outbox.reader.membership import Assignment, heartbeat, join, leave
-from outbox.reader.notifications import listen, wait_for_notify
 from outbox.reader.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from outbox.reader.shards import (
     SHARD_CHANNEL,
@@ -40,46 +40,15 @@ from outbox.reader.shards import (
 )
 from outbox.topics import name_problem
 
-__all__ = [
-    "ALL_KEYS",
-    "IS_PUBLISHED_BY_CURSORS",
-    "MESSAGES_WITH_CURSORS",
-    "SHARD_CHANNEL",
-    "Assignment",
-    "BlockedKey",
-    "Cursor",
-    "ForeignCursor",
-    "HashRange",
-    "LeaseLost",
-    "NoSuchShard",
-    "Reading",
-    "SequenceBehind",
-    "Shard",
-    "block_key",
-    "blocked_keys",
-    "bounded_by",
-    "check_cluster_identity",
-    "check_positions",
-    "claim",
-    "clear_in_flight",
-    "decode_headers",
-    "find_shard",
-    "heartbeat",
-    "join",
-    "leave",
-    "listen",
-    "mark_in_flight",
-    "name_problem",
-    "prepare_session",
-    "read",
-    "read_batch",
-    "read_key",
-    "record_intent",
-    "release_shard",
-    "reload_shard",
-    "renew",
-    "save",
-    "save_key",
-    "shards",
-    "wait_for_notify",
-]
+# By topic, in the order of "Every name" in docs/library.md.
+__all__ = ["ALL_KEYS", "Cursor", "HashRange", "ShardBatch", "bounded_by", "decode_headers"]
+__all__ += ["name_problem", "prepare_session", "read", "read_batch"]
+__all__ += ["SHARD_CHANNEL", "LeaseLost", "NoSuchShard", "Shard", "claim", "find_shard", "shards"]
+__all__ += ["release_shard", "renew", "save"]
+__all__ += ["Assignment", "heartbeat", "join", "leave"]
+__all__ += ["listen", "wait_for_notify"]
+__all__ += ["BlockedKey", "block_key", "blocked_keys", "read_key", "save_key"]
+__all__ += ["clear_in_flight", "mark_in_flight"]
+__all__ += ["record_intent", "reload_shard"]
+__all__ += ["ForeignCursor", "SequenceBehind", "check_cluster_identity", "check_positions"]
+__all__ += ["IS_PUBLISHED_BY_CURSORS", "MESSAGES_WITH_CURSORS"]

@@ -9,15 +9,14 @@ message, and nothing is copied or forgotten: what is held back is still in the l
                      └──────refused again─────┘
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-from outbox.errors import LeaseLost
 from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
-from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, cursor_of, cursor_values, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, execute_as_owner
 
 REASON_LENGTH_MAX = 1_000
 
@@ -37,12 +36,10 @@ class BlockedKey:
     cursor: Cursor
 
 
-# The number is the shard's to count.
-_BLOCKED = f"""key, state, message_id, topic, message_position, reason, attempts, blocked_at,
-    {CURSOR}, 0 AS number"""
-
+# In the order of the fields, the last five of the cursor: its number is the shard's to count.
 BLOCKED_KEYS = text(f"""
-    SELECT {_BLOCKED} FROM outbox.blocked_key
+    SELECT key, state, message_id, topic, message_position, reason, attempts, blocked_at, {CURSOR}
+    FROM outbox.blocked_key
     WHERE key_hash >= :hash_from AND key_hash < :hash_to ORDER BY blocked_at, key
 """)
 
@@ -89,8 +86,9 @@ FREE_KEY = text(f"""
 
 def blocked_keys(connection: Connection, hashes: HashRange = ALL_KEYS) -> list[BlockedKey]:
     """Return the blocked keys of a range, or of all, the longest blocked first."""
-    values = {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
-    return [_blocked_key(row) for row in connection.execute(BLOCKED_KEYS, values)]
+    rows = connection.execute(BLOCKED_KEYS, asdict(hashes))
+    values = ((*row[:-5], Cursor(*row[-5:])) for row in rows)
+    return [BlockedKey(*each) for each in values]
 
 
 def block_key(
@@ -102,9 +100,7 @@ def block_key(
     """
     assert cursor.position == position, "a batch of one message ends with it"
     reason = reason.replace("\0", "?")[:REASON_LENGTH_MAX]
-    values = cursor_values(cursor) | {"position": position, "reason": reason}
-    if connection.execute(BLOCK, values | owned(shard)).rowcount == 0:
-        raise LeaseLost(shard.id, shard.epoch)
+    execute_as_owner(connection, BLOCK, shard, **asdict(cursor), reason=reason)
 
 
 def save_key(
@@ -117,23 +113,7 @@ def save_key(
     place = blocked.cursor
     has_caught_up = cursor.batch_snapshot is None and place.batch_snapshot is None
     is_free = has_caught_up and place.snapshot == cursor.snapshot
-    values = cursor_values(cursor) | {"lease_s": lease_s, "key": blocked.key} | owned(shard)
-    for name, value in cursor_values(place).items():
-        values[f"key_{name}"] = value
-    if connection.execute(FREE_KEY if is_free else MOVE_KEY, values).one_or_none() is None:
-        raise LeaseLost(shard.id, shard.epoch)
+    values = {f"key_{name}": value for name, value in asdict(place).items()}
+    values |= asdict(cursor) | {"lease_s": lease_s, "key": blocked.key}
+    execute_as_owner(connection, FREE_KEY if is_free else MOVE_KEY, shard, **values)
     return replace(shard, cursor=cursor, saved=cursor)
-
-
-def _blocked_key(row: Row[tuple[object, ...]]) -> BlockedKey:
-    return BlockedKey(
-        row.key,
-        row.state,
-        row.message_id,
-        row.topic,
-        row.message_position,
-        row.reason,
-        row.attempts,
-        row.blocked_at,
-        cursor_of(row),
-    )

@@ -8,8 +8,7 @@ is found again is that of a relay which crashed while it published this message.
 
 from sqlalchemy import Connection, text
 
-from outbox.errors import LeaseLost
-from outbox.reader.shards import IS_OWNER, Shard, owned
+from outbox.reader.shards import IS_OWNER, Shard, execute_as_owner, owned
 
 MARK = text(f"""
     UPDATE outbox.shard
@@ -39,12 +38,9 @@ def mark_in_flight(
 
     Raises `LeaseLost`.
     """
-    values = {"position": position} if key is None else {"key": key}
-    marked = connection.execute(MARK if key is None else MARK_KEY, values | owned(shard))
-    touches = marked.scalar_one_or_none()
-    if touches is None:
-        raise LeaseLost(shard.id, shard.epoch)
-    return int(touches)
+    statement = MARK if key is None else MARK_KEY
+    marked = execute_as_owner(connection, statement, shard, position=position, key=key)
+    return int(marked.scalar_one())
 
 
 def clear_in_flight(connection: Connection, shard: Shard) -> None:

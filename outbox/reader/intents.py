@@ -8,13 +8,14 @@ It takes the number of the cursor to come; the rest of the row still says where 
 that has an intent's number and the old cursor does not know the outcome yet, and any other row does.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, text
 
-from outbox.errors import LeaseLost
 from outbox.reader.cursor import Cursor
-from outbox.reader.shards import CURSOR, IS_OWNER, UNTIL, Shard, cursor_of, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, UNTIL, Shard, execute_as_owner
 
 # Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
 RECORD_INTENT = text(f"""
@@ -26,23 +27,19 @@ RECORD_INTENT = text(f"""
 """)
 
 
-def record_intent(connection: Connection, shard: Shard, number: int, *, lease_s: float) -> Cursor:
+def record_intent(
+    connection: Connection, shard: Shard, number: int | None, *, lease_s: float
+) -> Cursor:
     """Record that the shard's cursor of this number is about to be made final, and renew the lease.
 
-    Returns where the database has the shard, under that number. Raises `LeaseLost`. Durable at once
-    where the connection is in autocommit.
+    Returns where the database has the shard, under that number, or under its own without one. Raises
+    `LeaseLost`. Durable at once where the connection is in autocommit.
     """
-    return _recorded(connection, shard, number, lease_s)
+    values = {"number": number, "lease_s": lease_s}
+    row: Sequence[Any] = execute_as_owner(connection, RECORD_INTENT, shard, **values).one()
+    return Cursor(*row[:-1])
 
 
 def reload_shard(connection: Connection, shard: Shard, *, lease_s: float) -> Shard:
     """Return the shard where the database has it, and renew the lease; raises `LeaseLost`."""
-    return replace(shard, cursor=_recorded(connection, shard, None, lease_s))
-
-
-def _recorded(connection: Connection, shard: Shard, number: int | None, lease_s: float) -> Cursor:
-    values = owned(shard) | {"number": number, "lease_s": lease_s}
-    row = connection.execute(RECORD_INTENT, values).one_or_none()
-    if row is None:
-        raise LeaseLost(shard.id, shard.epoch)
-    return cursor_of(row)
+    return replace(shard, cursor=record_intent(connection, shard, None, lease_s=lease_s))
