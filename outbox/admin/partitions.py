@@ -16,7 +16,7 @@ however long, and half detached meanwhile; a DROP gives up in time and leaves no
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -61,6 +61,7 @@ STRAY_DAYS = text("""
 
 # Statements of several steps, so that their owner may do for us what we may not do ourselves.
 MAKE = text("SELECT outbox.make_partition(:day)")
+# All of them, but for those that a transaction from their day has since committed into.
 DROP_UNLESS_WRITTEN = text("SELECT outbox.drop_partitions(:days, CAST(:since AS pg_snapshot))")
 
 
@@ -80,7 +81,8 @@ def partitions(connection: Connection) -> dict[date, str]:
 
 def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -> list[str]:
     """Make the partitions of today and the days ahead that are missing; returns their names."""
-    return _make_missing(connection, _days(today, days_ahead))
+    days = (today + timedelta(days=ahead) for ahead in range(days_ahead + 1))
+    return _make_missing(connection, days)
 
 
 def move_from_default_partition(connection: Connection, today: date) -> list[str]:
@@ -98,29 +100,21 @@ def retire_partitions(
     """Drop the partitions that ended before the retention and are wholly relayed."""
     _bound_waiting(connection)
     ends_before = now - timedelta(days=retention_days)
-    past = {
-        day: name
-        for day, name in partitions(connection).items()
-        if _starts_at(day + timedelta(days=1)) <= ends_before
-    }
+    days = partitions(connection).items()
+    past = {day: name for day, name in days if _ends_at(day) <= ends_before}
     # Without a lock, as it may take long; what is relayed stays so.
     since = connection.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
     relayed = [day for day in past if _is_relayed(connection, day)]
-    dropped = _drop_unless_written(connection, relayed, since) if relayed else []
+    dropped: list[str] = []
+    if relayed:
+        values = {"days": relayed, "since": since}
+        dropped = connection.execute(DROP_UNLESS_WRITTEN, values).scalar_one()
     return PartitionChanges(dropped, [name for name in past.values() if name not in dropped])
 
 
 def _is_relayed(connection: Connection, day: date) -> bool:
-    bounds = {"low": _starts_at(day), "high": _starts_at(day + timedelta(days=1))}
+    bounds = {"low": _starts_at(day), "high": _ends_at(day)}
     return bool(connection.execute(IS_RELAYED, bounds).scalar_one())
-
-
-def _drop_unless_written(connection: Connection, days: list[date], since: str) -> list[str]:
-    """Drop partitions, but for those that a transaction from their day has since committed into."""
-    dropped: list[str] = connection.execute(
-        DROP_UNLESS_WRITTEN, {"days": days, "since": since}
-    ).scalar_one()
-    return dropped
 
 
 def _make_missing(connection: Connection, days: Iterable[date]) -> list[str]:
@@ -138,12 +132,12 @@ def _bound_waiting(connection: Connection) -> None:
     connection.execute(text(idle))
 
 
-def _days(today: date, days_ahead: int) -> Iterator[date]:
-    return (today + timedelta(days=ahead) for ahead in range(days_ahead + 1))
-
-
 def _starts_at(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
+
+
+def _ends_at(day: date) -> datetime:
+    return _starts_at(day + timedelta(days=1))
 
 
 def _day(partition: str) -> date | None:

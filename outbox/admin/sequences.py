@@ -8,11 +8,12 @@ columns, and those that the default of an integer column draws from, of every sc
 mean is not known here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import BigInteger, Boolean, Connection, column, func, select, table, text
 
-# Partitions have the defaults of their table, which speaks for all of them.
+# In the order of the fields of `Sequence`. Partitions have the defaults of their table, which speaks for
+# all of them.
 SEQUENCES = text("""
     SELECT DISTINCT sequence_schema.nspname AS sequence_schema, sequence.relname AS sequence,
            table_schema.nspname AS table_schema, owner.relname AS table, attname AS column
@@ -51,8 +52,8 @@ class Sequence:
     table_schema: str
     table: str
     column: str
-    next_value: int
-    highest: int | None
+    next_value: int = 0
+    highest: int | None = None
 
     @property
     def is_behind(self) -> bool:
@@ -66,7 +67,7 @@ def sequences_behind(connection: Connection, schema: str | None = None) -> list[
     """
     connection.execute(SHOW_ALL)
     found = connection.execute(SEQUENCES, {"schema": schema})
-    every = [_looked_up(connection, *row) for row in found]
+    every = [_measured(connection, Sequence(*row)) for row in found]
     return [sequence for sequence in every if sequence.is_behind]
 
 
@@ -81,14 +82,7 @@ def advance_sequence(connection: Connection, sequence: Sequence) -> Sequence | N
     name = _quoted(connection, sequence.table_schema, sequence.table)
     connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
     connection.execute(SHOW_ALL)
-    found = _looked_up(
-        connection,
-        sequence.schema,
-        sequence.name,
-        sequence.table_schema,
-        sequence.table,
-        sequence.column,
-    )
+    found = _measured(connection, sequence)
     if not found.is_behind:
         return None
     of = _quoted(connection, sequence.schema, sequence.name)
@@ -96,20 +90,15 @@ def advance_sequence(connection: Connection, sequence: Sequence) -> Sequence | N
     return found
 
 
-def _looked_up(
-    connection: Connection, schema: str, name: str, table_schema: str, of_table: str, of_column: str
-) -> Sequence:
+def _measured(connection: Connection, sequence: Sequence) -> Sequence:
     """Read a sequence and its column. The column first: the sequence may only have moved on since."""
-    highest = connection.scalar(
-        select(func.max(column(of_column))).select_from(table(of_table, schema=table_schema))
-    )
+    of_rows = table(sequence.table, schema=sequence.table_schema)
+    highest = connection.scalar(select(func.max(column(sequence.column))).select_from(of_rows))
+    state = select(column("last_value", BigInteger), column("is_called", Boolean))
     last_value, is_called = connection.execute(
-        select(column("last_value", BigInteger), column("is_called", Boolean)).select_from(
-            table(name, schema=schema)
-        )
+        state.select_from(table(sequence.name, schema=sequence.schema))
     ).one()
-    next_value = last_value + is_called
-    return Sequence(schema, name, table_schema, of_table, of_column, next_value, highest)
+    return replace(sequence, next_value=last_value + is_called, highest=highest)
 
 
 def _quoted(connection: Connection, schema: str, name: str) -> str:
