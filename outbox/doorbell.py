@@ -94,7 +94,8 @@ class Doorbell:
         connection: Connection | None = None
         while (payloads := self._next()) is not None:
             connection = self._send(connection, payloads)
-            self._pause(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
+            # Further rings gather, unless the end has come.
+            self._ending.wait(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
         _close(connection)
 
     def _send(self, connection: Connection | None, payloads: list[str]) -> Connection | None:
@@ -138,10 +139,6 @@ class Doorbell:
                 return None
             words, self._words, self._rung = self._words, set(), False
         return list(_joined(sorted(words)))
-
-    def _pause(self, seconds: float) -> None:
-        """Let further rings gather, unless the end has come."""
-        self._ending.wait(seconds)
 
 
 def synchronous(engine: Engine) -> Engine:
