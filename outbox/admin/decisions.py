@@ -15,22 +15,16 @@ from uuid import UUID
 from sqlalchemy import Connection, TextClause, select, text
 
 from outbox.errors import KeyNotBlocked
-from outbox.reader.published import covers
+from outbox.reader.cursor import covers
 from outbox.tables import dead_letter
 
-LIST_MAX = 1_000
-LOOKED_AT_MAX = 100_000
 # Relays hear of a decision on the doorbell's channel, since they listen to it anyway.
 CHANGED = text("SELECT pg_notify('outbox', '')")
 
 # What waits for a person is told apart from what is being tried by the state alone.
 RETRY = text("""
     UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
-    WHERE key = :key AND state = 'BLOCKED'
-""")
-RETRY_ALL = text("""
-    UPDATE outbox.blocked_key SET state = 'RETRYING', touches = 0
-    WHERE state = 'BLOCKED' RETURNING key
+    WHERE key = coalesce(:key, key) AND state = 'BLOCKED' RETURNING key
 """)
 
 # A copy, since retention drops the message. The key is locked first, so that of two decisions at once
@@ -94,28 +88,23 @@ def retry_key(connection: Connection, key: str) -> None:
 
 def retry_all_keys(connection: Connection) -> list[str]:
     """Do as `retry_key` does for every blocked key; returns the keys, in their order."""
-    keys = sorted(connection.execute(RETRY_ALL).scalars())
+    keys = sorted(connection.execute(RETRY, {"key": None}).scalars())
     connection.execute(CHANGED)
     return keys
 
 
 def skip_message(connection: Connection, key: str, *, skipped_by: str, note: str = "") -> None:
-    """Give a refused message up: it becomes a dead letter, and what is behind it is published.
-
-    Raises `KeyNotBlocked`.
-    """
+    """Make a dead letter of a refused message, and go on behind it; raises `KeyNotBlocked`."""
     _decide(connection, SKIP, {"key": key, "skipped_by": skipped_by, "note": note})
 
 
-def skipped_messages(connection: Connection, *, limit: int = LIST_MAX) -> list[SkippedMessage]:
+def skipped_messages(connection: Connection, *, limit: int = 1_000) -> list[SkippedMessage]:
     """Return the last ones that were skipped, the newest first."""
     newest = select(dead_letter).order_by(dead_letter.c.id.desc()).limit(limit)
     return [SkippedMessage(**row) for row in connection.execute(newest).mappings()]
 
 
-def count_waiting(
-    connection: Connection, *, look_at: int = LOOKED_AT_MAX
-) -> dict[str, tuple[int, bool]]:
+def count_waiting(connection: Connection, *, look_at: int = 100_000) -> dict[str, tuple[int, bool]]:
     """Count, for each blocked key, the messages behind the one in the way, and tell if there may be more.
 
     So many messages of the log are looked at for a key, from the one in the way on.

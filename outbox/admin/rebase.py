@@ -47,7 +47,7 @@ from outbox.admin.partitions import PARTITIONS
 from outbox.admin.sequences import advance_sequence, sequences_behind
 from outbox.errors import ForeignCursor, StillRelayed, TransactionIdsRestarted
 from outbox.reader.cluster_identity import check_cluster_identity
-from outbox.reader.published import IS_PUBLISHED
+from outbox.reader.cursor import IS_PUBLISHED
 from outbox.tables import SCHEMA, position
 
 LOCK_TIMEOUT_MS = 2_000

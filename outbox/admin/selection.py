@@ -19,8 +19,8 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
 from outbox.reader.cluster_identity import check_cluster_identity
+from outbox.reader.cursor import covers
 from outbox.reader.driver import fetch
-from outbox.reader.published import covers
 
 # Positions to a statement: some 50 ms where all of them are there and none is selected.
 CHUNK = 100_000

@@ -11,10 +11,22 @@ The order and delivery guarantees are stated in `outbox.reader.difference`, thos
 """
 
 from outbox.errors import ForeignCursor, LeaseLost, NoSuchShard, SequenceBehind
-from outbox.reader.blocked_keys import BlockedKey, block_key, blocked_keys, save_key
+from outbox.reader.blocked_keys import (
+    BlockedKey,
+    block_key,
+    blocked_keys,
+    clear_in_flight,
+    mark_in_flight,
+    save_key,
+)
 from outbox.reader.cluster_identity import check_cluster_identity, check_positions
-from outbox.reader.crash_guard import clear_in_flight, mark_in_flight
-from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
+from outbox.reader.cursor import (
+    ALL_KEYS,
+    IS_PUBLISHED_BY_CURSORS,
+    MESSAGES_WITH_CURSORS,
+    Cursor,
+    HashRange,
+)
 from outbox.reader.difference import (
     ShardBatch,
     bounded_by,
@@ -25,15 +37,15 @@ from outbox.reader.difference import (
     read_key,
 )
 from outbox.reader.driver import listen, wait_for_notify
-from outbox.reader.intents import record_intent, reload_shard
 from outbox.reader.membership import Assignment, heartbeat, join, leave
-from outbox.reader.published import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from outbox.reader.shards import (
     SHARD_CHANNEL,
     Shard,
     claim,
     find_shard,
+    record_intent,
     release_shard,
+    reload_shard,
     renew,
     save,
     shards,

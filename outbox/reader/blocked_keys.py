@@ -7,6 +7,12 @@ message, and nothing is copied or forgotten: what is held back is still in the l
     (refused) ──► BLOCKED ──retry, skip──► RETRYING ──caught up with its shard──► (gone)
                      ▲                        │
                      └──────refused again─────┘
+
+The crash guard finds a message that takes its relay down. The first message after a claim, and the first
+of a blocked key that is retried, are published alone, and marked before: in the row of the shard, or in
+that of the key, since the two take turns. Whatever records that the message is published takes the mark
+away, and so does a relay that lives to wait. So a mark that is found again is that of a relay which
+crashed while it published this message.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +22,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
-from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, execute_as_owner
+from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, execute_as_owner, owned
 
 REASON_LENGTH_MAX = 1_000
 
@@ -83,6 +89,26 @@ FREE_KEY = text(f"""
     SELECT id FROM saved
 """)
 
+MARK = text(f"""
+    UPDATE outbox.shard
+    SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
+    WHERE {IS_OWNER}
+    RETURNING touches
+""")
+MARK_KEY = text(f"""
+    UPDATE outbox.blocked_key SET touches = touches + 1
+    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {IS_OWNER})
+    RETURNING touches
+""")
+
+CLEAR = text(f"""
+    WITH shard AS (
+        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {IS_OWNER} RETURNING hash_from, hash_to
+    )
+    UPDATE outbox.blocked_key SET touches = 0 FROM shard
+    WHERE key_hash >= hash_from AND key_hash < hash_to AND touches > 0
+""")
+
 
 def blocked_keys(connection: Connection, hashes: HashRange = ALL_KEYS) -> list[BlockedKey]:
     """Return the blocked keys of a range, or of all, the longest blocked first."""
@@ -117,3 +143,20 @@ def save_key(
     values |= asdict(cursor) | {"lease_s": lease_s, "key": blocked.key}
     execute_as_owner(connection, FREE_KEY if is_free else MOVE_KEY, shard, **values)
     return replace(shard, cursor=cursor, saved=cursor)
+
+
+def mark_in_flight(
+    connection: Connection, shard: Shard, position: int, *, key: str | None = None
+) -> int:
+    """Mark the shard's next message, or that of a key that is retried; returns how often in a row.
+
+    Raises `LeaseLost`.
+    """
+    statement = MARK if key is None else MARK_KEY
+    marked = execute_as_owner(connection, statement, shard, position=position, key=key)
+    return int(marked.scalar_one())
+
+
+def clear_in_flight(connection: Connection, shard: Shard) -> None:
+    """Take the marks away: whatever happens from now on, it was not the message."""
+    connection.execute(CLEAR, owned(shard))

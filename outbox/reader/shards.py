@@ -9,8 +9,15 @@ relay that was paused and wakes up cannot move a cursor that is no longer its ow
       └────release────┘
 
 How many of them a relay should have is told in `outbox.reader.membership`; how they are made anew in
-`outbox.admin.resharding`. A shard whose handover is requested may be claimed by
-the requester only.
+`outbox.admin.resharding`. A shard whose handover is requested may be claimed by the requester only.
+
+A relay that keeps its cursors in another store (Kafka, say) records an intent before one becomes final
+there, or it could get ahead of what Postgres will remember. A crash of the server takes back what is not
+flushed yet, and a failover what had not reached the standby; transaction ids and positions are then given
+out a second time, and a cursor that has seen the first ones would hide messages that have them again. An
+intent is flushed, and with it all that was given out before. It takes the number of the cursor to come;
+the rest of the row still says where the shard stands. So a row that has an intent's number and the old
+cursor does not know the outcome yet, and any other row does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -96,6 +103,15 @@ RELEASE = text(f"""
     SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM released
 """)
 
+# Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
+RECORD_INTENT = text(f"""
+    UPDATE outbox.shard
+    SET number = coalesce(CAST(:number AS bigint), number),
+        leased_until = {UNTIL}
+    WHERE {IS_OWNER}
+    RETURNING {CURSOR}, number, set_config('synchronous_commit', 'on', true)
+""")
+
 
 def shards(connection: Connection) -> list[Shard]:
     """Return every shard, in the order of their hashes."""
@@ -148,6 +164,24 @@ def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
 def release_shard(connection: Connection, shard: Shard) -> None:
     """Give the shard up at once, and notify `SHARD_CHANNEL`; raises `LeaseLost`."""
     execute_as_owner(connection, RELEASE, shard)
+
+
+def record_intent(
+    connection: Connection, shard: Shard, number: int | None, *, lease_s: float
+) -> Cursor:
+    """Record that the shard's cursor of this number is about to be made final, and renew the lease.
+
+    Returns where the database has the shard, under that number, or under its own without one. Raises
+    `LeaseLost`. Durable at once where the connection is in autocommit.
+    """
+    values = {"number": number, "lease_s": lease_s}
+    row: Sequence[Any] = execute_as_owner(connection, RECORD_INTENT, shard, **values).one()
+    return Cursor(*row[:-1])
+
+
+def reload_shard(connection: Connection, shard: Shard, *, lease_s: float) -> Shard:
+    """Return the shard where the database has it, and renew the lease; raises `LeaseLost`."""
+    return replace(shard, cursor=record_intent(connection, shard, None, lease_s=lease_s))
 
 
 def owned(shard: Shard) -> dict[str, object]:
