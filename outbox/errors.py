@@ -22,6 +22,7 @@ OutboxError
 └── ForeignReplay  ┘
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,12 +31,13 @@ from typing import ClassVar, dataclass_transform
 
 @dataclass_transform(eq_default=False)
 class OutboxError(Exception):
-    """Anything this package raises on purpose. Each is a dataclass of the parts that its text names."""
+    """Anything this package raises on purpose; it has a `code`, and the parts of its text as fields."""
 
     code: ClassVar = "OUTBOX"
     text: ClassVar = ""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        cls.code = code or re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
         dataclass(eq=False, repr=False)(cls)  # with `eq` it could not be hashed, nor shown
 
     def __str__(self) -> str:
@@ -45,7 +47,6 @@ class OutboxError(Exception):
 class UnknownTopic(OutboxError):
     """The topic was never declared, so no broker would take the message."""
 
-    code = "UNKNOWN_TOPIC"
     text = (
         "topic {topic!r} is not declared (declared: {known}); "
         "declare it with outbox.declare_topics and create it on the broker first"
@@ -61,7 +62,6 @@ class UnknownTopic(OutboxError):
 class InvalidTopicName(OutboxError):
     """No broker has, or could have, a topic of this name that takes messages."""
 
-    code = "INVALID_TOPIC_NAME"
     text = "topic {topic!r} cannot be declared: {problem}"
     topic: str
     problem: str
@@ -70,7 +70,6 @@ class InvalidTopicName(OutboxError):
 class KeyMissing(OutboxError):
     """Without a key a message has no order and no shard."""
 
-    code = "KEY_MISSING"
     text = "a message for {topic!r} has no key"
     topic: str
 
@@ -78,7 +77,6 @@ class KeyMissing(OutboxError):
 class ValueTooLarge(OutboxError):
     """The broker would refuse the message for good, and it would block its key."""
 
-    code = "VALUE_TOO_LARGE"
     text = "a message for {topic!r} has {value_bytes} bytes; the topic takes {value_bytes_max}"
     topic: str
     value_bytes: int
@@ -88,7 +86,6 @@ class ValueTooLarge(OutboxError):
 class HeadersTooLarge(OutboxError):
     """Key and headers alone would take the message near the broker's limit."""
 
-    code = "HEADERS_TOO_LARGE"
     text = (
         "a message for {topic!r} has {headers_bytes} bytes of key and headers; "
         "at most {headers_bytes_max} are taken"
@@ -101,7 +98,6 @@ class HeadersTooLarge(OutboxError):
 class LeaseLost(OutboxError):
     """The shard's epoch moved on: another relay took it over, and this one's cursor was refused."""
 
-    code = "LEASE_LOST"
     text = "shard {shard_id}: another relay has taken it over (this one had epoch {epoch})"
     shard_id: int
     epoch: int
@@ -110,15 +106,13 @@ class LeaseLost(OutboxError):
 class NoSuchShard(OutboxError):
     """There is no shard of this id (any more)."""
 
-    code = "NO_SUCH_SHARD"
     text = "there is no shard {shard_id}"
     shard_id: int
 
 
-class HandoverTaken(OutboxError):
+class HandoverTaken(OutboxError, code="SHARD_RESERVED"):
     """Another process has requested the shard's handover, to change it."""
 
-    code = "SHARD_RESERVED"
     text = (
         "shard {shard_id}: its handover to {reserved_for} is pending; try again when that has ended"
     )
@@ -129,7 +123,6 @@ class HandoverTaken(OutboxError):
 class NotNeighbours(OutboxError):
     """Only shards whose ranges touch, and that stand at the same snapshot, can become one."""
 
-    code = "NOT_NEIGHBOURS"
     text = "shards {left_id} and {right_id} are not neighbours that stand at the same snapshot"
     left_id: int
     right_id: int
@@ -138,15 +131,13 @@ class NotNeighbours(OutboxError):
 class KeyNotBlocked(OutboxError):
     """No message of this key is in the way, or it is being tried again already."""
 
-    code = "KEY_NOT_BLOCKED"
     text = "key {key!r} is not blocked"
     key: str
 
 
-class ForeignCursor(OutboxError):
+class ForeignCursor(OutboxError, code="CURSOR_FROM_ELSEWHERE"):
     """The cursor belongs to another Postgres cluster: to publish by it would lose messages."""
 
-    code = "CURSOR_FROM_ELSEWHERE"
     text = (
         "shard {shard_id}: the cursor belongs to another Postgres cluster ({reason}); publishing is "
         "stopped until `outbox rebase` is run"
@@ -158,7 +149,6 @@ class ForeignCursor(OutboxError):
 class SequenceBehind(OutboxError):
     """Messages would get positions that are below a cursor's floor, where no relay looks for them."""
 
-    code = "SEQUENCE_BEHIND"
     text = (
         "sequence outbox.message_position_seq is behind its table (next {next_position}, highest "
         "{highest}), as after a restore; publishing is stopped until `outbox rebase` is run"
@@ -170,7 +160,6 @@ class SequenceBehind(OutboxError):
 class StillRelayed(OutboxError):
     """A cursor is rebased only while no relay may write it."""
 
-    code = "STILL_RELAYED"
     text = (
         "shard {shard_id}: relay {owner} has its lease until {leased_until:%H:%M:%S %Z}; stop that "
         "relay, or wait until then if it ran in the old cluster"
@@ -183,7 +172,6 @@ class StillRelayed(OutboxError):
 class TransactionIdsRestarted(OutboxError):
     """The cursors cannot be kept: they might hide messages that were written in this cluster."""
 
-    code = "TRANSACTION_IDS_RESTARTED"
     text = (
         "the cursors contain transaction ids that this cluster assigns again; they can be kept only "
         "where ids continue, as after pg_upgrade: run it without --same-transaction-ids"
@@ -193,7 +181,6 @@ class TransactionIdsRestarted(OutboxError):
 class NoSuchReplay(OutboxError):
     """There is no replay of this id."""
 
-    code = "NO_SUCH_REPLAY"
     text = "there is no replay {replay_id}"
     replay_id: int
 
@@ -201,7 +188,6 @@ class NoSuchReplay(OutboxError):
 class ReplayTaken(OutboxError):
     """A replay is run by one process at a time."""
 
-    code = "REPLAY_TAKEN"
     text = "replay {replay_id} is being run by another process"
     replay_id: int
 
@@ -209,7 +195,6 @@ class ReplayTaken(OutboxError):
 class MendTaken(OutboxError):
     """An outbox is mended by one process at a time: two would publish the same messages twice."""
 
-    code = "MEND_TAKEN"
     text = (
         "another process mends this outbox; wait until it ends, then audit again "
         "(`outbox replays` shows its progress)"
@@ -219,16 +204,14 @@ class MendTaken(OutboxError):
 class ReplayOver(OutboxError):
     """The replay is done, or was cancelled, perhaps while it ran."""
 
-    code = "REPLAY_OVER"
     text = "replay {replay_id} is {state}"
     replay_id: int
     state: str
 
 
-class ForeignReplay(OutboxError):
+class ForeignReplay(OutboxError, code="REPLAY_FROM_ELSEWHERE"):
     """Its messages were chosen by the transaction ids of another cluster."""
 
-    code = "REPLAY_FROM_ELSEWHERE"
     text = (
         "replay {replay_id} was created in another Postgres cluster, whose transaction ids say "
         "nothing here; cancel it and create a new one"

@@ -7,12 +7,10 @@ again. Run in READ COMMITTED: what is decided under a lock must see what was com
 A message that found no partition of its day is in the default one. It is moved, under its own
 transaction id and position, when the day's partition is made; no reader sees it twice or not at all.
 
-What is done under a lock is done by functions of the schema, so the role that runs this need not own
-the log: see version 4 in `outbox.schema`.
-
-Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default partition, which is
-what keeps an insert from being refused. It would wait, too, for every transaction that uses the log,
-however long, and half detached meanwhile; a DROP gives up in time and leaves nothing behind.
+What is done under a lock is done by functions of the schema (version 4), so that the role that runs this
+need not own the log. Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default
+partition, which is what keeps an insert from being refused. It would wait, too, for every transaction
+that uses the log, half detached meanwhile; a DROP gives up in time and leaves nothing behind.
 """
 
 import re
@@ -59,7 +57,6 @@ STRAY_DAYS = text("""
     WHERE created_at < :before ORDER BY day LIMIT 31
 """)
 
-# Statements of several steps, so that their owner may do for us what we may not do ourselves.
 MAKE = text("SELECT outbox.make_partition(:day)")
 # All of them, but for those that a transaction from their day has since committed into.
 DROP_UNLESS_WRITTEN = text("SELECT outbox.drop_partitions(:days, CAST(:since AS pg_snapshot))")

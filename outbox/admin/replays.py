@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, TextClause, func, select, text
 
 from outbox.admin.selection import Batch, Extent, Selection, Survey, columns_of, read_selected
 from outbox.errors import (
@@ -110,8 +110,7 @@ INSERT = """
 CREATE = text(INSERT)
 
 LOCK = text(f"SELECT pg_try_advisory_lock({_KIND}, :id)")
-# Ids of replays begin with 1.
-LOCK_MENDS = text(f"SELECT pg_try_advisory_lock({_KIND}, 0)")
+ID_OF_MENDS = 0  # those of replays begin with 1
 IS_MEND = text("SELECT positions <> '{}' FROM outbox.replay WHERE id = :id")
 
 TAKE = text(f"""
@@ -140,15 +139,13 @@ STOP = text(f"""
     RETURNING {_REPLAY}
 """)
 
-NOW = text("SELECT now()")
 FIND = text(f"SELECT {_REPLAY} FROM outbox.replay WHERE id = :id")
 NEWEST = text(f"SELECT {_REPLAY} FROM outbox.replay ORDER BY id DESC LIMIT :limit")
 
 
 def database_now(connection: Connection) -> datetime:
     """Return the time of the clock that messages are stamped by."""
-    instant: datetime = connection.execute(NOW).scalar_one()
-    return instant
+    return connection.execute(select(func.now())).scalar_one()
 
 
 def check_target(connection: Connection, to_topic: str, survey: Survey | None = None) -> None:
@@ -185,7 +182,7 @@ def record_replay(
 
 def lock_mends(connection: Connection) -> None:
     """Take the right to mend this outbox, for as long as the session lasts; raises `MendTaken`."""
-    if not connection.execute(LOCK_MENDS).scalar_one():
+    if not connection.execute(LOCK, {"id": ID_OF_MENDS}).scalar_one():
         raise MendTaken
 
 

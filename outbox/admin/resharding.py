@@ -1,11 +1,9 @@
 """Resharding: one shard made several, or two neighbours one; nothing is read again or left out.
 
 A process that changes a shard owns it at that moment: it requests the handover, so that the owner
-releases the shard and no other relay claims it, and then claims it.
-
-A shard never changes its range. What has another range has another id, and the sequence gives an id out
-once: so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is not taken for
-that of a narrower or a wider one.
+releases the shard and no other relay claims it, and then claims it. A shard never changes its range: what
+has another range has another id, which the sequence gives out once. So whatever is kept elsewhere of a
+shard (in exactly-once mode its cursor in Kafka) is not taken for that of a narrower or a wider one.
 """
 
 from collections.abc import Sequence
@@ -76,8 +74,8 @@ def cancel_handover(connection: Connection, shard_id: int, owner: str) -> None:
 def split(connection: Connection, shard: Shard, into: int = 2) -> list[Shard]:
     """Replace a shard that the caller owns by several of equal ranges, in the caller's transaction.
 
-    All stand where the one stood, and are free once that commits. Raises `LeaseLost`, and `ValueError`
-    if the range has not so many hashes.
+    All stand where it stood, and are free after the commit. Raises `LeaseLost`, or `ValueError` if the
+    range has not so many hashes.
     """
     low, high = shard.hashes.hash_from, shard.hashes.hash_to
     if not 1 < into <= high - low:

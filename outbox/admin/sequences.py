@@ -1,11 +1,9 @@
 """Sequences that are behind: a copy of a database may bring rows and leave the sequences where they were.
 
 Logical replication does, and so does a dump of the data alone. Then a sequence gives out what its column
-has already: an id collides, or, where nothing forbids it, two rows are taken for one.
-
-Which sequences there are, and what they are for, is asked of the catalogue: those of identity and serial
-columns, and those that the default of an integer column draws from, of every schema. What the tables
-mean is not known here.
+has already: an id collides, or, where nothing forbids it, two rows are taken for one. The catalogue is
+asked which there are: those of identity and serial columns, and those that the default of an integer
+column draws from, of every schema. What the tables mean is not known here.
 """
 
 from dataclasses import dataclass, replace

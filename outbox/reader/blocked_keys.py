@@ -70,21 +70,16 @@ BLOCK = text(f"""
                         THEN blocked_key.attempts + 1 ELSE 1 END
 """)
 
-_SAVED = f"WITH saved AS ({SAVE} RETURNING id)"
-MOVE_KEY = text(f"""
-    {_SAVED}, moved AS (
+SAVE_KEY = text(f"""
+    WITH saved AS ({SAVE} RETURNING id), moved AS (
         UPDATE outbox.blocked_key
         SET snapshot = CAST(:key_snapshot AS pg_snapshot),
             batch_snapshot = CAST(:key_batch_snapshot AS pg_snapshot), position = :key_position,
             floor = :key_floor, next_xid = CAST(:key_next_xid AS xid8), touches = 0
-        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
-    )
-    SELECT id FROM saved
-""")
-FREE_KEY = text(f"""
-    {_SAVED}, freed AS (
+        WHERE NOT :is_free AND key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+    ), freed AS (
         DELETE FROM outbox.blocked_key
-        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+        WHERE :is_free AND key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
     )
     SELECT id FROM saved
 """)
@@ -140,8 +135,8 @@ def save_key(
     has_caught_up = cursor.batch_snapshot is None and place.batch_snapshot is None
     is_free = has_caught_up and place.snapshot == cursor.snapshot
     values = {f"key_{name}": value for name, value in asdict(place).items()}
-    values |= asdict(cursor) | {"lease_s": lease_s, "key": blocked.key}
-    execute_as_owner(connection, FREE_KEY if is_free else MOVE_KEY, shard, **values)
+    values |= asdict(cursor) | {"lease_s": lease_s, "key": blocked.key, "is_free": is_free}
+    execute_as_owner(connection, SAVE_KEY, shard, **values)
     return replace(shard, cursor=cursor, saved=cursor)
 
 

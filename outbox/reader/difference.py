@@ -182,17 +182,24 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
 
 
 def read_batch(
-    connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int
+    connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int, key: str | None = None
 ) -> ShardBatch:
-    """Read messages from a cursor with a batch, to the end of that batch and no further."""
-    return _read_rest(connection, REST_OF_BATCH, cursor, asdict(hashes), limit)
+    """Read messages, or those of one key, from a cursor with a batch to the end of that batch."""
+    statement = REST_OF_BATCH if key is None else REST_OF_KEY
+    values = asdict(cursor) | asdict(hashes) | {"limit": limit, "key": key}
+    rows = fetch(connection, statement, values)
+    moved = replace(cursor, number=cursor.number + 1)
+    if len(rows) == limit:
+        return ShardBatch(rows, replace(moved, position=rows[-1][0]))
+    end = replace(moved, snapshot=cursor.ends_at, batch_snapshot=None, position=None)
+    return ShardBatch(rows, end)
 
 
 def read_key(
     connection: Connection, cursor: Cursor, hashes: HashRange, key: str, *, limit: int
 ) -> ShardBatch:
-    """Read messages of one key, from a cursor with a batch to the end of that batch."""
-    return _read_rest(connection, REST_OF_KEY, cursor, asdict(hashes) | {"key": key}, limit)
+    """Read as `read_batch` does, messages of one key only."""
+    return read_batch(connection, cursor, hashes, limit=limit, key=key)
 
 
 def bounded_by(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
@@ -201,17 +208,6 @@ def bounded_by(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
     ((lowest,),) = fetch(connection, LOWEST_UNSEEN, _beginning(cursor))
     place = cursor.snapshot, end.ends_at, lowest
     return Cursor(*place, end.floor, end.next_xid, cursor.number)
-
-
-def _read_rest(
-    connection: Connection, statement: str, cursor: Cursor, values: dict[str, Any], limit: int
-) -> ShardBatch:
-    rows = fetch(connection, statement, values | asdict(cursor) | {"limit": limit})
-    moved = replace(cursor, number=cursor.number + 1)
-    if len(rows) == limit:
-        return ShardBatch(rows, replace(moved, position=rows[-1][0]))
-    end = replace(moved, snapshot=cursor.ends_at, batch_snapshot=None, position=None)
-    return ShardBatch(rows, end)
 
 
 def _beginning(cursor: Cursor) -> dict[str, Any]:

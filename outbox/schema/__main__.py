@@ -18,12 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m outbox.schema", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("--since", type=int, help="the version that there is; by default none")
-    parser.add_argument(
-        "--to", type=int, help="the version that there is to be; by default the latest"
-    )
-    parser.add_argument(
-        "--down", action="store_true", help="go back; by default from the latest to none"
-    )
+    there_is_to_be = "the version that there is to be; by default the latest"
+    parser.add_argument("--to", type=int, help=there_is_to_be)
+    back = "go back; by default from the latest to none"
+    parser.add_argument("--down", action="store_true", help=back)
     given = parser.parse_args(arguments)
     bounds = {"since": given.since, "to": given.to}
     bounds = {name: version for name, version in bounds.items() if version is not None}
