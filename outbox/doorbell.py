@@ -60,7 +60,6 @@ class Doorbell:
         self._changed = Condition()
         self._rung = False
         self._words: set[str] = set()
-        self._closed = False
         self._is_failing = False
         self._ending = Event()
         self._thread: Thread | None = None
@@ -74,7 +73,7 @@ class Doorbell:
             if self._rung and is_alive:
                 return  # to wake it again would take the processor from the writers
             self._rung = True
-            if not self._closed and not is_alive:
+            if not self._ending.is_set() and not is_alive:
                 self._thread = Thread(
                     target=self._run, name=f"doorbell-{self._channel}", daemon=True
                 )
@@ -84,9 +83,8 @@ class Doorbell:
     def close(self) -> None:
         """Send what was rung and end the thread."""
         with self._changed:
-            self._closed = True
+            self._ending.set()
             self._changed.notify()
-        self._ending.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
 
@@ -134,7 +132,7 @@ class Doorbell:
 
     def _next(self) -> list[str] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._rung or self._closed)
+            self._changed.wait_for(lambda: self._rung or self._ending.is_set())
             if not self._rung:
                 return None
             words, self._words, self._rung = self._words, set(), False

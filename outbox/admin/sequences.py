@@ -77,14 +77,15 @@ def advance_sequence(connection: Connection, sequence: Sequence) -> Sequence | N
     set stays so, even if the transaction is rolled back. Needs the rights of the table's owner.
     """
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
-    name = _quoted(connection, sequence.table_schema, sequence.table)
+    quoted = connection.dialect.identifier_preparer.format_table
+    name = quoted(table(sequence.table, schema=sequence.table_schema))
     connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
     connection.execute(SHOW_ALL)
     found = _measured(connection, sequence)
     if not found.is_behind:
         return None
-    of = _quoted(connection, sequence.schema, sequence.name)
-    connection.execute(select(func.setval(func.to_regclass(of), found.highest)))
+    of = func.to_regclass(quoted(table(sequence.name, schema=sequence.schema)))
+    connection.execute(select(func.setval(of, found.highest)))
     return found
 
 
@@ -97,8 +98,3 @@ def _measured(connection: Connection, sequence: Sequence) -> Sequence:
         state.select_from(table(sequence.name, schema=sequence.schema))
     ).one()
     return replace(sequence, next_value=last_value + is_called, highest=highest)
-
-
-def _quoted(connection: Connection, schema: str, name: str) -> str:
-    quote = connection.dialect.identifier_preparer.quote
-    return f"{quote(schema)}.{quote(name)}"
