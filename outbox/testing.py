@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from outbox.append import APPEND, Message
 from outbox.doorbell import synchronous
 from outbox.reader.cursor import covers
-from outbox.reader.difference import decode_headers, prepare_session, read
+from outbox.reader.difference import read
+from outbox.reader.driver import decode_headers, prepare_session
 from outbox.reader.shards import claim, release_shard, save, shards
 
 if TYPE_CHECKING:

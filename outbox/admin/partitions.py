@@ -13,7 +13,6 @@ partition, which is what keeps an insert from being refused. It would wait, too,
 that uses the log, half detached meanwhile; a DROP gives up in time and leaves nothing behind.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -26,8 +25,9 @@ _STATEMENT_TIMEOUT_S = 300
 # A process that is paused while it holds these locks would hold up everybody.
 _IDLE_TIMEOUT_S = 5
 
-PARTITIONS = text("""
-    SELECT child.relname FROM pg_inherits
+PARTITIONS = text(r"""
+    SELECT child.relname, to_date(substring(child.relname FROM '^message_(\d{8})$'), 'YYYYMMDD') AS day
+    FROM pg_inherits
     JOIN pg_class AS child ON child.oid = inhrelid
     WHERE inhparent = 'outbox.message'::regclass
     ORDER BY child.relname
@@ -72,8 +72,7 @@ class PartitionChanges:
 
 def partitions(connection: Connection) -> dict[date, str]:
     """Return the daily partitions, by day (UTC)."""
-    names = connection.execute(PARTITIONS).scalars()
-    return {day: name for name in names if (day := _day(name))}
+    return {row.day: row.relname for row in connection.execute(PARTITIONS) if row.day}
 
 
 def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -> list[str]:
@@ -135,9 +134,3 @@ def _starts_at(day: date) -> datetime:
 
 def _ends_at(day: date) -> datetime:
     return _starts_at(day + timedelta(days=1))
-
-
-def _day(partition: str) -> date | None:
-    if match := re.fullmatch(r"message_(\d{4})(\d{2})(\d{2})", partition):
-        return date(*map(int, match.groups()))
-    return None

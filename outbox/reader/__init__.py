@@ -27,16 +27,8 @@ from outbox.reader.cursor import (
     Cursor,
     HashRange,
 )
-from outbox.reader.difference import (
-    ShardBatch,
-    bounded_by,
-    decode_headers,
-    prepare_session,
-    read,
-    read_batch,
-    read_key,
-)
-from outbox.reader.driver import listen, wait_for_notify
+from outbox.reader.difference import ShardBatch, bounded_by, read, read_batch, read_key
+from outbox.reader.driver import decode_headers, listen, prepare_session, wait_for_notify
 from outbox.reader.membership import Assignment, heartbeat, join, leave
 from outbox.reader.shards import (
     SHARD_CHANNEL,

@@ -25,16 +25,11 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import msgspec
 from psycopg.pq import TransactionStatus
-from psycopg.types.string import ByteaBinaryLoader
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from outbox.reader.cursor import Cursor, HashRange
 from outbox.reader.driver import driver, fetch
-
-# Typed, it is twice as fast as a driver's loader that Python must call for each row.
-decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 _XID_FIRST = 3
 _XID_32 = 2**32
@@ -113,20 +108,6 @@ LOWEST_UNSEEN = f"""
     WHERE xid = ANY (ARRAY({_IN_FLIGHT}))
 """
 
-# A generic plan spares planning over all partitions for every batch; with it the planner knows none of
-# the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
-# A statement that walks far must not be cut short by a limit on ordinary statements, or it would never
-# end; waiting for locks stays bounded. Cursors need no flush of their own: one that a crash of the
-# server takes back lies behind what is published, never before it.
-_SESSION = text("""
-    SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
-           set_config('enable_seqscan', 'off', false),
-           set_config('max_parallel_workers_per_gather', '0', false),
-           set_config('jit', 'off', false),
-           set_config('statement_timeout', '0', false),
-           set_config('synchronous_commit', 'off', false)
-""")
-
 # What is looked at again for nothing, at most, where one scan has to do.
 _FEW = 1_000
 _MOMENTS_S = 5.0
@@ -141,12 +122,6 @@ class ShardBatch:
 
     rows: list[tuple[Any, ...]] = field(repr=False)
     cursor: Cursor
-
-
-def prepare_session(connection: Connection) -> None:
-    """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""
-    connection.execute(_SESSION)
-    driver(connection).adapters.register_loader("json", ByteaBinaryLoader)
 
 
 def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> ShardBatch:
