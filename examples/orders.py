@@ -31,10 +31,10 @@ def relay(engine: Engine) -> None:
         reader.prepare_session(connection)
         if (shard := reader.claim(connection, "printer", lease_s=30)) is None:
             return
-        while (reading := reader.read(connection, shard.cursor, shard.hashes, limit=100)).rows:
-            for _, topic, key, value, headers, _ in reading.rows:
+        while (batch := reader.read(connection, shard.cursor, shard.hashes, limit=100)).rows:
+            for _, topic, key, value, headers, _ in batch.rows:
                 print(topic, key, reader.decode_headers(headers)["ce_type"], value.decode())
-            shard = reader.save(connection, shard, reading.cursor, lease_s=30)
+            shard = reader.save(connection, shard, batch.cursor, lease_s=30)
         reader.release_shard(connection, shard)
 
 

@@ -6,7 +6,7 @@ when their writers hold a common lock (the aggregate's row) from before the appe
 writer without such a lock passes `lock_keys=True`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,15 +115,24 @@ def append(
     if not given:
         return
 
-    connection = _flushed(connection)
+    if not isinstance(connection, Connection):
+        connection.flush()
+        connection = connection.connection()
     time = datetime.now(UTC).isoformat()
     all_headers = [_cloud_event(message, time, headers or {}) for message in given]
     for message, encoded in zip(given, all_headers, strict=True):
         most = value_bytes_max(connection, message.topic, wanted=len(message.value))
         _refuse_unpublishable(message, encoded, most)
+    columns = {
+        "message_ids": [message.message_id for message in given],
+        "topics": [message.topic for message in given],
+        "keys": [message.key for message in given],
+        "values": [message.value for message in given],
+        "headers": f"[{','.join(all_headers)}]",
+    }
     if lock_keys:
-        connection.execute(LOCK_KEYS, {"keys": [message.key for message in given]})
-    connection.execute(APPEND, _columns(given, all_headers))
+        connection.execute(LOCK_KEYS, columns)
+    connection.execute(APPEND, columns)
     mark(connection)
 
 
@@ -166,13 +175,6 @@ async def append_async(
     await connection.run_sync(append, messages, headers=headers, lock_keys=lock_keys)
 
 
-def _flushed(connection: "Connection | Session | scoped_session[Any]") -> Connection:
-    if isinstance(connection, Connection):
-        return connection
-    connection.flush()
-    return connection.connection()
-
-
 def _refuse_unpublishable(message: Appendable, headers: str, most: int) -> None:
     if not message.key:
         raise KeyMissing(message.topic)
@@ -184,16 +186,6 @@ def _refuse_unpublishable(message: Appendable, headers: str, most: int) -> None:
     beside_value_bytes = len(message.key.encode()) + len(headers.encode())
     if beside_value_bytes > HEADERS_BYTES_MAX:
         raise HeadersTooLarge(message.topic, beside_value_bytes, HEADERS_BYTES_MAX)
-
-
-def _columns(messages: Sequence[Appendable], headers: Sequence[str]) -> dict[str, object]:
-    return {
-        "message_ids": [message.message_id for message in messages],
-        "topics": [message.topic for message in messages],
-        "keys": [message.key for message in messages],
-        "values": [message.value for message in messages],
-        "headers": f"[{','.join(headers)}]",
-    }
 
 
 def _cloud_event(message: Appendable, time: str, headers: Mapping[str, str]) -> str:

@@ -60,7 +60,6 @@ class Doorbell:
         self._changed = Condition()
         self._rung = False
         self._words: set[str] = set()
-        self._closed = False
         self._is_failing = False
         self._ending = Event()
         self._thread: Thread | None = None
@@ -74,7 +73,7 @@ class Doorbell:
             if self._rung and is_alive:
                 return  # to wake it again would take the processor from the writers
             self._rung = True
-            if not self._closed and not is_alive:
+            if not self._ending.is_set() and not is_alive:
                 self._thread = Thread(
                     target=self._run, name=f"doorbell-{self._channel}", daemon=True
                 )
@@ -84,9 +83,8 @@ class Doorbell:
     def close(self) -> None:
         """Send what was rung and end the thread."""
         with self._changed:
-            self._closed = True
+            self._ending.set()
             self._changed.notify()
-        self._ending.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
 
@@ -94,7 +92,8 @@ class Doorbell:
         connection: Connection | None = None
         while (payloads := self._next()) is not None:
             connection = self._send(connection, payloads)
-            self._pause(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
+            # Further rings gather, unless the end has come.
+            self._ending.wait(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
         _close(connection)
 
     def _send(self, connection: Connection | None, payloads: list[str]) -> Connection | None:
@@ -133,15 +132,11 @@ class Doorbell:
 
     def _next(self) -> list[str] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._rung or self._closed)
+            self._changed.wait_for(lambda: self._rung or self._ending.is_set())
             if not self._rung:
                 return None
             words, self._words, self._rung = self._words, set(), False
         return list(_joined(sorted(words)))
-
-    def _pause(self, seconds: float) -> None:
-        """Let further rings gather, unless the end has come."""
-        self._ending.wait(seconds)
 
 
 def synchronous(engine: Engine) -> Engine:

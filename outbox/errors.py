@@ -22,243 +22,198 @@ OutboxError
 └── ForeignReplay  ┘
 """
 
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar, dataclass_transform
 
 
+@dataclass_transform(eq_default=False)
 class OutboxError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything this package raises on purpose; it has a `code`, and the parts of its text as fields."""
 
-    code = "OUTBOX"
+    code: ClassVar = "OUTBOX"
+    text: ClassVar = ""
+
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        cls.code = code or re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
+        dataclass(eq=False, repr=False)(cls)  # with `eq` it could not be hashed, nor shown
+
+    def __str__(self) -> str:
+        return self.text.format_map(vars(self)) or super().__str__()
 
 
 class UnknownTopic(OutboxError):
     """The topic was never declared, so no broker would take the message."""
 
-    code = "UNKNOWN_TOPIC"
+    text = (
+        "topic {topic!r} is not declared (declared: {known}); "
+        "declare it with outbox.declare_topics and create it on the broker first"
+    )
+    topic: str
+    known: Collection[str]
 
-    def __init__(self, topic: str, known: Collection[str]) -> None:
-        super().__init__(
-            f"topic {topic!r} is not declared (declared: {', '.join(sorted(known)) or 'none'}); "
-            "declare it with outbox.declare_topics and create it on the broker first"
-        )
-        self.topic = topic
+    def __str__(self) -> str:
+        known = ", ".join(sorted(self.known)) or "none"
+        return self.text.format(topic=self.topic, known=known)
 
 
 class InvalidTopicName(OutboxError):
     """No broker has, or could have, a topic of this name that takes messages."""
 
-    code = "INVALID_TOPIC_NAME"
-
-    def __init__(self, topic: str, problem: str) -> None:
-        super().__init__(f"topic {topic!r} cannot be declared: {problem}")
-        self.topic = topic
+    text = "topic {topic!r} cannot be declared: {problem}"
+    topic: str
+    problem: str
 
 
 class KeyMissing(OutboxError):
     """Without a key a message has no order and no shard."""
 
-    code = "KEY_MISSING"
-
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"a message for {topic!r} has no key")
-        self.topic = topic
+    text = "a message for {topic!r} has no key"
+    topic: str
 
 
 class ValueTooLarge(OutboxError):
     """The broker would refuse the message for good, and it would block its key."""
 
-    code = "VALUE_TOO_LARGE"
-
-    def __init__(self, topic: str, value_bytes: int, value_bytes_max: int) -> None:
-        super().__init__(
-            f"a message for {topic!r} has {value_bytes} bytes; the topic takes {value_bytes_max}"
-        )
-        self.topic = topic
-        self.value_bytes = value_bytes
-        self.value_bytes_max = value_bytes_max
+    text = "a message for {topic!r} has {value_bytes} bytes; the topic takes {value_bytes_max}"
+    topic: str
+    value_bytes: int
+    value_bytes_max: int
 
 
 class HeadersTooLarge(OutboxError):
     """Key and headers alone would take the message near the broker's limit."""
 
-    code = "HEADERS_TOO_LARGE"
-
-    def __init__(self, topic: str, headers_bytes: int, headers_bytes_max: int) -> None:
-        super().__init__(
-            f"a message for {topic!r} has {headers_bytes} bytes of key and headers; "
-            f"at most {headers_bytes_max} are taken"
-        )
-        self.topic = topic
-        self.headers_bytes = headers_bytes
-        self.headers_bytes_max = headers_bytes_max
+    text = (
+        "a message for {topic!r} has {headers_bytes} bytes of key and headers; "
+        "at most {headers_bytes_max} are taken"
+    )
+    topic: str
+    headers_bytes: int
+    headers_bytes_max: int
 
 
 class LeaseLost(OutboxError):
     """The shard's epoch moved on: another relay took it over, and this one's cursor was refused."""
 
-    code = "LEASE_LOST"
-
-    def __init__(self, shard_id: int, epoch: int) -> None:
-        super().__init__(
-            f"shard {shard_id}: another relay has taken it over (this one had epoch {epoch})"
-        )
-        self.shard_id = shard_id
-        self.epoch = epoch
+    text = "shard {shard_id}: another relay has taken it over (this one had epoch {epoch})"
+    shard_id: int
+    epoch: int
 
 
 class NoSuchShard(OutboxError):
     """There is no shard of this id (any more)."""
 
-    code = "NO_SUCH_SHARD"
-
-    def __init__(self, shard_id: int) -> None:
-        super().__init__(f"there is no shard {shard_id}")
-        self.shard_id = shard_id
+    text = "there is no shard {shard_id}"
+    shard_id: int
 
 
-class HandoverTaken(OutboxError):
+class HandoverTaken(OutboxError, code="SHARD_RESERVED"):
     """Another process has requested the shard's handover, to change it."""
 
-    code = "SHARD_RESERVED"
-
-    def __init__(self, shard_id: int, reserved_for: str) -> None:
-        super().__init__(
-            f"shard {shard_id}: its handover to {reserved_for} is pending; try again when that has ended"
-        )
-        self.shard_id = shard_id
-        self.reserved_for = reserved_for
+    text = (
+        "shard {shard_id}: its handover to {reserved_for} is pending; try again when that has ended"
+    )
+    shard_id: int
+    reserved_for: str
 
 
 class NotNeighbours(OutboxError):
     """Only shards whose ranges touch, and that stand at the same snapshot, can become one."""
 
-    code = "NOT_NEIGHBOURS"
-
-    def __init__(self, left_id: int, right_id: int) -> None:
-        super().__init__(
-            f"shards {left_id} and {right_id} are not neighbours that stand at the same snapshot"
-        )
-        self.left_id = left_id
-        self.right_id = right_id
+    text = "shards {left_id} and {right_id} are not neighbours that stand at the same snapshot"
+    left_id: int
+    right_id: int
 
 
 class KeyNotBlocked(OutboxError):
     """No message of this key is in the way, or it is being tried again already."""
 
-    code = "KEY_NOT_BLOCKED"
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"key {key!r} is not blocked")
-        self.key = key
+    text = "key {key!r} is not blocked"
+    key: str
 
 
-class ForeignCursor(OutboxError):
+class ForeignCursor(OutboxError, code="CURSOR_FROM_ELSEWHERE"):
     """The cursor belongs to another Postgres cluster: to publish by it would lose messages."""
 
-    code = "CURSOR_FROM_ELSEWHERE"
-
-    def __init__(self, shard_id: int, reason: str) -> None:
-        super().__init__(
-            f"shard {shard_id}: the cursor belongs to another Postgres cluster ({reason}); publishing is "
-            "stopped until `outbox rebase` is run"
-        )
-        self.shard_id = shard_id
-        self.reason = reason
+    text = (
+        "shard {shard_id}: the cursor belongs to another Postgres cluster ({reason}); publishing is "
+        "stopped until `outbox rebase` is run"
+    )
+    shard_id: int
+    reason: str
 
 
 class SequenceBehind(OutboxError):
     """Messages would get positions that are below a cursor's floor, where no relay looks for them."""
 
-    code = "SEQUENCE_BEHIND"
-
-    def __init__(self, next_position: int, highest: int) -> None:
-        super().__init__(
-            f"sequence outbox.message_position_seq is behind its table (next {next_position}, highest "
-            f"{highest}), as after a restore; publishing is stopped until `outbox rebase` is run"
-        )
-        self.next_position = next_position
-        self.highest = highest
+    text = (
+        "sequence outbox.message_position_seq is behind its table (next {next_position}, highest "
+        "{highest}), as after a restore; publishing is stopped until `outbox rebase` is run"
+    )
+    next_position: int
+    highest: int
 
 
 class StillRelayed(OutboxError):
     """A cursor is rebased only while no relay may write it."""
 
-    code = "STILL_RELAYED"
-
-    def __init__(self, shard_id: int, owner: str, leased_until: datetime) -> None:
-        super().__init__(
-            f"shard {shard_id}: relay {owner} has its lease until {leased_until:%H:%M:%S %Z}; stop that "
-            "relay, or wait until then if it ran in the old cluster"
-        )
-        self.shard_id = shard_id
-        self.owner = owner
-        self.leased_until = leased_until
+    text = (
+        "shard {shard_id}: relay {owner} has its lease until {leased_until:%H:%M:%S %Z}; stop that "
+        "relay, or wait until then if it ran in the old cluster"
+    )
+    shard_id: int
+    owner: str
+    leased_until: datetime
 
 
 class TransactionIdsRestarted(OutboxError):
     """The cursors cannot be kept: they might hide messages that were written in this cluster."""
 
-    code = "TRANSACTION_IDS_RESTARTED"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the cursors contain transaction ids that this cluster assigns again; they can be kept only "
-            "where ids continue, as after pg_upgrade: run it without --same-transaction-ids"
-        )
+    text = (
+        "the cursors contain transaction ids that this cluster assigns again; they can be kept only "
+        "where ids continue, as after pg_upgrade: run it without --same-transaction-ids"
+    )
 
 
 class NoSuchReplay(OutboxError):
     """There is no replay of this id."""
 
-    code = "NO_SUCH_REPLAY"
-
-    def __init__(self, replay_id: int) -> None:
-        super().__init__(f"there is no replay {replay_id}")
-        self.replay_id = replay_id
+    text = "there is no replay {replay_id}"
+    replay_id: int
 
 
 class ReplayTaken(OutboxError):
     """A replay is run by one process at a time."""
 
-    code = "REPLAY_TAKEN"
-
-    def __init__(self, replay_id: int) -> None:
-        super().__init__(f"replay {replay_id} is being run by another process")
-        self.replay_id = replay_id
+    text = "replay {replay_id} is being run by another process"
+    replay_id: int
 
 
 class MendTaken(OutboxError):
     """An outbox is mended by one process at a time: two would publish the same messages twice."""
 
-    code = "MEND_TAKEN"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "another process mends this outbox; wait until it ends, then audit again "
-            "(`outbox replays` shows its progress)"
-        )
+    text = (
+        "another process mends this outbox; wait until it ends, then audit again "
+        "(`outbox replays` shows its progress)"
+    )
 
 
 class ReplayOver(OutboxError):
     """The replay is done, or was cancelled, perhaps while it ran."""
 
-    code = "REPLAY_OVER"
-
-    def __init__(self, replay_id: int, state: str) -> None:
-        super().__init__(f"replay {replay_id} is {state}")
-        self.replay_id = replay_id
-        self.state = state
+    text = "replay {replay_id} is {state}"
+    replay_id: int
+    state: str
 
 
-class ForeignReplay(OutboxError):
+class ForeignReplay(OutboxError, code="REPLAY_FROM_ELSEWHERE"):
     """Its messages were chosen by the transaction ids of another cluster."""
 
-    code = "REPLAY_FROM_ELSEWHERE"
-
-    def __init__(self, replay_id: int) -> None:
-        super().__init__(
-            f"replay {replay_id} was created in another Postgres cluster, whose transaction ids say "
-            "nothing here; cancel it and create a new one"
-        )
-        self.replay_id = replay_id
+    text = (
+        "replay {replay_id} was created in another Postgres cluster, whose transaction ids say "
+        "nothing here; cancel it and create a new one"
+    )
+    replay_id: int

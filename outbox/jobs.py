@@ -7,15 +7,14 @@ has expired the next process that claims it leads.
 Leases are on the database's clock. One that ends later than any claim of now could end was given before
 the clock was set back, or by a process with a longer lease: it has expired, too.
 
-There is no epoch: a leader that was paused past its lease goes on with its run, beside the next leader's.
-A job must be safe to run twice.
+There is no epoch: a leader that was paused past its lease goes on, beside the next leader. A job must be
+safe to run twice.
 """
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from os import getpid
 from socket import gethostname
-from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Engine, text
@@ -62,35 +61,30 @@ class JobRecord:
     failure: str | None
 
 
-def _a_new_owner() -> str:
-    """Return a name that no other process has, even where every container has the same host and pid."""
-    return f"{gethostname()}:{getpid()}:{uuid4().hex[:8]}"
-
-
 @dataclass(frozen=True, slots=True)
 class JobLease:
     """One process's claim to a timed job; each call is a transaction of its own, on any connection."""
 
     engine: Engine
     job: str
-    owner: str = field(default_factory=_a_new_owner)
+    # No other process has this name, even where every container has the same host and pid.
+    owner: str = field(default_factory=lambda: f"{gethostname()}:{getpid()}:{uuid4().hex[:8]}")
 
     def claim(self, lease_s: float) -> JobRecord:
         """Take or renew the lease, unless another process has it; returns the record."""
-        values = self._values(lease_s=lease_s)
+        values = {"name": self.job, "owner": self.owner, "lease_s": lease_s}
         with self.engine.begin() as connection:
             row = connection.execute(CLAIM, values).one_or_none()
             return JobRecord(*(row or connection.execute(LOOK, values).one()))
 
     def succeeded(self) -> JobRecord:
         """Record that a run has ended well, and return the record."""
+        values = {"name": self.job, "owner": self.owner}
         with self.engine.begin() as connection:
-            return JobRecord(*connection.execute(SUCCEEDED, self._values()).one())
+            return JobRecord(*connection.execute(SUCCEEDED, values).one())
 
     def failed(self, reason: str, *, resigns: bool = False) -> None:
         """Record that a run has failed, and why in one line; to resign ends the lease, if it has it."""
+        values = {"name": self.job, "owner": self.owner, "reason": reason, "resigns": resigns}
         with self.engine.begin() as connection:
-            connection.execute(FAILED, self._values(reason=reason, resigns=resigns))
-
-    def _values(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - what a statement binds
-        return {"name": self.job, "owner": self.owner, **more}
+            connection.execute(FAILED, values)

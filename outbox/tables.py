@@ -10,32 +10,15 @@ give the tables that are updated a fillfactor, so that a rewritten row stays on 
 index.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Computed,
-    DateTime,
-    ForeignKeyConstraint,
-    Identity,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    Sequence,
-    Table,
-    Text,
-    Uuid,
-    func,
-    text,
-)
+from functools import partial
+
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, ExcludeConstraint
 from sqlalchemy.types import UserDefinedType
 
 SCHEMA = "outbox"
 
-metadata = MetaData(
+metadata = sa.MetaData(
     schema=SCHEMA,
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -63,226 +46,225 @@ class PgSnapshot(UserDefinedType[str]):
         return "pg_snapshot"
 
 
+_INSTANT = sa.DateTime(timezone=True)
+_KEY = sa.Text(collation="C")
+_THIS_CLUSTER = sa.text("(pg_control_system()).system_identifier")
+_required = partial(sa.Column, nullable=False)
+
 # CACHE 1: with a larger cache two sessions draw positions in another order than they commit, and two
 # writers of one key that take turns under its lock would be published the wrong way round.
-position = Sequence("message_position_seq", metadata=metadata, data_type=BigInteger, cache=1)
+position = sa.Sequence("message_position_seq", metadata=metadata, data_type=sa.BigInteger, cache=1)
 
 # Drawn after the transaction's id, so that an id not yet given will have higher positions only.
-_AFTER_XID = text(
+_AFTER_XID = sa.text(
     "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('outbox.message_position_seq') END"
 )
 
-message = Table(
+message = sa.Table(
     "message",
     metadata,
-    Column("position", BigInteger, server_default=_AFTER_XID),
-    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
-    Column("message_id", Uuid, nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("key", Text(collation="C"), nullable=False),
+    sa.Column("position", sa.BigInteger, server_default=_AFTER_XID),
+    _required("xid", Xid8, server_default=sa.text("pg_current_xact_id()")),
+    _required("message_id", sa.Uuid),
+    _required("topic", sa.Text),
+    _required("key", _KEY),
     # Which shard a message belongs to. Generated, so that writers in any language agree.
-    Column("key_hash", Integer, Computed("hashtext(key)", persisted=True), nullable=False),
-    Column("value", LargeBinary, nullable=False),
+    _required("key_hash", sa.Integer, sa.Computed("hashtext(key)", persisted=True)),
+    _required("value", sa.LargeBinary),
     # json and not jsonb: it is written once, read whole, and never looked into.
-    Column("headers", JSON, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("position", "created_at"),
-    CheckConstraint("key <> ''", name="key_given"),
-    Index(None, "xid"),
+    _required("headers", JSON),
+    _required("created_at", _INSTANT, server_default=sa.func.now()),
+    sa.PrimaryKeyConstraint("position", "created_at"),
+    sa.CheckConstraint("key <> ''", name="key_given"),
+    sa.Index(None, "xid"),
     postgresql_partition_by="RANGE (created_at)",
 )
 
 # Never used again, since cursors elsewhere than in this table are known by the shard's id.
-shard_id = Sequence("shard_id_seq", metadata=metadata, data_type=Integer, start=2)
+shard_id = sa.Sequence("shard_id_seq", metadata=metadata, data_type=sa.Integer, start=2)
 
-shard = Table(
+shard = sa.Table(
     "shard",
     metadata,
-    Column("id", Integer, shard_id, primary_key=True, server_default=shard_id.next_value()),
-    Column("hash_from", BigInteger, nullable=False),
-    Column("hash_to", BigInteger, nullable=False),
-    Column("snapshot", PgSnapshot, nullable=False),
+    sa.Column("id", sa.Integer, shard_id, primary_key=True, server_default=shard_id.next_value()),
+    _required("hash_from", sa.BigInteger),
+    _required("hash_to", sa.BigInteger),
+    _required("snapshot", PgSnapshot),
     # Both set while a backlog is published in chunks: the snapshot it ends at, and how far it is.
-    Column("batch_snapshot", PgSnapshot),
-    Column("position", BigInteger),
+    sa.Column("batch_snapshot", PgSnapshot),
+    sa.Column("position", sa.BigInteger),
     # Every transaction from `next_xid` on has positions above `floor` only; see `reader.difference`.
-    Column("floor", BigInteger, nullable=False, server_default="0"),
-    Column("next_xid", Xid8, nullable=False),
-    Column("number", BigInteger, nullable=False, server_default="0"),
-    Column(
-        "system_identifier",
-        BigInteger,
-        nullable=False,
-        server_default=text("(pg_control_system()).system_identifier"),
-    ),
-    Column("epoch", BigInteger, nullable=False, server_default="0"),
-    Column("owner", Text),
-    Column("leased_until", DateTime(timezone=True)),
+    _required("floor", sa.BigInteger, server_default="0"),
+    _required("next_xid", Xid8),
+    _required("number", sa.BigInteger, server_default="0"),
+    _required("system_identifier", sa.BigInteger, server_default=_THIS_CLUSTER),
+    _required("epoch", sa.BigInteger, server_default="0"),
+    sa.Column("owner", sa.Text),
+    sa.Column("leased_until", _INSTANT),
     # The process that asked for the handover: the owner releases the shard, and no other claims it.
-    Column("reserved_for", Text),
-    Column("reserved_until", DateTime(timezone=True)),
+    sa.Column("reserved_for", sa.Text),
+    sa.Column("reserved_until", _INSTANT),
     # The first message after a claim, and how many relays crashed while publishing it.
-    Column("touched", BigInteger),
-    Column("touches", Integer, nullable=False, server_default="0"),
-    CheckConstraint("hash_from < hash_to", name="range_not_empty"),
-    CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
-    CheckConstraint("(owner IS NULL) = (leased_until IS NULL)", name="lease_whole"),
-    CheckConstraint("(reserved_for IS NULL) = (reserved_until IS NULL)", name="reservation_whole"),
+    sa.Column("touched", sa.BigInteger),
+    _required("touches", sa.Integer, server_default="0"),
+    sa.CheckConstraint("hash_from < hash_to", name="range_not_empty"),
+    sa.CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
+    sa.CheckConstraint("(owner IS NULL) = (leased_until IS NULL)", name="lease_whole"),
+    sa.CheckConstraint(
+        "(reserved_for IS NULL) = (reserved_until IS NULL)", name="reservation_whole"
+    ),
     # Two relays of one key would publish its messages twice, and out of order.
-    ExcludeConstraint((text("int8range(hash_from, hash_to)"), "&&"), name="ex_shard_ranges_apart"),
+    ExcludeConstraint(
+        (sa.text("int8range(hash_from, hash_to)"), "&&"), name="ex_shard_ranges_apart"
+    ),
 )
 
-relay = Table(
+relay = sa.Table(
     "relay",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("seen_until", DateTime(timezone=True), nullable=False),
+    sa.Column("name", sa.Text, primary_key=True),
+    _required("seen_until", _INSTANT),
 )
 
 # A blocked key is a shard of that key alone: its cursor says what of the key is published.
-blocked_key = Table(
+blocked_key = sa.Table(
     "blocked_key",
     metadata,
-    Column("key", Text(collation="C"), primary_key=True),
-    Column("key_hash", Integer, Computed("hashtext(key)", persisted=True), nullable=False),
-    Column("state", Text, nullable=False, server_default="BLOCKED"),
-    Column("message_id", Uuid, nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("message_position", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="1"),
-    Column("blocked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("snapshot", PgSnapshot, nullable=False),
-    Column("batch_snapshot", PgSnapshot),
-    Column("position", BigInteger),
-    Column("floor", BigInteger, nullable=False),
-    Column("next_xid", Xid8, nullable=False),
+    sa.Column("key", _KEY, primary_key=True),
+    _required("key_hash", sa.Integer, sa.Computed("hashtext(key)", persisted=True)),
+    _required("state", sa.Text, server_default="BLOCKED"),
+    _required("message_id", sa.Uuid),
+    _required("topic", sa.Text),
+    _required("message_position", sa.BigInteger),
+    _required("reason", sa.Text),
+    _required("attempts", sa.Integer, server_default="1"),
+    _required("blocked_at", _INSTANT, server_default=sa.func.now()),
+    _required("snapshot", PgSnapshot),
+    sa.Column("batch_snapshot", PgSnapshot),
+    sa.Column("position", sa.BigInteger),
+    _required("floor", sa.BigInteger),
+    _required("next_xid", Xid8),
     # How many relays crashed while publishing the key's next message.
-    Column("touches", Integer, nullable=False, server_default="0"),
-    CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
-    CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
+    _required("touches", sa.Integer, server_default="0"),
+    sa.CheckConstraint("state IN ('BLOCKED', 'RETRYING')", name="state_known"),
+    sa.CheckConstraint("(batch_snapshot IS NULL) = (position IS NULL)", name="batch_whole"),
 )
 
 # A copy, since retention drops the message; and the record of the decision: by whom, and why.
-dead_letter = Table(
+dead_letter = sa.Table(
     "dead_letter",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("message_id", Uuid, nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("key", Text(collation="C"), nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    Column("headers", JSON, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("blocked_at", DateTime(timezone=True), nullable=False),
-    Column("skipped_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("skipped_by", Text, nullable=False),
-    Column("note", Text, nullable=False, server_default=""),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    _required("message_id", sa.Uuid),
+    _required("topic", sa.Text),
+    _required("key", _KEY),
+    _required("value", sa.LargeBinary),
+    _required("headers", JSON),
+    _required("position", sa.BigInteger),
+    _required("created_at", _INSTANT),
+    _required("reason", sa.Text),
+    _required("attempts", sa.Integer),
+    _required("blocked_at", _INSTANT),
+    _required("skipped_at", _INSTANT, server_default=sa.func.now()),
+    _required("skipped_by", sa.Text),
+    _required("note", sa.Text, server_default=""),
 )
 
-topic = Table(
+topic = sa.Table(
     "topic",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value_bytes_max", Integer, nullable=False),
-    CheckConstraint("value_bytes_max > 0", name="value_bytes_max_positive"),
+    sa.Column("name", sa.Text, primary_key=True),
+    _required("value_bytes_max", sa.Integer),
+    sa.CheckConstraint("value_bytes_max > 0", name="value_bytes_max_positive"),
 )
 
 # Messages published again: which ones, how far, and by whom; see `outbox.admin.replays`.
-replay = Table(
+replay = sa.Table(
     "replay",
     metadata,
-    Column("id", Integer, Identity(always=True), primary_key=True),
-    Column("state", Text, nullable=False, server_default="RUNNING"),
-    Column("reason", Text),
-    Column("topics", ARRAY(Text), nullable=False),
-    Column("keys", ARRAY(Text), nullable=False),
-    Column("message_ids", ARRAY(Uuid), nullable=False),
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    _required("state", sa.Text, server_default="RUNNING"),
+    sa.Column("reason", sa.Text),
+    _required("topics", ARRAY(sa.Text)),
+    _required("keys", ARRAY(sa.Text)),
+    _required("message_ids", ARRAY(sa.Uuid)),
     # Of a mend alone: where each of the ids stands in the log; see `outbox.admin.mending`.
-    Column("positions", ARRAY(BigInteger), nullable=False, server_default="{}"),
-    Column("since", DateTime(timezone=True)),
-    Column("until", DateTime(timezone=True)),
-    Column("to_topic", Text),
-    Column("per_second", Integer, nullable=False),
+    _required("positions", ARRAY(sa.BigInteger), server_default="{}"),
+    sa.Column("since", _INSTANT),
+    sa.Column("until", _INSTANT),
+    sa.Column("to_topic", sa.Text),
+    _required("per_second", sa.Integer),
     # What was published when it began, by shard and blocked key: the set of messages never changes.
-    Column("cursors", JSON, nullable=False),
+    _required("cursors", JSON),
     # The last one that is done with; the first and the last of all.
-    Column("position", BigInteger, nullable=False),
-    Column("first_position", BigInteger, nullable=False),
-    Column("last_position", BigInteger, nullable=False),
+    _required("position", sa.BigInteger),
+    _required("first_position", sa.BigInteger),
+    _required("last_position", sa.BigInteger),
     # When the messages were appended, so that only the partitions of those days are read.
-    Column("first_at", DateTime(timezone=True), nullable=False),
-    Column("last_at", DateTime(timezone=True), nullable=False),
-    Column("expected", BigInteger, nullable=False),
-    Column("left_out", BigInteger, nullable=False),
-    Column("sent", BigInteger, nullable=False, server_default="0"),
-    Column("refused", BigInteger, nullable=False, server_default="0"),
+    _required("first_at", _INSTANT),
+    _required("last_at", _INSTANT),
+    _required("expected", sa.BigInteger),
+    _required("left_out", sa.BigInteger),
+    _required("sent", sa.BigInteger, server_default="0"),
+    _required("refused", sa.BigInteger, server_default="0"),
     # Of a mend alone: the ids that were no longer in the log when their turn came.
-    Column("gone", ARRAY(Uuid), nullable=False, server_default="{}"),
+    _required("gone", ARRAY(sa.Uuid), server_default="{}"),
     # Of the cluster whose transaction ids the cursors speak of.
-    Column(
-        "system_identifier",
-        BigInteger,
-        nullable=False,
-        server_default=text("(pg_control_system()).system_identifier"),
-    ),
-    Column("started_by", Text, nullable=False),
-    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    CheckConstraint(
+    _required("system_identifier", sa.BigInteger, server_default=_THIS_CLUSTER),
+    _required("started_by", sa.Text),
+    _required("started_at", _INSTANT, server_default=sa.func.now()),
+    _required("updated_at", _INSTANT, server_default=sa.func.now()),
+    sa.CheckConstraint(
         "state IN ('RUNNING', 'INTERRUPTED', 'REFUSED', 'DONE', 'CANCELLED')", name="state_known"
     ),
-    CheckConstraint(
+    sa.CheckConstraint(
         "cardinality(topics) + cardinality(keys) + cardinality(message_ids) > 0 "
         "OR since IS NOT NULL OR until IS NOT NULL",
         name="selection_given",
     ),
-    CheckConstraint("per_second >= 0", name="rate_not_negative"),
-    CheckConstraint(
+    sa.CheckConstraint("per_second >= 0", name="rate_not_negative"),
+    sa.CheckConstraint(
         "cardinality(positions) IN (0, cardinality(message_ids))", name="positions_of_messages"
     ),
 )
 
-# Findings of an audit that are no alarm any more; see `outbox.admin.acknowledged`.
-acknowledgement = Table(
+# Findings of an audit that are no alarm any more; see `outbox.admin.mending`.
+acknowledgement = sa.Table(
     "acknowledgement",
     metadata,
-    Column("kind", Text, nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("message_id", Uuid, nullable=False),
-    Column("acknowledged_by", Text, nullable=False),
-    Column("acknowledged_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("reason", Text, nullable=False),
+    _required("kind", sa.Text),
+    _required("topic", sa.Text),
+    _required("message_id", sa.Uuid),
+    _required("acknowledged_by", sa.Text),
+    _required("acknowledged_at", _INSTANT, server_default=sa.func.now()),
+    _required("reason", sa.Text),
     # The mend that made it history: should the message be lost once more, that is a new finding.
-    Column("mended_by", Integer),
-    PrimaryKeyConstraint("message_id", "topic", "kind", "acknowledged_at"),
-    CheckConstraint("reason <> ''", name="reason_given"),
-    ForeignKeyConstraint(["mended_by"], [replay.c.id], name="fk_acknowledgement_mended_by"),
-    Index(
+    sa.Column("mended_by", sa.Integer),
+    sa.PrimaryKeyConstraint("message_id", "topic", "kind", "acknowledged_at"),
+    sa.CheckConstraint("reason <> ''", name="reason_given"),
+    sa.ForeignKeyConstraint(["mended_by"], [replay.c.id], name="fk_acknowledgement_mended_by"),
+    sa.Index(
         "uq_acknowledgement_in_force",
         "kind",
         "topic",
         "message_id",
         unique=True,
-        postgresql_where=text("mended_by IS NULL"),
+        postgresql_where=sa.text("mended_by IS NULL"),
     ),
 )
 
 # A timed job: which process leads, and how its runs ended; see `outbox.jobs`.
-scheduled_job = Table(
+scheduled_job = sa.Table(
     "scheduled_job",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("owner", Text, nullable=False),
-    Column("leased_until", DateTime(timezone=True), nullable=False),
-    Column("succeeded_at", DateTime(timezone=True)),
-    Column("succeeded_by", Text),
-    Column("failed_at", DateTime(timezone=True)),
-    Column("failed_by", Text),
-    Column("failure", Text),
-    CheckConstraint("(succeeded_at IS NULL) = (succeeded_by IS NULL)", name="success_whole"),
-    CheckConstraint("num_nulls(failed_at, failed_by, failure) IN (0, 3)", name="failure_whole"),
+    sa.Column("name", sa.Text, primary_key=True),
+    _required("owner", sa.Text),
+    _required("leased_until", _INSTANT),
+    sa.Column("succeeded_at", _INSTANT),
+    sa.Column("succeeded_by", sa.Text),
+    sa.Column("failed_at", _INSTANT),
+    sa.Column("failed_by", sa.Text),
+    sa.Column("failure", sa.Text),
+    sa.CheckConstraint("(succeeded_at IS NULL) = (succeeded_by IS NULL)", name="success_whole"),
+    sa.CheckConstraint("num_nulls(failed_at, failed_by, failure) IN (0, 3)", name="failure_whole"),
 )

@@ -10,7 +10,7 @@ broker nor a test framework. All of it goes by one notion: a message is new unti
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Engine, RootTransaction, event, text
 
 from outbox.append import APPEND, Message
 from outbox.doorbell import synchronous
-from outbox.reader.difference import decode_headers, prepare_session, read
-from outbox.reader.published import covers
+from outbox.reader.cursor import covers
+from outbox.reader.difference import read
+from outbox.reader.driver import decode_headers, prepare_session
 from outbox.reader.shards import claim, release_shard, save, shards
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def assert_appended(
     Looks at what this connection sees, its own open transaction included. A `value` of bytes is
     compared as it is, any other one as JSON.
     """
-    wanted = {"topic": topic, "key": key, "type": type, "value": value}
-    wanted = {name: given for name, given in wanted.items() if given is not None}
+    given = {"topic": topic, "key": key, "type": type, "value": value}
+    wanted = {name: part for name, part in given.items() if part is not None}
     found = _new(connection)
     for message in found:
-        if all(_has(message, name, given) for name, given in wanted.items()):
+        if all(_has(message, name, part) for name, part in wanted.items()):
             return message
     raise AssertionError(f"no new message has {_joined(wanted)}; {_shown(found)}")
 
@@ -140,7 +141,7 @@ def crash_after(
 
 def _new(connection: "Connection | Session") -> list[Message]:
     rows = connection.execute(NEW)
-    return [_message(row.message_id, row.topic, row.key, row.value, row.headers) for row in rows]
+    return [_message(*row) for row in rows]
 
 
 def _drained(connection: Connection, shard_id: int) -> list[Message]:
@@ -149,13 +150,13 @@ def _drained(connection: Connection, shard_id: int) -> list[Message]:
         raise RuntimeError(f"a relay has shard {shard_id}, and would take what is to be drained")
     drained: list[Message] = []
     while True:
-        reading = read(connection, shard.cursor, shard.hashes, limit=_LIMIT)
-        shard = save(connection, shard, reading.cursor, lease_s=_LEASE_S)
-        if not reading.rows:
+        batch = read(connection, shard.cursor, shard.hashes, limit=_LIMIT)
+        shard = save(connection, shard, batch.cursor, lease_s=_LEASE_S)
+        if not batch.rows:
             break
-        positions = {"positions": [row[0] for row in reading.rows]}
+        positions = {"positions": [row[0] for row in batch.rows]}
         ids = {row.position: row.message_id for row in connection.execute(IDS, positions)}
-        drained += [_message(ids[position], *columns) for position, *columns, _ in reading.rows]
+        drained += [_message(ids[position], *columns) for position, *columns, _ in batch.rows]
     release_shard(connection, shard)
     return drained
 
@@ -178,16 +179,15 @@ def _has(message: Message, name: str, given: object) -> bool:
 def _shown(messages: list[Message]) -> str:
     if not messages:
         return "there is no new message at all"
-    lines = [_joined(_visible(message)) for message in messages[:_SHOWN_MAX]]
+    lines = []
+    for message in messages[:_SHOWN_MAX]:
+        value = message.value[:_VALUE_BYTES_SHOWN_MAX]
+        value += b"..." if len(message.value) > len(value) else b""
+        parts = {"topic": message.topic, "key": message.key, "type": message.type, "value": value}
+        lines.append(_joined(parts))
     if len(messages) > _SHOWN_MAX:
         lines.append(f"and {len(messages) - _SHOWN_MAX} more")
     return "there is:\n  " + "\n  ".join(lines)
-
-
-def _visible(message: Message) -> dict[str, Any]:
-    value = message.value[:_VALUE_BYTES_SHOWN_MAX]
-    value += b"..." if len(message.value) > len(value) else b""
-    return {"topic": message.topic, "key": message.key, "type": message.type, "value": value}
 
 
 def _joined(values: Mapping[str, object]) -> str:

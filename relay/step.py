@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from outbox import reader
-from outbox.reader import BlockedKey, Cursor, Reading, Shard
+from outbox.reader import BlockedKey, Cursor, Shard, ShardBatch
 from relay.config import RelayConfig
 from relay.metrics import BATCHES, PUBLISHED, oldest_unpublished
 from relay.publishing.cursor_store import Publisher
@@ -40,7 +40,7 @@ CRASHES_MAX = 3
 class RefusedBatch:
     """A batch of which the brokers refused a message, and why; nothing of it was recorded."""
 
-    batch: Reading
+    batch: ShardBatch
     reason: str
 
     @property
@@ -89,13 +89,13 @@ class BatchReader:
         self._was_rung = was_rung
         self.limit = limit
 
-    def read(self, cursor: Cursor) -> Reading:
+    def read(self, cursor: Cursor) -> ShardBatch:
         return reader.read(self._work.connection, cursor, self._hashes, limit=self.limit)
 
-    def read_after(self, batch: Reading) -> Reading:
+    def read_after(self, batch: ShardBatch) -> ShardBatch:
         self.limit = min(self.limit * 2, self._work.config.chunk, _bearable(batch.rows))
         if self._was_rung and not batch.cursor.batch_snapshot:
-            return Reading([], batch.cursor)
+            return ShardBatch([], batch.cursor)
         return self.read(batch.cursor)
 
 
@@ -140,8 +140,8 @@ def relay_once(
 
 
 def publish(
-    work: Work, shard: Shard, batches: BatchReader, batch: Reading, rows: Sequence[Row]
-) -> Reading:
+    work: Work, shard: Shard, batches: BatchReader, batch: ShardBatch, rows: Sequence[Row]
+) -> ShardBatch:
     """Publish rows of a batch and make them final; returns the next batch, which is read meanwhile.
 
     Raises `PublishRefused`; nothing is final then.
@@ -184,7 +184,7 @@ def retry_once(work: Work, shard: Shard, blocked: BlockedKey, *, limit: int) -> 
     return Relayed(shard, len(batch.rows), is_done=is_done)
 
 
-def to_publish(batch: Reading, excluding: Collection[str]) -> list[Row]:
+def to_publish(batch: ShardBatch, excluding: Collection[str]) -> list[Row]:
     """Return the messages of a batch but for those of the excluded keys."""
     if not excluding:
         return batch.rows

@@ -4,10 +4,16 @@ Every function takes a connection and works in the caller's transaction, unless 
 otherwise. `innbox outbox …` and the upkeep of the relay are made of these.
 """
 
-from outbox.admin.acknowledged import MISSING, Finding, acknowledge
 from outbox.admin.backlog import backlogs, count_backlog
-from outbox.admin.decisions import count_waiting, retry_all_keys, retry_key
-from outbox.admin.mending import LostMessage, begin_mend
+from outbox.admin.decisions import (
+    SkippedMessage,
+    count_waiting,
+    retry_all_keys,
+    retry_key,
+    skip_message,
+    skipped_messages,
+)
+from outbox.admin.mending import MISSING, Finding, LostMessage, acknowledge, begin_mend
 from outbox.admin.partitions import (
     PartitionChanges,
     ensure_partitions,
@@ -16,8 +22,9 @@ from outbox.admin.partitions import (
     retire_partitions,
 )
 from outbox.admin.rebase import RebasePlan, plan_rebase, rebase
-from outbox.admin.replay import Replay, ReplayState
 from outbox.admin.replays import (
+    Replay,
+    ReplayState,
     check_target,
     create_replay,
     database_now,
@@ -31,7 +38,6 @@ from outbox.admin.replays import (
 from outbox.admin.resharding import cancel_handover, merge, request_handover, split
 from outbox.admin.selection import Batch, Extent, Selection, Survey, survey
 from outbox.admin.sequences import Sequence, advance_sequence, sequences_behind
-from outbox.admin.skipped import SkippedMessage, skip_message, skipped_messages
 from outbox.errors import (
     ForeignReplay,
     HandoverTaken,
@@ -45,59 +51,25 @@ from outbox.errors import (
     TransactionIdsRestarted,
 )
 
-__all__ = [
-    "MISSING",
-    "Batch",
-    "Extent",
-    "Finding",
-    "ForeignReplay",
+# By topic, in the order of "Every name" in docs/library.md.
+__all__ = ["PartitionChanges", "ensure_partitions", "move_from_default_partition", "partitions"]
+__all__ += ["retire_partitions"]
+__all__ += ["backlogs", "count_backlog"]
+__all__ += [
     "HandoverTaken",
-    "KeyNotBlocked",
-    "LostMessage",
-    "MendTaken",
-    "NoSuchReplay",
     "NotNeighbours",
-    "PartitionChanges",
-    "RebasePlan",
-    "Replay",
-    "ReplayOver",
-    "ReplayState",
-    "ReplayTaken",
-    "Selection",
-    "Sequence",
-    "SkippedMessage",
-    "StillRelayed",
-    "Survey",
-    "TransactionIdsRestarted",
-    "acknowledge",
-    "advance_sequence",
-    "backlogs",
-    "begin_mend",
     "cancel_handover",
-    "check_target",
-    "count_backlog",
-    "count_waiting",
-    "create_replay",
-    "database_now",
-    "ensure_partitions",
-    "lock_mends",
     "merge",
-    "move_from_default_partition",
-    "partitions",
-    "plan_rebase",
-    "read_replay",
-    "rebase",
-    "replays",
     "request_handover",
-    "retire_partitions",
-    "retry_all_keys",
-    "retry_key",
-    "save_replay",
-    "sequences_behind",
-    "skip_message",
-    "skipped_messages",
     "split",
-    "stop_replay",
-    "survey",
-    "take_replay",
 ]
+__all__ += ["KeyNotBlocked", "SkippedMessage", "count_waiting", "retry_all_keys", "retry_key"]
+__all__ += ["skip_message", "skipped_messages"]
+__all__ += ["Batch", "Extent", "Selection", "Survey", "survey"]
+__all__ += ["ForeignReplay", "NoSuchReplay", "Replay", "ReplayOver", "ReplayState", "ReplayTaken"]
+__all__ += ["check_target", "create_replay", "database_now", "read_replay", "replays"]
+__all__ += ["save_replay", "stop_replay", "take_replay"]
+__all__ += ["LostMessage", "MendTaken", "begin_mend", "lock_mends"]
+__all__ += ["MISSING", "Finding", "acknowledge"]
+__all__ += ["RebasePlan", "StillRelayed", "TransactionIdsRestarted", "plan_rebase", "rebase"]
+__all__ += ["Sequence", "advance_sequence", "sequences_behind"]

@@ -2,9 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from outbox.reader.published import covers
-
-BACKLOG_COUNTED_MAX = 100_000
+from outbox.reader.cursor import covers
 
 # From the newest down, since that is where a backlog is, and no further than the cursor furthest
 # behind: so a log that is wholly published costs next to nothing, and one that is not costs no more
@@ -21,7 +19,7 @@ BACKLOG = text(f"""
 """)
 
 
-def count_backlog(connection: Connection, *, newest: int = BACKLOG_COUNTED_MAX) -> int:
+def count_backlog(connection: Connection, *, newest: int = 100_000) -> int:
     """Count the messages beyond the saved cursors, among so many of the newest.
 
     An estimate: late committers may lie lower than it looks, and what a blocked key holds back is not
@@ -30,7 +28,7 @@ def count_backlog(connection: Connection, *, newest: int = BACKLOG_COUNTED_MAX) 
     return sum(backlogs(connection, newest=newest).values())
 
 
-def backlogs(connection: Connection, *, newest: int = BACKLOG_COUNTED_MAX) -> dict[int, int]:
+def backlogs(connection: Connection, *, newest: int = 100_000) -> dict[int, int]:
     """Return the same by shard id; a shard without a backlog is not in it."""
     rows = connection.execute(BACKLOG, {"newest": newest})
     return {row.id: row.messages for row in rows}

@@ -7,16 +7,13 @@ again. Run in READ COMMITTED: what is decided under a lock must see what was com
 A message that found no partition of its day is in the default one. It is moved, under its own
 transaction id and position, when the day's partition is made; no reader sees it twice or not at all.
 
-What is done under a lock is done by functions of the schema, so the role that runs this need not own
-the log: see version 4 in `outbox.schema`.
-
-Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default partition, which is
-what keeps an insert from being refused. It would wait, too, for every transaction that uses the log,
-however long, and half detached meanwhile; a DROP gives up in time and leaves nothing behind.
+What is done under a lock is done by functions of the schema (version 4), so that the role that runs this
+need not own the log. Why DROP and not DETACH CONCURRENTLY: Postgres refuses the latter beside a default
+partition, which is what keeps an insert from being refused. It would wait, too, for every transaction
+that uses the log, half detached meanwhile; a DROP gives up in time and leaves nothing behind.
 """
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -28,8 +25,9 @@ _STATEMENT_TIMEOUT_S = 300
 # A process that is paused while it holds these locks would hold up everybody.
 _IDLE_TIMEOUT_S = 5
 
-PARTITIONS = text("""
-    SELECT child.relname FROM pg_inherits
+PARTITIONS = text(r"""
+    SELECT child.relname, to_date(substring(child.relname FROM '^message_(\d{8})$'), 'YYYYMMDD') AS day
+    FROM pg_inherits
     JOIN pg_class AS child ON child.oid = inhrelid
     WHERE inhparent = 'outbox.message'::regclass
     ORDER BY child.relname
@@ -59,8 +57,8 @@ STRAY_DAYS = text("""
     WHERE created_at < :before ORDER BY day LIMIT 31
 """)
 
-# Statements of several steps, so that their owner may do for us what we may not do ourselves.
 MAKE = text("SELECT outbox.make_partition(:day)")
+# All of them, but for those that a transaction from their day has since committed into.
 DROP_UNLESS_WRITTEN = text("SELECT outbox.drop_partitions(:days, CAST(:since AS pg_snapshot))")
 
 
@@ -74,13 +72,13 @@ class PartitionChanges:
 
 def partitions(connection: Connection) -> dict[date, str]:
     """Return the daily partitions, by day (UTC)."""
-    names = connection.execute(PARTITIONS).scalars()
-    return {day: name for name in names if (day := _day(name))}
+    return {row.day: row.relname for row in connection.execute(PARTITIONS) if row.day}
 
 
 def ensure_partitions(connection: Connection, today: date, *, days_ahead: int) -> list[str]:
     """Make the partitions of today and the days ahead that are missing; returns their names."""
-    return _make_missing(connection, _days(today, days_ahead))
+    days = (today + timedelta(days=ahead) for ahead in range(days_ahead + 1))
+    return _make_missing(connection, days)
 
 
 def move_from_default_partition(connection: Connection, today: date) -> list[str]:
@@ -98,29 +96,21 @@ def retire_partitions(
     """Drop the partitions that ended before the retention and are wholly relayed."""
     _bound_waiting(connection)
     ends_before = now - timedelta(days=retention_days)
-    past = {
-        day: name
-        for day, name in partitions(connection).items()
-        if _starts_at(day + timedelta(days=1)) <= ends_before
-    }
+    days = partitions(connection).items()
+    past = {day: name for day, name in days if _ends_at(day) <= ends_before}
     # Without a lock, as it may take long; what is relayed stays so.
     since = connection.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
     relayed = [day for day in past if _is_relayed(connection, day)]
-    dropped = _drop_unless_written(connection, relayed, since) if relayed else []
+    dropped: list[str] = []
+    if relayed:
+        values = {"days": relayed, "since": since}
+        dropped = connection.execute(DROP_UNLESS_WRITTEN, values).scalar_one()
     return PartitionChanges(dropped, [name for name in past.values() if name not in dropped])
 
 
 def _is_relayed(connection: Connection, day: date) -> bool:
-    bounds = {"low": _starts_at(day), "high": _starts_at(day + timedelta(days=1))}
+    bounds = {"low": _starts_at(day), "high": _ends_at(day)}
     return bool(connection.execute(IS_RELAYED, bounds).scalar_one())
-
-
-def _drop_unless_written(connection: Connection, days: list[date], since: str) -> list[str]:
-    """Drop partitions, but for those that a transaction from their day has since committed into."""
-    dropped: list[str] = connection.execute(
-        DROP_UNLESS_WRITTEN, {"days": days, "since": since}
-    ).scalar_one()
-    return dropped
 
 
 def _make_missing(connection: Connection, days: Iterable[date]) -> list[str]:
@@ -138,15 +128,9 @@ def _bound_waiting(connection: Connection) -> None:
     connection.execute(text(idle))
 
 
-def _days(today: date, days_ahead: int) -> Iterator[date]:
-    return (today + timedelta(days=ahead) for ahead in range(days_ahead + 1))
-
-
 def _starts_at(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _day(partition: str) -> date | None:
-    if match := re.fullmatch(r"message_(\d{4})(\d{2})(\d{2})", partition):
-        return date(*map(int, match.groups()))
-    return None
+def _ends_at(day: date) -> datetime:
+    return _starts_at(day + timedelta(days=1))

@@ -47,7 +47,7 @@ from outbox.admin.partitions import PARTITIONS
 from outbox.admin.sequences import advance_sequence, sequences_behind
 from outbox.errors import ForeignCursor, StillRelayed, TransactionIdsRestarted
 from outbox.reader.cluster_identity import check_cluster_identity
-from outbox.reader.published import IS_PUBLISHED
+from outbox.reader.cursor import IS_PUBLISHED
 from outbox.tables import SCHEMA, position
 
 LOCK_TIMEOUT_MS = 2_000
@@ -150,17 +150,13 @@ class RebasePlan:
     ids_go_on: bool
 
 
-def _silent(*_: object) -> None:
-    """Report nothing."""
-
-
 def plan_rebase(connection: Connection) -> RebasePlan:
     """Tell what a rebase would find now. Looks at every message and locks nothing."""
-    return _plan(connection, {"born": str(_ids(connection)["born"])})
+    return _plan(connection, {"born": str(connection.execute(IDS).one().born)})
 
 
 def rebase(
-    connection: Connection, *, same_transaction_ids: bool = False, report: Report = _silent
+    connection: Connection, *, same_transaction_ids: bool = False, report: Report = lambda *_: None
 ) -> int | None:
     """Make the cursors this cluster's, in the caller's transaction; returns how many rows it rewrote.
 
@@ -173,30 +169,29 @@ def rebase(
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
     connection.execute(text("SET LOCAL statement_timeout = 0"))  # a log may be large
     connection.execute(LOCK)
-    _lock_shards(connection)
-    next_value = _advance_sequences(connection)
+    for shard in connection.execute(LOCK_SHARDS):
+        if shard.is_leased:
+            raise StillRelayed(shard.id, shard.owner, shard.leased_until)
+
+    behind = sequences_behind(connection, SCHEMA)
+    advanced = [advance_sequence(connection, sequence) for sequence in behind]
     rewritten = _make_native(connection, report, keep_cursors=same_transaction_ids)
-    if next_value is not None:
-        connection.execute(RENUMBER, {"next_value": next_value})
-        connection.execute(FORGET_FLOORS)
-        connection.execute(FORGET_FLOORS_OF_KEYS)
+    for sequence in advanced:
+        if sequence and sequence.name == position.name:
+            connection.execute(RENUMBER, {"next_value": sequence.next_value})
+            connection.execute(FORGET_FLOORS)
+            connection.execute(FORGET_FLOORS_OF_KEYS)
     return rewritten
 
 
-def _advance_sequences(connection: Connection) -> int | None:
-    """Advance those that are behind; returns which position was next, if that one was behind."""
-    advanced = [
-        advance_sequence(connection, found) for found in sequences_behind(connection, SCHEMA)
-    ]
-    behind = {each.name: each.next_value for each in advanced if each}
-    return behind.get(position.name)
-
-
 def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) -> int | None:
-    if not _is_foreign(connection):
+    try:
+        check_cluster_identity(connection)
+    except ForeignCursor:
+        ids = connection.execute(IDS).mappings().one()
+    else:
         return None
 
-    ids = _ids(connection)
     values = {name: str(xid) for name, xid in ids.items()}
     report("looking at every message", 0, None)
     plan = _plan(connection, values)
@@ -209,27 +204,11 @@ def _make_native(connection: Connection, report: Report, *, keep_cursors: bool) 
     least = connection.execute(LEAST_NATIVE, values).scalar_one_or_none() or ids["own_xid"]
     values |= {"least": str(least), "snapshot": f"{least}:{least}:"}
     rewritten = _rewrite(connection, values, report)
-    connection.execute(RENEW_CURSORS, values | {"floor": _floor(connection, plan)})
+    last: int = connection.execute(LAST_POSITION).scalar_one()
+    floor = last if plan.lowest is None else min(last, plan.lowest - 1)
+    connection.execute(RENEW_CURSORS, values | {"floor": floor})
     connection.execute(FREE_KEYS)
     return rewritten
-
-
-def _lock_shards(connection: Connection) -> None:
-    for shard in connection.execute(LOCK_SHARDS):
-        if shard.is_leased:
-            raise StillRelayed(shard.id, shard.owner, shard.leased_until)
-
-
-def _is_foreign(connection: Connection) -> bool:
-    try:
-        check_cluster_identity(connection)
-    except ForeignCursor:
-        return True
-    return False
-
-
-def _ids(connection: Connection) -> dict[str, int]:
-    return dict(connection.execute(IDS).mappings().one())
 
 
 def _plan(connection: Connection, values: dict[str, str]) -> RebasePlan:
@@ -250,8 +229,3 @@ def _rewrite(connection: Connection, values: dict[str, Any], report: Report) -> 
         rewritten += connection.execute(text(REWRITE.format(partition=name)), values).rowcount
     report("rewriting partitions", len(names), len(names))
     return rewritten
-
-
-def _floor(connection: Connection, plan: RebasePlan) -> int:
-    last: int = connection.execute(LAST_POSITION).scalar_one()
-    return last if plan.lowest is None else min(last, plan.lowest - 1)

@@ -13,16 +13,16 @@ make an operator wait until it expires. Needs a direct connection, in autocommit
 A replay by positions is a mend (`outbox.admin.mending`), and of those one runs at a time in an outbox.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NoReturn
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, func, select, text
 
-from outbox.admin.replay import Replay, ReplayState, replay_of
-from outbox.admin.selection import Batch, Survey, read_selected
+from outbox.admin.selection import Batch, Extent, Selection, Survey, columns_of, read_selected
 from outbox.errors import (
     ForeignReplay,
     MendTaken,
@@ -33,6 +33,50 @@ from outbox.errors import (
     ValueTooLarge,
 )
 from outbox.topics import known_topics
+
+
+class ReplayState(StrEnum):
+    """Where a replay stands; the ways between them are drawn above."""
+
+    RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"
+    REFUSED = "REFUSED"
+    DONE = "DONE"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replay as it was last read or written.
+
+    `expected` were there at the start; at the end those that are neither sent nor refused are gone with
+    the retention.
+    """
+
+    id: int
+    state: ReplayState
+    reason: str | None
+    extent: Extent
+    to_topic: str | None
+    per_second: int
+    position: int
+    expected: int
+    left_out: int
+    sent: int
+    refused: int
+    gone: tuple[UUID, ...]
+    started_by: str
+    started_at: datetime
+    updated_at: datetime
+
+    @property
+    def is_mend(self) -> bool:
+        return bool(self.extent.selection.positions)
+
+    @property
+    def done(self) -> int:
+        return self.sent + self.refused
+
 
 # Two halves of an advisory lock's key; with two, pg_locks shows the second as `objid`.
 _KIND = "hashtext('outbox.replay')"
@@ -66,8 +110,7 @@ INSERT = """
 CREATE = text(INSERT)
 
 LOCK = text(f"SELECT pg_try_advisory_lock({_KIND}, :id)")
-# Ids of replays begin with 1.
-LOCK_MENDS = text(f"SELECT pg_try_advisory_lock({_KIND}, 0)")
+ID_OF_MENDS = 0  # those of replays begin with 1
 IS_MEND = text("SELECT positions <> '{}' FROM outbox.replay WHERE id = :id")
 
 TAKE = text(f"""
@@ -96,15 +139,13 @@ STOP = text(f"""
     RETURNING {_REPLAY}
 """)
 
-NOW = text("SELECT now()")
 FIND = text(f"SELECT {_REPLAY} FROM outbox.replay WHERE id = :id")
 NEWEST = text(f"SELECT {_REPLAY} FROM outbox.replay ORDER BY id DESC LIMIT :limit")
 
 
 def database_now(connection: Connection) -> datetime:
     """Return the time of the clock that messages are stamped by."""
-    instant: datetime = connection.execute(NOW).scalar_one()
-    return instant
+    return connection.execute(select(func.now())).scalar_one()
 
 
 def check_target(connection: Connection, to_topic: str, survey: Survey | None = None) -> None:
@@ -125,25 +166,23 @@ def create_replay(
     started_by: str,
 ) -> Replay:
     """Record a replay of what a survey has found, which must be something, and take it."""
-    values = inserted(survey, to_topic=to_topic, per_second=per_second, started_by=started_by)
-    return take_replay(connection, connection.execute(CREATE, values).scalar_one())
+    settings = {"to_topic": to_topic, "per_second": per_second, "started_by": started_by}
+    return record_replay(connection, CREATE, survey, settings)
 
 
-def inserted(
-    survey: Survey, *, to_topic: str | None, per_second: int, started_by: str
-) -> dict[str, Any]:
-    """Return the values of `INSERT`."""
+def record_replay(
+    connection: Connection, statement: TextClause, survey: Survey, settings: dict[str, Any]
+) -> Replay:
+    """Run a statement that has `INSERT` in it, and take the replay whose id it returns."""
     assert survey.extent, "there is something to publish again"
-    selection = asdict(survey.extent.selection)
-    lists = {name: list(value) for name, value in selection.items() if isinstance(value, tuple)}
-    values = asdict(survey.extent) | selection | lists
+    values = columns_of(survey.extent) | columns_of(survey.extent.selection) | settings
     values |= {"expected": survey.expected, "left_out": survey.left_out}
-    return values | {"to_topic": to_topic, "per_second": per_second, "started_by": started_by}
+    return take_replay(connection, connection.execute(statement, values).scalar_one())
 
 
 def lock_mends(connection: Connection) -> None:
     """Take the right to mend this outbox, for as long as the session lasts; raises `MendTaken`."""
-    if not connection.execute(LOCK_MENDS).scalar_one():
+    if not connection.execute(LOCK, {"id": ID_OF_MENDS}).scalar_one():
         raise MendTaken
 
 
@@ -157,8 +196,7 @@ def take_replay(connection: Connection, replay_id: int, *, per_second: int | Non
     if not connection.execute(LOCK, {"id": replay_id}).scalar_one():
         raise ReplayTaken(replay_id)
 
-    row = connection.execute(TAKE, {"id": replay_id, "per_second": per_second}).one_or_none()
-    return replay_of(row) if row else _refuse(connection, replay_id)
+    return _written(connection, TAKE, {"id": replay_id, "per_second": per_second})
 
 
 def read_replay(connection: Connection, replay: Replay, *, limit: int) -> Batch:
@@ -180,11 +218,7 @@ def save_replay(
     """Record that all up to a position is done with; raises `ReplayOver` if it was cancelled."""
     values = {"id": replay.id, "position": position, "sent": sent, "refused": refused}
     row = connection.execute(SAVE, values | {"gone": list(gone)}).mappings().one_or_none()
-    if row is None:
-        _refuse(connection, replay.id)
-    return replace(
-        replay, **{**row, "state": ReplayState(row["state"]), "gone": tuple(row["gone"])}
-    )
+    return replace(replay, **_fields(row or _refuse(connection, replay.id)))
 
 
 def stop_replay(
@@ -194,14 +228,32 @@ def stop_replay(
 
     A process that runs a cancelled one learns of it when it saves. Raises `NoSuchReplay` or `ReplayOver`.
     """
-    values = {"id": replay_id, "state": state, "reason": reason}
-    row = connection.execute(STOP, values).one_or_none()
-    return replay_of(row) if row else _refuse(connection, replay_id)
+    return _written(connection, STOP, {"id": replay_id, "state": state, "reason": reason})
 
 
 def replays(connection: Connection, *, limit: int = 100) -> list[Replay]:
     """Return the newest replays first; one that runs no more and does not say so is INTERRUPTED."""
-    return [replay_of(row) for row in connection.execute(NEWEST, {"limit": limit})]
+    return [_replay_of(row) for row in connection.execute(NEWEST, {"limit": limit}).mappings()]
+
+
+def _written(connection: Connection, statement: TextClause, values: dict[str, Any]) -> Replay:
+    row = connection.execute(statement, values).mappings().one_or_none()
+    return _replay_of(row or _refuse(connection, values["id"]))
+
+
+def _replay_of(row: Mapping[Any, Any]) -> Replay:
+    values = _fields(row)
+    selection = Selection(**{each.name: values.pop(each.name) for each in fields(Selection)})
+    bounds = {each.name: values.pop(each.name) for each in fields(Extent) if each.name in values}
+    return Replay(**values, extent=Extent(selection, **bounds))
+
+
+def _fields(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return columns as a replay's fields, or those of what it has, are."""
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+    }
+    return values | {"state": ReplayState(row["state"])}
 
 
 def _refuse(connection: Connection, replay_id: int) -> NoReturn:

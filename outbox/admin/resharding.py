@@ -1,28 +1,25 @@
 """Resharding: one shard made several, or two neighbours one; nothing is read again or left out.
 
 A process that changes a shard owns it at that moment: it requests the handover, so that the owner
-releases the shard and no other relay claims it, and then claims it.
-
-A shard never changes its range. What has another range has another id, and the sequence gives an id out
-once: so whatever is kept elsewhere of a shard (in exactly-once mode its cursor in Kafka) is not taken for
-that of a narrower or a wider one.
+releases the shard and no other relay claims it, and then claims it. A shard never changes its range: what
+has another range has another id, which the sequence gives out once. So whatever is kept elsewhere of a
+shard (in exactly-once mode its cursor in Kafka) is not taken for that of a narrower or a wider one.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import asdict
 
 from sqlalchemy import Connection, text
 
 from outbox.errors import HandoverTaken, NotNeighbours
-from outbox.reader.cursor import Cursor, HashRange
+from outbox.reader.cursor import Cursor
 from outbox.reader.shards import (
     IS_OWNER,
     NOT_RESERVED,
     SHARD,
     SHARD_CHANNEL,
     Shard,
-    conditional,
-    cursor_values,
+    execute_as_owner,
     find_shard,
     shard_of,
 )
@@ -77,15 +74,14 @@ def cancel_handover(connection: Connection, shard_id: int, owner: str) -> None:
 def split(connection: Connection, shard: Shard, into: int = 2) -> list[Shard]:
     """Replace a shard that the caller owns by several of equal ranges, in the caller's transaction.
 
-    All stand where the one stood, and are free once that commits. Raises `LeaseLost`, and `ValueError`
-    if the range has not so many hashes.
+    All stand where it stood, and are free after the commit. Raises `LeaseLost`, or `ValueError` if the
+    range has not so many hashes.
     """
     low, high = shard.hashes.hash_from, shard.hashes.hash_to
     if not 1 < into <= high - low:
         raise ValueError(f"shard {shard.id} cannot be split into {into}")
     cuts = [low + (high - low) * part // into for part in range(into + 1)]
-    ranges = [HashRange(*ends) for ends in pairwise(cuts)]
-    return _replace(connection, [shard], ranges, shard.cursor)
+    return _replace(connection, [shard], cuts, shard.cursor)
 
 
 def merge(connection: Connection, left: Shard, right: Shard) -> Shard:
@@ -98,19 +94,17 @@ def merge(connection: Connection, left: Shard, right: Shard) -> Shard:
     has_met = is_whole and left.cursor.snapshot == right.cursor.snapshot
     if left.hashes.hash_to != right.hashes.hash_from or not has_met:
         raise NotNeighbours(left.id, right.id)
-    whole = HashRange(left.hashes.hash_from, right.hashes.hash_to)
-    (merged,) = _replace(connection, [left, right], [whole], left.cursor)
-    return merged
+    ends = [left.hashes.hash_from, right.hashes.hash_to]
+    return _replace(connection, [left, right], ends, left.cursor)[0]
 
 
 def _replace(
-    connection: Connection, gone: Sequence[Shard], ranges: Sequence[HashRange], cursor: Cursor
+    connection: Connection, gone: Sequence[Shard], cuts: Sequence[int], cursor: Cursor
 ) -> list[Shard]:
+    """Make shards from each cut to the next one, in place of others."""
     for shard in sorted(gone, key=lambda shard: shard.id):  # in the order in which all lock them
-        conditional(connection, DROP, shard, {})
-    froms = [each.hash_from for each in ranges]
-    tos = [each.hash_to for each in ranges]
-    values = cursor_values(cursor) | {"froms": froms, "tos": tos}
+        execute_as_owner(connection, DROP, shard)
+    values = asdict(cursor) | {"froms": cuts[:-1], "tos": cuts[1:]}
     made = [shard_of(row) for row in connection.execute(MAKE, values)]
     connection.execute(TELL)
     return made

@@ -9,9 +9,8 @@ partitions of the days in question: no statement sorts, holds or locks more than
 """
 
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,8 +19,8 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
 from outbox.reader.cluster_identity import check_cluster_identity
+from outbox.reader.cursor import covers
 from outbox.reader.driver import fetch
-from outbox.reader.published import covers
 
 # Positions to a statement: some 50 ms where all of them are there and none is selected.
 CHUNK = 100_000
@@ -42,7 +41,7 @@ class Selection:
     until: datetime | None = None
 
     def __bool__(self) -> bool:
-        return any(_values(self).values())
+        return any(columns_of(self).values())
 
     def behind(self, position: int, limit: int) -> "Selection":
         """Return the next rows of a selection by positions."""
@@ -173,11 +172,18 @@ def survey(
     """
     check_cluster_identity(connection)
     cursors: str = connection.execute(CURSORS).scalar_one()
+    values = columns_of(selection) | {"cursors": cursors}
+    days = _selected(Selection(since=selection.since, until=selection.until))
+    ((first, last),) = fetch(connection, BOUNDS.format(when=days), values)
+    if first is None:
+        return Survey({}, 0)
+
     groups: list[TupleRow] = []
-    for position, to, share in _chunks(connection, selection):
-        values = _values(selection) | {"cursors": cursors, "position": position, "to": to}
-        groups += fetch(connection, COUNT.format(selected=_selected(selection)), values)
-        report(*share)
+    for position in range(first - 1, last, CHUNK):
+        to = min(position + CHUNK, last)
+        chunk = values | {"position": position, "to": to}
+        groups += fetch(connection, COUNT.format(selected=_selected(selection)), chunk)
+        report(to - first + 1, last - first + 1)
     return _survey(selection, cursors, groups)
 
 
@@ -189,17 +195,18 @@ def read_selected(
     if selection.positions:
         selection = selection.behind(position, limit)
         to = selection.positions[-1]
-    values = _values(selection) | {
-        "cursors": extent.cursors,
-        "first_at": extent.first_at,
-        "last_at": extent.last_at,
-        "position": position,
-        "to": to,
-        "to_topic": to_topic,
-        "limit": limit,
-    }
+    values = columns_of(extent) | columns_of(selection)
+    values |= {"position": position, "to": to, "to_topic": to_topic, "limit": limit}
     rows = fetch(connection, ROWS.format(selected=_selected(selection)), values)
     return Batch(rows, rows[-1][0] if len(rows) == limit else to, _gone(selection, rows))
+
+
+def columns_of(record: Selection | Extent) -> dict[str, Any]:
+    """Return the fields as a statement binds them: an array is a list."""
+    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
 
 
 def _gone(selection: Selection, rows: list[TupleRow]) -> tuple[UUID, ...]:
@@ -210,47 +217,21 @@ def _gone(selection: Selection, rows: list[TupleRow]) -> tuple[UUID, ...]:
     return tuple(message_id for position, message_id in pairs if position not in here)
 
 
-def _chunks(
-    connection: Connection, selection: Selection
-) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Return (after, up to, (done, in all)) of each chunk of the log that may have some."""
-    when = _selected(Selection(since=selection.since, until=selection.until))
-    ((first, last),) = fetch(connection, BOUNDS.format(when=when), _values(selection))
-    if first is None:
-        return
-    total = last - first + 1
-    for position in range(first - 1, last, CHUNK):
-        to = min(position + CHUNK, last)
-        yield position, to, (to - first + 1, total)
-
-
 def _survey(selection: Selection, cursors: str, groups: list[TupleRow]) -> Survey:
-    topics: dict[str, int] = defaultdict(int)
-    published = [group for group in groups if group[1]]
-    for topic, _, messages, *_ in published:
-        topics[topic] += messages
     left_out = sum(group[2] for group in groups if not group[1])
+    published = sorted(group for group in groups if group[1])
     if not published:
         return Survey({}, left_out)
 
-    _, _, _, firsts, lasts, firsts_at, lasts_at, sizes = zip(*published, strict=True)
-    extent = Extent(
-        selection, min(firsts), max(lasts), min(firsts_at), max(lasts_at), cursors=cursors
-    )
-    return Survey(dict(sorted(topics.items())), left_out, max(sizes), extent)
-
-
-def _values(selection: Selection) -> dict[str, Any]:
-    return {
-        "topics": list(selection.topics),
-        "keys": list(selection.keys),
-        "message_ids": list(selection.message_ids),
-        "positions": list(selection.positions),
-        "since": selection.since,
-        "until": selection.until,
-    }
+    names, _, counts, firsts, lasts, firsts_at, lasts_at, sizes = zip(*published, strict=True)
+    topics = dict.fromkeys(names, 0)
+    for name, count in zip(names, counts, strict=True):
+        topics[name] += count
+    first_at, last_at = min(firsts_at), max(lasts_at)
+    extent = Extent(selection, min(firsts), max(lasts), first_at, last_at, cursors)
+    return Survey(topics, left_out, max(sizes), extent)
 
 
 def _selected(selection: Selection) -> str:
-    given = [_CONDITIONS[name] for name, value in _values(selection).items() if value]
+    given = [_CONDITIONS[name] for name, value in columns_of(selection).items() if value]
     return " AND ".join(given) or "true"

@@ -1,18 +1,17 @@
 """Sequences that are behind: a copy of a database may bring rows and leave the sequences where they were.
 
 Logical replication does, and so does a dump of the data alone. Then a sequence gives out what its column
-has already: an id collides, or, where nothing forbids it, two rows are taken for one.
-
-Which sequences there are, and what they are for, is asked of the catalogue: those of identity and serial
-columns, and those that the default of an integer column draws from, of every schema. What the tables
-mean is not known here.
+has already: an id collides, or, where nothing forbids it, two rows are taken for one. The catalogue is
+asked which there are: those of identity and serial columns, and those that the default of an integer
+column draws from, of every schema. What the tables mean is not known here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import BigInteger, Boolean, Connection, column, func, select, table, text
 
-# Partitions have the defaults of their table, which speaks for all of them.
+# In the order of the fields of `Sequence`. Partitions have the defaults of their table, which speaks for
+# all of them.
 SEQUENCES = text("""
     SELECT DISTINCT sequence_schema.nspname AS sequence_schema, sequence.relname AS sequence,
            table_schema.nspname AS table_schema, owner.relname AS table, attname AS column
@@ -51,8 +50,8 @@ class Sequence:
     table_schema: str
     table: str
     column: str
-    next_value: int
-    highest: int | None
+    next_value: int = 0
+    highest: int | None = None
 
     @property
     def is_behind(self) -> bool:
@@ -66,7 +65,7 @@ def sequences_behind(connection: Connection, schema: str | None = None) -> list[
     """
     connection.execute(SHOW_ALL)
     found = connection.execute(SEQUENCES, {"schema": schema})
-    every = [_looked_up(connection, *row) for row in found]
+    every = [_measured(connection, Sequence(*row)) for row in found]
     return [sequence for sequence in every if sequence.is_behind]
 
 
@@ -78,40 +77,24 @@ def advance_sequence(connection: Connection, sequence: Sequence) -> Sequence | N
     set stays so, even if the transaction is rolled back. Needs the rights of the table's owner.
     """
     connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
-    name = _quoted(connection, sequence.table_schema, sequence.table)
+    quoted = connection.dialect.identifier_preparer.format_table
+    name = quoted(table(sequence.table, schema=sequence.table_schema))
     connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
     connection.execute(SHOW_ALL)
-    found = _looked_up(
-        connection,
-        sequence.schema,
-        sequence.name,
-        sequence.table_schema,
-        sequence.table,
-        sequence.column,
-    )
+    found = _measured(connection, sequence)
     if not found.is_behind:
         return None
-    of = _quoted(connection, sequence.schema, sequence.name)
-    connection.execute(select(func.setval(func.to_regclass(of), found.highest)))
+    of = func.to_regclass(quoted(table(sequence.name, schema=sequence.schema)))
+    connection.execute(select(func.setval(of, found.highest)))
     return found
 
 
-def _looked_up(
-    connection: Connection, schema: str, name: str, table_schema: str, of_table: str, of_column: str
-) -> Sequence:
+def _measured(connection: Connection, sequence: Sequence) -> Sequence:
     """Read a sequence and its column. The column first: the sequence may only have moved on since."""
-    highest = connection.scalar(
-        select(func.max(column(of_column))).select_from(table(of_table, schema=table_schema))
-    )
+    of_rows = table(sequence.table, schema=sequence.table_schema)
+    highest = connection.scalar(select(func.max(column(sequence.column))).select_from(of_rows))
+    state = select(column("last_value", BigInteger), column("is_called", Boolean))
     last_value, is_called = connection.execute(
-        select(column("last_value", BigInteger), column("is_called", Boolean)).select_from(
-            table(name, schema=schema)
-        )
+        state.select_from(table(sequence.name, schema=sequence.schema))
     ).one()
-    next_value = last_value + is_called
-    return Sequence(schema, name, table_schema, of_table, of_column, next_value, highest)
-
-
-def _quoted(connection: Connection, schema: str, name: str) -> str:
-    quote = connection.dialect.identifier_preparer.quote
-    return f"{quote(schema)}.{quote(name)}"
+    return replace(sequence, next_value=last_value + is_called, highest=highest)

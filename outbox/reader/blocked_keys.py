@@ -7,17 +7,22 @@ message, and nothing is copied or forgotten: what is held back is still in the l
     (refused) ──► BLOCKED ──retry, skip──► RETRYING ──caught up with its shard──► (gone)
                      ▲                        │
                      └──────refused again─────┘
+
+The crash guard finds a message that takes its relay down. The first message after a claim, and the first
+of a blocked key that is retried, are published alone, and marked before: in the row of the shard, or in
+that of the key, since the two take turns. Whatever records that the message is published takes the mark
+away, and so does a relay that lives to wait. So a mark that is found again is that of a relay which
+crashed while it published this message.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-from outbox.errors import LeaseLost
 from outbox.reader.cursor import ALL_KEYS, Cursor, HashRange
-from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, cursor_of, cursor_values, owned
+from outbox.reader.shards import CURSOR, IS_OWNER, SAVE, Shard, execute_as_owner, owned
 
 REASON_LENGTH_MAX = 1_000
 
@@ -37,12 +42,10 @@ class BlockedKey:
     cursor: Cursor
 
 
-# The number is the shard's to count.
-_BLOCKED = f"""key, state, message_id, topic, message_position, reason, attempts, blocked_at,
-    {CURSOR}, 0 AS number"""
-
+# In the order of the fields, the last five of the cursor: its number is the shard's to count.
 BLOCKED_KEYS = text(f"""
-    SELECT {_BLOCKED} FROM outbox.blocked_key
+    SELECT key, state, message_id, topic, message_position, reason, attempts, blocked_at, {CURSOR}
+    FROM outbox.blocked_key
     WHERE key_hash >= :hash_from AND key_hash < :hash_to ORDER BY blocked_at, key
 """)
 
@@ -67,30 +70,46 @@ BLOCK = text(f"""
                         THEN blocked_key.attempts + 1 ELSE 1 END
 """)
 
-_SAVED = f"WITH saved AS ({SAVE} RETURNING id)"
-MOVE_KEY = text(f"""
-    {_SAVED}, moved AS (
+SAVE_KEY = text(f"""
+    WITH saved AS ({SAVE} RETURNING id), moved AS (
         UPDATE outbox.blocked_key
         SET snapshot = CAST(:key_snapshot AS pg_snapshot),
             batch_snapshot = CAST(:key_batch_snapshot AS pg_snapshot), position = :key_position,
             floor = :key_floor, next_xid = CAST(:key_next_xid AS xid8), touches = 0
-        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+        WHERE NOT :is_free AND key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+    ), freed AS (
+        DELETE FROM outbox.blocked_key
+        WHERE :is_free AND key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
     )
     SELECT id FROM saved
 """)
-FREE_KEY = text(f"""
-    {_SAVED}, freed AS (
-        DELETE FROM outbox.blocked_key
-        WHERE key = :key AND state = 'RETRYING' AND EXISTS (SELECT FROM saved)
+
+MARK = text(f"""
+    UPDATE outbox.shard
+    SET touches = CASE WHEN touched = :position THEN touches + 1 ELSE 1 END, touched = :position
+    WHERE {IS_OWNER}
+    RETURNING touches
+""")
+MARK_KEY = text(f"""
+    UPDATE outbox.blocked_key SET touches = touches + 1
+    WHERE key = :key AND EXISTS (SELECT FROM outbox.shard WHERE {IS_OWNER})
+    RETURNING touches
+""")
+
+CLEAR = text(f"""
+    WITH shard AS (
+        UPDATE outbox.shard SET touched = NULL, touches = 0 WHERE {IS_OWNER} RETURNING hash_from, hash_to
     )
-    SELECT id FROM saved
+    UPDATE outbox.blocked_key SET touches = 0 FROM shard
+    WHERE key_hash >= hash_from AND key_hash < hash_to AND touches > 0
 """)
 
 
 def blocked_keys(connection: Connection, hashes: HashRange = ALL_KEYS) -> list[BlockedKey]:
     """Return the blocked keys of a range, or of all, the longest blocked first."""
-    values = {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
-    return [_blocked_key(row) for row in connection.execute(BLOCKED_KEYS, values)]
+    rows = connection.execute(BLOCKED_KEYS, asdict(hashes))
+    values = ((*row[:-5], Cursor(*row[-5:])) for row in rows)
+    return [BlockedKey(*each) for each in values]
 
 
 def block_key(
@@ -102,9 +121,7 @@ def block_key(
     """
     assert cursor.position == position, "a batch of one message ends with it"
     reason = reason.replace("\0", "?")[:REASON_LENGTH_MAX]
-    values = cursor_values(cursor) | {"position": position, "reason": reason}
-    if connection.execute(BLOCK, values | owned(shard)).rowcount == 0:
-        raise LeaseLost(shard.id, shard.epoch)
+    execute_as_owner(connection, BLOCK, shard, **asdict(cursor), reason=reason)
 
 
 def save_key(
@@ -117,23 +134,24 @@ def save_key(
     place = blocked.cursor
     has_caught_up = cursor.batch_snapshot is None and place.batch_snapshot is None
     is_free = has_caught_up and place.snapshot == cursor.snapshot
-    values = cursor_values(cursor) | {"lease_s": lease_s, "key": blocked.key} | owned(shard)
-    for name, value in cursor_values(place).items():
-        values[f"key_{name}"] = value
-    if connection.execute(FREE_KEY if is_free else MOVE_KEY, values).one_or_none() is None:
-        raise LeaseLost(shard.id, shard.epoch)
+    values = {f"key_{name}": value for name, value in asdict(place).items()}
+    values |= asdict(cursor) | {"lease_s": lease_s, "key": blocked.key, "is_free": is_free}
+    execute_as_owner(connection, SAVE_KEY, shard, **values)
     return replace(shard, cursor=cursor, saved=cursor)
 
 
-def _blocked_key(row: Row[tuple[object, ...]]) -> BlockedKey:
-    return BlockedKey(
-        row.key,
-        row.state,
-        row.message_id,
-        row.topic,
-        row.message_position,
-        row.reason,
-        row.attempts,
-        row.blocked_at,
-        cursor_of(row),
-    )
+def mark_in_flight(
+    connection: Connection, shard: Shard, position: int, *, key: str | None = None
+) -> int:
+    """Mark the shard's next message, or that of a key that is retried; returns how often in a row.
+
+    Raises `LeaseLost`.
+    """
+    statement = MARK if key is None else MARK_KEY
+    marked = execute_as_owner(connection, statement, shard, position=position, key=key)
+    return int(marked.scalar_one())
+
+
+def clear_in_flight(connection: Connection, shard: Shard) -> None:
+    """Take the marks away: whatever happens from now on, it was not the message."""
+    connection.execute(CLEAR, owned(shard))

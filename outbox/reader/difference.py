@@ -22,19 +22,14 @@ and can be resumed by another process: the cursor is all there is to know.
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import msgspec
 from psycopg.pq import TransactionStatus
-from psycopg.types.string import ByteaBinaryLoader
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from outbox.reader.cursor import Cursor, HashRange
 from outbox.reader.driver import driver, fetch
-
-# Typed, it is twice as fast as a driver's loader that Python must call for each row.
-decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 _XID_FIRST = 3
 _XID_32 = 2**32
@@ -51,7 +46,7 @@ _IN_FLIGHT = """
     SELECT xid::text::xid8 FROM generate_series(%(xmax)s::bigint, %(next_xid)s::bigint - 1) AS xid
 """
 
-# The first row is where the reading ends: the floor, how far the next transaction id is from the first
+# The first row is where the difference ends: the floor, how far the next transaction id is from the first
 # one, 3, and the snapshot. The sequence is read before the id, as the order of the two matters. What is
 # read of it may be too high by the 32 values that Postgres logs ahead: while it writes that record the
 # page says how the sequence would stand after a crash, and a scan reads the page without a lock.
@@ -113,27 +108,13 @@ LOWEST_UNSEEN = f"""
     WHERE xid = ANY (ARRAY({_IN_FLIGHT}))
 """
 
-# A generic plan spares planning over all partitions for every batch; with it the planner knows none of
-# the values, so sequential scans are ruled out by hand. No workers: they would mix the rows' order.
-# A statement that walks far must not be cut short by a limit on ordinary statements, or it would never
-# end; waiting for locks stays bounded. Cursors need no flush of their own: one that a crash of the
-# server takes back lies behind what is published, never before it.
-_SESSION = text("""
-    SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
-           set_config('enable_seqscan', 'off', false),
-           set_config('max_parallel_workers_per_gather', '0', false),
-           set_config('jit', 'off', false),
-           set_config('statement_timeout', '0', false),
-           set_config('synchronous_commit', 'off', false)
-""")
-
 # What is looked at again for nothing, at most, where one scan has to do.
 _FEW = 1_000
 _MOMENTS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ShardBatch:
     """Messages in publishing order, and the cursor to save once all of them are published.
 
     A row is (position, topic, key, value, headers, None); headers are JSON for `decode_headers`.
@@ -143,27 +124,25 @@ class Reading:
     cursor: Cursor
 
 
-def prepare_session(connection: Connection) -> None:
-    """Set a connection up for `read` and `save`. It must be in autocommit, and direct (no pgbouncer)."""
-    connection.execute(_SESSION)
-    driver(connection).adapters.register_loader("json", ByteaBinaryLoader)
-
-
-def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:
+def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> ShardBatch:
     """Read at most `limit` messages after the cursor. Nothing is locked, written or left open.
 
     No messages means that there is nothing more to read: where a backlog ended with its last part, the
     difference after it is read at once.
     """
     if cursor.batch_snapshot is not None:
-        reading = _read_rest(connection, REST_OF_BATCH, cursor, _range(hashes), limit)
-        if reading.rows:
-            return reading
-        cursor = reading.cursor
+        batch = read_batch(connection, cursor, hashes, limit=limit)
+        if batch.rows:
+            return batch
+        cursor = batch.cursor
 
-    beginning = _beginning(cursor)
-    values = _range(hashes) | beginning | {"limit": limit}
-    statement = UNSEEN_RECENT if _is_of_moments(cursor, beginning) else UNSEEN_SINCE
+    values = asdict(hashes) | _beginning(cursor) | {"limit": limit}
+    # A difference that is surely small, beside one that may be a backlog.
+    is_of_moments = (
+        values["next_xid"] - values["xmin"] < _FEW
+        and time.monotonic() - cursor.read_at < _MOMENTS_S
+    )
+    statement = UNSEEN_RECENT if is_of_moments else UNSEEN_SINCE
     # Within a transaction the next id may have been looked up long before the floor.
     is_fresh = driver(connection).info.transaction_status == TransactionStatus.IDLE
     read_at = time.monotonic()
@@ -172,76 +151,47 @@ def read(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: in
     if is_fresh:
         end = replace(end, floor=last_position, next_xid=_next_xid(until, int(age)))
     if len(rows) < limit:
-        return Reading(rows, end)
+        return ShardBatch(rows, end)
     part = replace(end, snapshot=cursor.snapshot, batch_snapshot=until, position=rows[-1][0])
-    return Reading(rows, part)
+    return ShardBatch(rows, part)
 
 
-def read_batch(connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int) -> Reading:
-    """Read messages from a cursor with a batch, to the end of that batch and no further."""
-    return _read_rest(connection, REST_OF_BATCH, cursor, _range(hashes), limit)
+def read_batch(
+    connection: Connection, cursor: Cursor, hashes: HashRange, *, limit: int, key: str | None = None
+) -> ShardBatch:
+    """Read messages, or those of one key, from a cursor with a batch to the end of that batch."""
+    statement = REST_OF_BATCH if key is None else REST_OF_KEY
+    values = asdict(cursor) | asdict(hashes) | {"limit": limit, "key": key}
+    rows = fetch(connection, statement, values)
+    moved = replace(cursor, number=cursor.number + 1)
+    if len(rows) == limit:
+        return ShardBatch(rows, replace(moved, position=rows[-1][0]))
+    end = replace(moved, snapshot=cursor.ends_at, batch_snapshot=None, position=None)
+    return ShardBatch(rows, end)
 
 
 def read_key(
     connection: Connection, cursor: Cursor, hashes: HashRange, key: str, *, limit: int
-) -> Reading:
-    """Read messages of one key, from a cursor with a batch to the end of that batch."""
-    return _read_rest(connection, REST_OF_KEY, cursor, _range(hashes) | {"key": key}, limit)
+) -> ShardBatch:
+    """Read as `read_batch` does, messages of one key only."""
+    return read_batch(connection, cursor, hashes, limit=limit, key=key)
 
 
 def bounded_by(connection: Connection, cursor: Cursor, end: Cursor) -> Cursor:
     """Return a cursor whose batch goes from one that has no batch to the snapshot of a later one."""
     assert cursor.batch_snapshot is None, "a batch in progress ends where it ends"
     ((lowest,),) = fetch(connection, LOWEST_UNSEEN, _beginning(cursor))
-    return Cursor(
-        cursor.snapshot,
-        end.ends_at,
-        lowest,
-        end.floor,
-        end.next_xid,
-        cursor.number,
-    )
-
-
-def _read_rest(
-    connection: Connection, statement: str, cursor: Cursor, values: dict[str, Any], limit: int
-) -> Reading:
-    place = {
-        "snapshot": cursor.snapshot,
-        "batch_snapshot": cursor.batch_snapshot,
-        "position": cursor.position,
-        "limit": limit,
-    }
-    rows = fetch(connection, statement, values | place)
-    moved = replace(cursor, number=cursor.number + 1)
-    if len(rows) == limit:
-        return Reading(rows, replace(moved, position=rows[-1][0]))
-    end = replace(moved, snapshot=cursor.ends_at, batch_snapshot=None, position=None)
-    return Reading(rows, end)
-
-
-def _is_of_moments(cursor: Cursor, beginning: dict[str, Any]) -> bool:
-    """Tell a difference that is surely small from one that may be a backlog."""
-    transactions = beginning["next_xid"] - beginning["xmin"]
-    return transactions < _FEW and time.monotonic() - cursor.read_at < _MOMENTS_S
+    place = cursor.snapshot, end.ends_at, lowest
+    return Cursor(*place, end.floor, end.next_xid, cursor.number)
 
 
 def _beginning(cursor: Cursor) -> dict[str, Any]:
     """Return where the difference begins, for a cursor without a batch."""
     xmin, xmax = _ends(cursor.snapshot)
     next_xid = max(int(cursor.next_xid), xmax)
-    return {
-        "snapshot": cursor.snapshot,
-        "floor": cursor.floor,
-        "xmin": xmin,
-        "xmax": xmax,
-        "next_xid": next_xid,
-        "before_next": f"{next_xid}:{next_xid}:",
-    }
-
-
-def _range(hashes: HashRange) -> dict[str, Any]:
-    return {"hash_from": hashes.hash_from, "hash_to": hashes.hash_to}
+    before_next = f"{next_xid}:{next_xid}:"
+    xids = {"xmin": xmin, "xmax": xmax, "next_xid": next_xid, "before_next": before_next}
+    return asdict(cursor) | xids
 
 
 def _ends(snapshot: str) -> tuple[int, int]:

@@ -2,9 +2,8 @@
 
 There is no coordinator. Each heartbeat tells a relay how many others there are and what they have, and
 from that each computes the same: as many shards as the others, or one more. What it holds beyond its
-share it hands over; what is free and within its share it claims.
-
-A relay that cannot claim at the moment does not count, so that the others take what it leaves.
+share it hands over; what is free and within its share it claims. A relay that cannot claim at the moment
+does not count, so that the others take what it leaves.
 """
 
 from collections.abc import Mapping

@@ -9,16 +9,23 @@ relay that was paused and wakes up cannot move a cursor that is no longer its ow
       └────release────┘
 
 How many of them a relay should have is told in `outbox.reader.membership`; how they are made anew in
-`outbox.admin.resharding`. A shard whose handover is requested may be claimed by
-the requester only.
+`outbox.admin.resharding`. A shard whose handover is requested may be claimed by the requester only.
+
+A relay that keeps its cursors in another store (Kafka, say) records an intent before one becomes final
+there, or it could get ahead of what Postgres will remember. A crash of the server takes back what is not
+flushed yet, and a failover what had not reached the standby; transaction ids and positions are then given
+out a second time, and a cursor that has seen the first ones would hide messages that have them again. An
+intent is flushed, and with it all that was given out before. It takes the number of the cursor to come;
+the rest of the row still says where the shard stands. So a row that has an intent's number and the old
+cursor does not know the outcome yet, and any other row does.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, CursorResult, TextClause, text
 
 from outbox.errors import LeaseLost, NoSuchShard
 from outbox.reader.cursor import Cursor, HashRange
@@ -42,6 +49,7 @@ class Shard:
 # Where it is told that a shard, or a share, may be had.
 SHARD_CHANNEL = "outbox_releases"
 
+# In the order of the fields of `Cursor`, but for the number, and of `Shard`.
 CURSOR = "snapshot::text, batch_snapshot::text, position, floor, next_xid::text"
 SHARD = f"""id, hash_from, hash_to, {CURSOR}, number, epoch, owner, leased_until,
     CASE WHEN reserved_until > clock_timestamp() THEN reserved_for END AS reserved_for"""
@@ -95,6 +103,15 @@ RELEASE = text(f"""
     SELECT pg_notify('{SHARD_CHANNEL}', id::text) FROM released
 """)
 
+# Flushed, though the relay's session flushes nothing; on the standbys, too, where these are synchronous.
+RECORD_INTENT = text(f"""
+    UPDATE outbox.shard
+    SET number = coalesce(CAST(:number AS bigint), number),
+        leased_until = {UNTIL}
+    WHERE {IS_OWNER}
+    RETURNING {CURSOR}, number, set_config('synchronous_commit', 'on', true)
+""")
+
 
 def shards(connection: Connection) -> list[Shard]:
     """Return every shard, in the order of their hashes."""
@@ -103,10 +120,10 @@ def shards(connection: Connection) -> list[Shard]:
 
 def find_shard(connection: Connection, shard_id: int) -> Shard:
     """Return one shard; raises `NoSuchShard`."""
-    found = [shard for shard in shards(connection) if shard.id == shard_id]
-    if not found:
-        raise NoSuchShard(shard_id)
-    return found[0]
+    for shard in shards(connection):
+        if shard.id == shard_id:
+            return shard
+    raise NoSuchShard(shard_id)
 
 
 def claim(
@@ -128,47 +145,43 @@ def claim(
 
 def save(connection: Connection, shard: Shard, cursor: Cursor, *, lease_s: float) -> Shard:
     """Record that all up to the cursor is published, and renew the lease; raises `LeaseLost`."""
-    statement = SAVE_PART if _is_next_part(cursor, shard.saved) else SAVE
-    conditional(connection, statement, shard, {**cursor_values(cursor), "lease_s": lease_s})
-    return replace(shard, cursor=cursor, saved=cursor)
-
-
-def _is_next_part(cursor: Cursor, saved: Cursor | None) -> bool:
-    """Whether a cursor is in the very batch that the row says."""
-    return (
-        saved is not None
+    is_in_saved_batch = (
+        shard.saved is not None
         and cursor.batch_snapshot is not None
-        and (cursor.snapshot, cursor.batch_snapshot) == (saved.snapshot, saved.batch_snapshot)
+        and cursor.batch_snapshot == shard.saved.batch_snapshot
+        and cursor.snapshot == shard.saved.snapshot
     )
+    statement = SAVE_PART if is_in_saved_batch else SAVE
+    execute_as_owner(connection, statement, shard, **asdict(cursor), lease_s=lease_s)
+    return replace(shard, cursor=cursor, saved=cursor)
 
 
 def renew(connection: Connection, shard: Shard, *, lease_s: float) -> None:
     """Keep the shard; raises `LeaseLost` if another relay has it."""
-    conditional(connection, RENEW, shard, {"lease_s": lease_s})
+    execute_as_owner(connection, RENEW, shard, lease_s=lease_s)
 
 
 def release_shard(connection: Connection, shard: Shard) -> None:
     """Give the shard up at once, and notify `SHARD_CHANNEL`; raises `LeaseLost`."""
-    conditional(connection, RELEASE, shard, {})
+    execute_as_owner(connection, RELEASE, shard)
 
 
-def cursor_values(cursor: Cursor) -> dict[str, object]:
-    """Return a cursor as the values of a statement."""
-    return {
-        "snapshot": cursor.snapshot,
-        "batch_snapshot": cursor.batch_snapshot,
-        "position": cursor.position,
-        "floor": cursor.floor,
-        "next_xid": cursor.next_xid,
-        "number": cursor.number,
-    }
+def record_intent(
+    connection: Connection, shard: Shard, number: int | None, *, lease_s: float
+) -> Cursor:
+    """Record that the shard's cursor of this number is about to be made final, and renew the lease.
+
+    Returns where the database has the shard, under that number, or under its own without one. Raises
+    `LeaseLost`. Durable at once where the connection is in autocommit.
+    """
+    values = {"number": number, "lease_s": lease_s}
+    row: Sequence[Any] = execute_as_owner(connection, RECORD_INTENT, shard, **values).one()
+    return Cursor(*row[:-1])
 
 
-def cursor_of(row: Row[Any]) -> Cursor:
-    """Return the cursor that a row of `CURSOR` and a number is."""
-    return Cursor(
-        row.snapshot, row.batch_snapshot, row.position, row.floor, row.next_xid, row.number
-    )
+def reload_shard(connection: Connection, shard: Shard, *, lease_s: float) -> Shard:
+    """Return the shard where the database has it, and renew the lease; raises `LeaseLost`."""
+    return replace(shard, cursor=record_intent(connection, shard, None, lease_s=lease_s))
 
 
 def owned(shard: Shard) -> dict[str, object]:
@@ -176,24 +189,18 @@ def owned(shard: Shard) -> dict[str, object]:
     return {"id": shard.id, "epoch": shard.epoch, "owner": shard.owner}
 
 
-def conditional(
-    connection: Connection, statement: TextClause, shard: Shard, values: Mapping[str, object]
-) -> None:
+def execute_as_owner(
+    connection: Connection, statement: TextClause, shard: Shard, **values: object
+) -> CursorResult[Any]:
     """Run a write that only the owner may make; raises `LeaseLost`."""
-    if connection.execute(statement, {**values, **owned(shard)}).rowcount == 0:
+    result = connection.execute(statement, values | owned(shard))
+    if result.rowcount == 0:
         raise LeaseLost(shard.id, shard.epoch)
+    return result
 
 
-def shard_of(row: Row[tuple[object, ...]]) -> Shard:
+def shard_of(row: Sequence[Any]) -> Shard:
     """Return the shard that a row of `SHARD` is."""
-    cursor = cursor_of(row)
-    return Shard(
-        id=row.id,
-        hashes=HashRange(row.hash_from, row.hash_to),
-        cursor=cursor,
-        epoch=row.epoch,
-        owner=row.owner,
-        leased_until=row.leased_until,
-        reserved_for=row.reserved_for,
-        saved=cursor,
-    )
+    shard_id, hash_from, hash_to, *place, epoch, owner, leased_until, reserved_for = row
+    hashes, cursor = HashRange(hash_from, hash_to), Cursor(*place)
+    return Shard(shard_id, hashes, cursor, epoch, owner, leased_until, reserved_for, saved=cursor)

@@ -5,24 +5,28 @@ A version is never changed once it has been released; a later one changes what i
 its autogenerate what to leave alone.
 """
 
+from sqlalchemy import Connection, text
+
 from outbox.schema import v1, v2, v3, v4, v5, v6, v7
 from outbox.schema.autogenerate import know_types, without_outbox, without_partitions
-from outbox.schema.installed import installed_version
 from outbox.schema.rights import grants
 
-__all__ = [
-    "LATEST",
-    "downgrades",
-    "grants",
-    "installed_version",
-    "know_types",
-    "upgrades",
-    "without_outbox",
-    "without_partitions",
-]
+__all__ = ["LATEST", "downgrades", "grants", "installed_version", "know_types", "upgrades"]
+__all__ += ["without_outbox", "without_partitions"]
 
 VERSIONS = (v1, v2, v3, v4, v5, v6, v7)
 LATEST = len(VERSIONS)
+
+# What each version made first; a version never changes, so neither does its mark.
+MARKS = (
+    "to_regclass('outbox.message') IS NOT NULL",
+    "to_regclass('outbox.relay') IS NOT NULL",
+    "to_regclass('outbox.replay') IS NOT NULL",
+    "to_regprocedure('outbox.make_partition(date)') IS NOT NULL",
+    "EXISTS (SELECT FROM pg_constraint WHERE conname = 'ex_shard_ranges_apart')",
+    "to_regclass('outbox.acknowledgement') IS NOT NULL",
+    "to_regclass('outbox.scheduled_job') IS NOT NULL",
+)
 
 
 def upgrades(*, since: int = 0, to: int = LATEST) -> list[str]:
@@ -40,9 +44,14 @@ def downgrades(*, since: int = LATEST, to: int = 0) -> list[str]:
     To be run in their order, in one transaction. Raises `ValueError` for versions that are not known.
     """
     _check(to, since)
-    return [
-        statement for version in reversed(VERSIONS[to:since]) for statement in version.DOWNGRADE
-    ]
+    latest_first = reversed(VERSIONS[to:since])
+    return [statement for version in latest_first for statement in version.DOWNGRADE]
+
+
+def installed_version(connection: Connection) -> int:
+    """Return the version that a database has, whatever brought it there; 0 if there is no outbox."""
+    found = connection.execute(text(f"SELECT {', '.join(MARKS)}")).one()
+    return [*found, False].index(False)
 
 
 def _check(earlier: int, later: int) -> None:

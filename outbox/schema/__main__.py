@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from outbox.schema import LATEST, downgrades, upgrades
+from outbox.schema import downgrades, upgrades
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,23 +18,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m outbox.schema", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("--since", type=int, help="the version that there is; by default none")
-    parser.add_argument(
-        "--to", type=int, help="the version that there is to be; by default the latest"
-    )
-    parser.add_argument(
-        "--down", action="store_true", help="go back; by default from the latest to none"
-    )
+    there_is_to_be = "the version that there is to be; by default the latest"
+    parser.add_argument("--to", type=int, help=there_is_to_be)
+    back = "go back; by default from the latest to none"
+    parser.add_argument("--down", action="store_true", help=back)
     given = parser.parse_args(arguments)
-    first, last = (LATEST, 0) if given.down else (0, LATEST)
-    since = first if given.since is None else given.since
-    to = last if given.to is None else given.to
+    bounds = {"since": given.since, "to": given.to}
+    bounds = {name: version for name, version in bounds.items() if version is not None}
     try:
-        statements = (downgrades if given.down else upgrades)(since=since, to=to)
+        statements = downgrades(**bounds) if given.down else upgrades(**bounds)
     except ValueError as error:
         parser.error(str(error))
-    sys.stdout.write(
-        "".join(f"{statement.strip()};\n" for statement in ["BEGIN", *statements, "COMMIT"])
-    )
+    for statement in ["BEGIN", *statements, "COMMIT"]:
+        sys.stdout.write(f"{statement.strip()};\n")
     return 0
 
 

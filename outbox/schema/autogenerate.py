@@ -1,15 +1,9 @@
 """What Alembic's autogenerate is to make of the outbox: nothing, or a comparison with this library.
 
-A project that lets `include_schemas` look into every schema leaves the outbox out, or autogenerate
-proposes to drop tables that it finds in no model of the project's:
-
-    context.configure(…, include_schemas=True, include_name=outbox.schema.without_outbox)
-
-A project that wants `alembic check` to hold the outbox against this library as well adds
-`outbox.metadata` to its target metadata, and leaves out the partitions only:
-
-    outbox.schema.know_types()
-    context.configure(…, include_schemas=True, include_name=outbox.schema.without_partitions)
+A project that lets `include_schemas` look into every schema gives `include_name=without_outbox` to
+`context.configure`, or autogenerate proposes to drop tables that it finds in no model of the project's.
+One that wants `alembic check` to hold the outbox against this library calls `know_types`, adds
+`outbox.metadata` to its target metadata, and gives `include_name=without_partitions`.
 """
 
 import re
@@ -28,10 +22,7 @@ def without_outbox(name: str | None, kind: str, parents: Mapping[Any, str | None
 
 
 def without_partitions(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:
-    """Return False for the partitions of `outbox.message`, which come and go at run time.
-
-    An `include_name` for `context.configure`.
-    """
+    """Return False for the partitions of `outbox.message`, which come and go: also an `include_name`."""
     is_table = kind == "table" and parents.get("schema_name") == SCHEMA
     return not (is_table and name and re.fullmatch(r"message_(default|\d{8})", name))
 

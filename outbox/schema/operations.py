@@ -1,7 +1,5 @@
 """Alembic operations: the outbox as a step of any project's migrations, `--sql` included.
 
-    from outbox.schema.operations import downgrade_outbox, upgrade_outbox
-
     def upgrade() -> None:
         upgrade_outbox(2)
 

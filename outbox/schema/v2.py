@@ -1,8 +1,6 @@
-"""Version 2: cursors that know the way back to their place, relays that share, and keys that are blocked.
+"""Version 2: cursors with a floor (see `outbox.reader.difference`), relays that share, blocked keys.
 
-A position is now drawn after the transaction's id, so a cursor can keep a floor: every transaction
-whose id is `next_xid` or later has positions above `floor` only (see `outbox.reader.difference`). A
-cursor's number only grows, whichever process writes it and wherever. The system identifier is of the
+A cursor's number only grows, whichever process writes it and wherever. The system identifier is of the
 cluster whose transaction ids the cursor speaks of.
 """
 

@@ -1,8 +1,4 @@
-"""Version 3: replays, each with the messages it was made for and how far it is.
-
-`cursors` is what was published when the replay was made, shard by shard and blocked key by blocked key:
-with it the set of messages is fixed. `position` is the last one that is done with.
-"""
+"""Version 3: replays, each with the messages it was made for and how far it is; see `outbox.tables`."""
 
 UPGRADE = (
     """

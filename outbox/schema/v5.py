@@ -1,7 +1,6 @@
 """Version 5: no two shards have a hash in common, whichever program writes them.
 
-Two relays of one key would publish its messages twice, and out of order. The ends of a range never
-change, so saving a cursor touches no index and stays a rewrite on the page.
+The ends of a range never change, so saving a cursor touches no index and stays a rewrite on the page.
 """
 
 UPGRADE = (

@@ -1,9 +1,4 @@
-"""Version 6: a replay may be a mend, and findings of an audit can be acknowledged.
-
-A mend is a replay of exactly these rows of the log: `positions` stand beside the `message_ids` that
-they were found with, and those that are no longer in the log are named in `gone`. See
-`outbox.admin.mending` and `outbox.admin.acknowledged`.
-"""
+"""Version 6: a replay may be a mend, and findings can be acknowledged; see `outbox.admin.mending`."""
 
 UPGRADE = (
     """

@@ -1,7 +1,7 @@
 """Cursors in Kafka: in exactly-once mode a shard's place is written in the transaction of its messages.
 
 The topic is compacted and has one partition; a record's key is the outbox and the shard, its value the
-step that the transaction took: from where the database had announced it (see `outbox.reader.intents`) to
+step that the transaction took: from where the database had announced it (see `outbox.reader.shards`) to
 where the shard is now and, where a blocked key was retried, that key.
 """
 

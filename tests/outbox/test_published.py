@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, text
 
 from outbox import reader
 from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS, Shard
-from outbox.reader.published import IS_PUBLISHED
+from outbox.reader.cursor import IS_PUBLISHED
 from tests.support.relays import a_message, append, claimed
 
 LOOKED_UP = text(f"SELECT key, {IS_PUBLISHED} FROM outbox.message ORDER BY position")

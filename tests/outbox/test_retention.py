@@ -21,7 +21,7 @@ from innbox_process.schedule import scheduled
 from ops.relay_config import relay_config
 from outbox import JobLease, admin
 from outbox.admin import PartitionChanges
-from outbox.reader import Reading
+from outbox.reader import ShardBatch
 from relay.housekeeping import maintain_partitions_once
 from runtime.settings import Settings
 from tests.support.relays import (
@@ -387,14 +387,14 @@ def retire(engine: Engine) -> PartitionChanges:
         return admin.retire_partitions(connection, NOW, retention_days=7)
 
 
-def read(engine: Engine, connection: Connection, after: Reading | None = None) -> Reading:
+def read(engine: Engine, connection: Connection, after: ShardBatch | None = None) -> ShardBatch:
     shard = the_shard(engine)
     cursor = after.cursor if after else shard.cursor
     return outbox.reader.read(connection, cursor, shard.hashes, limit=1_000)
 
 
-def read_ids(reading: Reading) -> list[str]:
-    return [outbox.reader.decode_headers(row[4])["ce_id"] for row in reading.rows]
+def read_ids(batch: ShardBatch) -> list[str]:
+    return [outbox.reader.decode_headers(row[4])["ce_id"] for row in batch.rows]
 
 
 def rows_in(engine: Engine, partition: str) -> int:

@@ -78,7 +78,7 @@ def test_a_reading_that_takes_longer_than_the_lease_does_not_lose_it(
     message, read = a_message(), reader.read
     append(engine, message)
 
-    def read_slowly(*arguments: Any, **options: Any) -> reader.Reading:
+    def read_slowly(*arguments: Any, **options: Any) -> reader.ShardBatch:
         seen: set[object] = set()
 
         def is_renewed_again() -> bool:
@@ -104,7 +104,7 @@ def test_a_relay_that_hangs_loses_its_lease_in_the_end(
     before = lost_leases()
     append(engine, message)
 
-    def hang(*arguments: Any, **options: Any) -> reader.Reading:
+    def hang(*arguments: Any, **options: Any) -> reader.ShardBatch:
         if not hangs.is_set():
             hangs.set()
             eventually(lambda: not hangs.is_set())

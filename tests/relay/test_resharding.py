@@ -232,7 +232,7 @@ def test_a_reading_that_takes_longer_than_the_lease_loses_neither_shard(
     read_batch = reader.read_batch
     seen: set[object] = set()
 
-    def read_slowly(*arguments: Any, **options: Any) -> reader.Reading:
+    def read_slowly(*arguments: Any, **options: Any) -> reader.ShardBatch:
         def is_renewed_again() -> bool:
             seen.add(tuple(shard.leased_until for shard in reader.shards(connection)))
             return len(seen) > 2 * 5  # a lease is four renewals long
