@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Group
 from relay.cli.output import as_json, confirm, print_json, print_status, print_table
 from relay.cli.person import person
@@ -75,7 +75,7 @@ def retry(where: Where, *, keys: tuple[str, ...], is_all: bool, yes: bool, as_js
         raise click.UsageError("name the keys, or pass --all")
     if not is_all:
         return _decide(where, keys, admin.retry_key, _RETRIED, as_json=as_json)
-    with engine_of(where.one()) as engine:
+    with where.engine(where.one()) as engine:
         with engine.connect() as connection:
             blocked = [key.key for key in reader.blocked_keys(connection) if key.state == "BLOCKED"]
         if blocked:
@@ -151,7 +151,11 @@ def _of_each(
     """Return what is found in the database of the context, or in every one."""
     found = []
     for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
+        # Patient: a piece of the log is looked at for each key, and there may be many.
+        with (
+            where.engine(database, is_patient=True) as engine,
+            engine.connect() as connection,
+        ):
             found += [{"database": database.name, **each} for each in find(connection)]
     return found
 
@@ -166,7 +170,7 @@ def _decide(
 ) -> int:
     """Decide about each key in a transaction of its own, and tell what came of it."""
     outcome, exit_code = {}, 0
-    with engine_of(where.one()) as engine:
+    with where.engine(where.one()) as engine:
         for key in dict.fromkeys(keys):
             try:
                 with engine.begin() as connection:

@@ -11,11 +11,11 @@ from functools import wraps
 from typing import Any, Protocol
 
 import click
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Engine
 
 from innbox_process.commands import CommandError
-from innbox_process.database import direct_engine
+from innbox_process.config import DatabaseConfig
+from innbox_process.database import pooled_engine
 from relay.config import RelayConfig
 from relay.databases import Database
 
@@ -76,10 +76,19 @@ class Where:
         return self.deployment.relay_config(database, asks_kafka=asks_kafka)
 
     @contextmanager
-    def engine(self, database: Database) -> Iterator[Engine]:
-        """An engine in autocommit whose waits for locks and statements are bounded."""
-        config = self.config(database, asks_kafka=False)
-        engine = direct_engine(config.database, database.url, "command")
+    def engine(self, database: Database, *, is_patient: bool = False) -> Iterator[Engine]:
+        """An engine for transactions whose waits for locks, and whose statements, are bounded.
+
+        With `is_patient` locks alone: what goes through a whole log, or builds an index of it, takes
+        as long as the log is large, and a person sees it work and may interrupt it. A lock that
+        somebody keeps is another matter: nobody can see it, and others wait behind who asks for it.
+        """
+        settings = self.config(database, asks_kafka=False).database
+        if is_patient:  # no bound is 0 to Postgres
+            settings = DatabaseConfig(
+                statement_timeout_s=0, behind_pgbouncer=settings.behind_pgbouncer
+            )
+        engine = pooled_engine(settings, database.url, "command")
         try:
             yield engine
         finally:
@@ -106,13 +115,3 @@ def on_database(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Which database, where there are several.",
     )
     return option(click.pass_obj(called))
-
-
-@contextmanager
-def engine_of(database: Database) -> Iterator[Engine]:
-    """An engine for a few statements of an operator."""
-    engine = create_engine(database.url, poolclass=NullPool)
-    try:
-        yield engine
-    finally:
-        engine.dispose()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 # Any number that nobody else takes, so that two who migrate at once do so one after the other.
-_LOCK = 7_073_002_311
+LOCK = 7_073_002_311
 
 
 @click.command(cls=Command)
@@ -59,7 +59,7 @@ def migrate(
         return
     reached = {}
     for database in where.each():
-        with engine_of(database) as engine:
+        with where.engine(database, is_patient=True) as engine:
             before, after = _migrated(engine, rights)
         reached[database.name] = {"from": before, "to": after}
         if not as_json:
@@ -80,7 +80,7 @@ def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
     with engine.begin() as connection:
         # Rather fail than hold up writers behind a lock that does not come.
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         before = installed_version(connection)
         for statement in (*upgrades(since=before, to=LATEST), *rights):
             connection.exec_driver_sql(statement)

@@ -12,7 +12,7 @@ from innbox_process.database import is_conflict
 from outbox import admin, reader
 from outbox.admin import Sequence, StillRelayed, TransactionIdsRestarted
 from outbox.reader import ForeignCursor, SequenceBehind
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, confirm, print_json, print_status, print_table, progress
 
@@ -43,7 +43,7 @@ def rebase(
     """
     found = []
     for database in where.each():
-        with engine_of(database) as engine:
+        with where.engine(database, is_patient=True) as engine:
             told = {"database": database.name, **_foreseen(engine)}
             sequences: list[Sequence] = told["sequences"]
             _show(told, as_json=as_json)

@@ -7,7 +7,7 @@ import click
 
 from outbox import admin, reader
 from outbox.reader import Shard
-from relay.cli.deployment import Where, engine_of, on_database
+from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_table
 
@@ -19,7 +19,7 @@ def shards(where: Where, *, as_json: bool) -> None:
     """List the shards: their keys, relays and cursors, and what waits (an estimate)."""
     found = []
     for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
+        with where.engine(database) as engine, engine.connect() as connection:
             waiting = admin.backlogs(connection)
             found += [
                 {
@@ -69,7 +69,7 @@ def partitions(where: Where, *, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
     found = {}
     for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
+        with where.engine(database) as engine, engine.connect() as connection:
             days = admin.partitions(connection)
             found[database.name] = {day.isoformat(): name for day, name in days.items()}
     if as_json:
