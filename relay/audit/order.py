@@ -17,7 +17,7 @@ the earliest commit among those that were overtaken is found by bisection (`_Ear
 import math
 from bisect import bisect, bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -97,12 +97,8 @@ class Delivered(NamedTuple):
 def find_inversions(db: SnapshotDatabase) -> None:
     """Enter a row for each message that has overtaken another one."""
     delivered = (Delivered(*row) for row in db.rows(ENTANGLED))
-    db.insert("inversion", _inversions(delivered))
-
-
-def _inversions(delivered: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:
-    for _, stretch in groupby(delivered, _Stretches()):
-        yield from judge(stretch)
+    stretches = (stretch for _, stretch in groupby(delivered, _Stretches()))
+    db.insert("inversion", chain.from_iterable(map(judge, stretches)))
 
 
 class _Stretches:
@@ -127,7 +123,12 @@ def judge(stretch: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:
     for one in stretch:
         sibling = last_of_transaction.get(one.transaction)
         if one.has_overtaken:
-            yield _inversion(one, sibling, committed.behind(one.offset), last_unknown)
+            outcome, reason, other = _judged(
+                one, sibling, committed.behind(one.offset), last_unknown
+            )
+            identity = (one.home, one.topic, one.key, one.message_id, one.position)
+            overtaken = (other.message_id, other.position, other.offset) if other else (None,) * 3
+            yield (outcome, reason, *identity, one.partition, one.offset, *overtaken)
         last_of_transaction[one.transaction] = _later(sibling, one)
         if one.committed_at is None:
             last_unknown = _later(last_unknown, one)
@@ -135,38 +136,25 @@ def judge(stretch: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:
             committed.add(one)
 
 
-def _inversion(
+def _judged(
     one: Delivered, sibling: Delivered | None, earliest: Delivered | None, unknown: Delivered | None
-) -> tuple[object, ...]:
-    """Say what it means; `sibling` and `unknown` are those with the last delivery of their kind."""
+) -> tuple[str, str, Delivered | None]:
+    """Say what it means, and why; `sibling` and `unknown` have the last delivery of their kind."""
     if sibling and sibling.offset > one.offset:
-        return _row("out_of_order", "of one transaction", one, sibling)
+        return "out_of_order", "of one transaction", sibling
 
-    gap_s = _gap_s(one, earliest)
+    # How long after the other's commit it was appended; below zero if before.
+    committed_at = earliest and earliest.committed_at
+    gap_s = -math.inf if committed_at is None else one.appended_at - committed_at
     if gap_s >= COMMIT_S_MAX:
-        return _row("out_of_order", "committed before the append", one, earliest)
+        return "out_of_order", "committed before the append", earliest
     if unknown and unknown.offset > one.offset:
-        return _row("undecided", "no commit timestamp", one, unknown)
+        return "undecided", "no commit timestamp", unknown
     if gap_s > 0:
-        return _row("undecided", "committed too shortly before the append", one, earliest)
+        return "undecided", "committed too shortly before the append", earliest
     if earliest is None:
-        return _row("undecided", "what it overtook is too far away", one, None)
-    return _row("overlapping", "not committed before the append", one, earliest)
-
-
-def _gap_s(one: Delivered, earliest: Delivered | None) -> float:
-    """How long after the other's commit a message was appended; below zero if before."""
-    if earliest is None or earliest.committed_at is None:
-        return -math.inf
-    return one.appended_at - earliest.committed_at
-
-
-def _row(
-    outcome: str, reason: str, one: Delivered, overtaken: Delivered | None
-) -> tuple[object, ...]:
-    by = (overtaken.message_id, overtaken.position, overtaken.offset) if overtaken else (None,) * 3
-    identity = (one.home, one.topic, one.key, one.message_id, one.position)
-    return (outcome, reason, *identity, one.partition, one.offset, *by)
+        return "undecided", "what it overtook is too far away", None
+    return "overlapping", "not committed before the append", earliest
 
 
 def _later(one: Delivered | None, other: Delivered) -> Delivered:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+from relay.audit.databases import Window
 from relay.audit.snapshot import SnapshotDatabase
-from relay.audit.window import Window
 
 RECORDS_NAMED_MAX = 10
 
@@ -57,7 +57,8 @@ COUNTS = """
     UNION ALL SELECT topic, 'duplicated', count(*) FROM judged WHERE records > 1 GROUP BY topic
     UNION ALL SELECT topic, 'republished', count(*) FROM judged WHERE run IS NOT NULL GROUP BY topic
     UNION ALL SELECT topic, 'unknown', count(*) FROM unknown_record GROUP BY topic
-    UNION ALL SELECT topic, outcome, count(*) FROM inversion GROUP BY topic, outcome
+    UNION ALL SELECT topic, outcome, count(*) FROM inversion
+    WHERE outcome <> 'overlapping' GROUP BY topic, outcome
 """
 FINDINGS = """
     SELECT name, kind, topic, message_id, position, created_at, is_acknowledged
@@ -180,7 +181,7 @@ def conclude(
     audits = [
         TopicAudit(
             topic,
-            **_counted(counted),
+            **counted,
             acknowledged=_by_kind(findings, topic, is_acknowledged=True),
             unacknowledged=_by_kind(findings, topic, is_acknowledged=False),
             found=_found(db, topic, counted, named_max),
@@ -190,18 +191,9 @@ def conclude(
     return Audit(audits, window, exactly_once, list(_notes(db)), findings)
 
 
-def _counted(counts: dict[str, int]) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if kind != "overlapping"}
-
-
 def _by_kind(findings: list[Finding], topic: str, *, is_acknowledged: bool) -> dict[str, int]:
-    return dict(
-        Counter(
-            finding.kind
-            for finding in findings
-            if finding.topic == topic and finding.is_acknowledged == is_acknowledged
-        )
-    )
+    ours = (each for each in findings if each.topic == topic)
+    return dict(Counter(each.kind for each in ours if each.is_acknowledged == is_acknowledged))
 
 
 def _found(

@@ -5,18 +5,19 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from innbox_process.commands import Report
 from relay.cli.deployment import Where, on_database
-from relay.cli.instants import Instant
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
+from relay.cli.params import Instant
 
 if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from relay.audit import Sources, Window
+    from relay.audit import Audit, Window
 
 DOES_NOT_HOLD = 1
 NAMED_MAX, NAMED_IN_JSON_MAX = 10, 1_000
@@ -47,11 +48,24 @@ class Also:
     line: Callable[[dict[str, Any]], str]
 
 
+def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say what is audited, and how strictly."""
+    for option in (
+        click.option(
+            "--exactly-once", is_flag=True, help="Repeated records are a failure as well."
+        ),
+        click.option(
+            "--topic", "topics", multiple=True, help="Without the prefix. May be repeated."
+        ),
+        click.option("--until", type=Instant(), help="Likewise; not included."),
+        click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(cls=Command)
-@click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d.")
-@click.option("--until", type=Instant(), help="Likewise; not included.")
-@click.option("--topic", "topics", multiple=True, help="Without the prefix. May be repeated.")
-@click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well.")
+@audit_options
 @click.option("--all", "name_all", is_flag=True, help="Name all that was found, not the first.")
 @click.option("--mend", "mends", is_flag=True, help="Publish again what is missing; asks first.")
 @click.option("--dry-run", is_flag=True, help="With --mend: say what it would publish, no more.")
@@ -86,7 +100,6 @@ def audit(  # noqa: PLR0913 - one for each option
     PROGRAM audit --since 2026-12-24 --until 2026-12-25 --topic orders --json
     PROGRAM audit --mend --dry-run
     """
-    from relay.audit import audit as audit_now
     from relay.cli import mend
 
     if (dry_run or yes) and not mends:
@@ -98,7 +111,7 @@ def audit(  # noqa: PLR0913 - one for each option
         if mends and not dry_run:
             places = stack.enter_context(mend.locked(where))
         with progress() as report:
-            found = audit_now(sources_of(where), window, report, **options)
+            found = audited(where, window, report, **options)
             told, more = found.as_dict(), list[dict[str, Any]]()
             if also:
                 more = also.find(window, options["topics"], report)
@@ -114,19 +127,20 @@ def audit(  # noqa: PLR0913 - one for each option
     return exit_code
 
 
-def sources_of(where: Where) -> "Sources":
-    """Return what is audited: the outboxes of the chosen databases, and the topics of their cluster."""
-    from relay.audit import Sources
+def audited(where: Where, window: "Window", report: Report, **options: Any) -> "Audit":  # noqa: ANN401
+    """Audit the outboxes of the chosen databases, and the topics of their cluster."""
+    from relay.audit import Sources, audit
 
     chosen = where.each()
     config = where.config(chosen[0])
-    return Sources(
+    sources = Sources(
         tuple(chosen),
         config.kafka,
         config.topic_prefix,
         others=tuple(where.others()),
         database=config.database,
     )
+    return audit(sources, window, report, **options)
 
 
 def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> "Window":
@@ -159,10 +173,8 @@ def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> Non
             for topic in found["topics"]
         ],
     )
-    for topic in found["topics"]:
-        for line in _named(topic, name_all=name_all):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for line in more:
+    named = (_named(topic, name_all=name_all) for topic in found["topics"])
+    for line in (*chain.from_iterable(named), *more):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in found["notes"]:
         print_status(note)

@@ -14,8 +14,9 @@ import click
 from sqlalchemy import Engine
 
 from innbox_process.commands import CommandError
-from innbox_process.config import DatabaseConfig
-from innbox_process.database import pooled_engine
+from innbox_process.config import FOR_A_PERSON, DatabaseConfig
+from innbox_process.database import direct_engine, pooled_engine
+from innbox_process.logs import configure_logs
 from relay.config import RelayConfig
 from relay.databases import Database
 
@@ -91,6 +92,22 @@ class Where:
         engine = pooled_engine(settings, database.url, "command")
         try:
             yield engine
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def session(
+        self, database: Database, name: str, *, asks_kafka: bool = True
+    ) -> Iterator[tuple[Engine, RelayConfig]]:
+        """What a command needs that works as a relay does; its log is for a person.
+
+        The engine is in autocommit, and its connections are the command's to keep.
+        """
+        configure_logs(FOR_A_PERSON, name)
+        config = self.config(database, asks_kafka=asks_kafka)
+        engine = direct_engine(config.database, database.url, name)
+        try:
+            yield engine, config
         finally:
             engine.dispose()
 

@@ -42,26 +42,15 @@ class Command(click.Command):
     """A command that several programs have; its help shows the one in which it was called."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        help_, self.help = self.help, _shown(self.help, ctx)
+        program = getattr(ctx.obj, "command", None) or ctx.find_root().info_name or ""
+        help_, self.help = self.help, (self.help or "").replace(PROGRAM, program)
         try:
             super().format_help_text(ctx, formatter)
         finally:
             self.help = help_
 
 
-class Group(click.Group):
+class Group(Command, click.Group):
     """A group of such commands."""
 
     command_class = Command
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        help_, self.help = self.help, _shown(self.help, ctx)
-        try:
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = help_
-
-
-def _shown(help_: str | None, ctx: click.Context) -> str | None:
-    program = getattr(ctx.obj, "command", None) or (ctx.find_root().info_name or "")
-    return help_.replace(PROGRAM, program) if help_ else help_

@@ -43,7 +43,9 @@ def mend(places: Places, found: Audit, *, yes: bool, as_json: bool) -> tuple[dic
     if not planned or not places:
         exit_code = int(not found.holds)
     else:
-        _ask(planned, yes=yes)
+        messages = sum(each["messages"] for each in planned)
+        question = f"Publish {messages:,} messages again?"
+        confirm(question, yes=yes, otherwise=", or --dry-run to publish nothing")
         exit_code = _publish(places, found, runs) or _rest(found)
     return {"to_be_published": planned, "runs": [shown(run) for run in runs]}, exit_code
 
@@ -66,29 +68,19 @@ def _plan(found: Audit) -> list[dict[str, Any]]:
 
 
 def _tell_plan(planned: list[dict[str, Any]]) -> None:
-    ends = ("first", "last")
+    end = "{created_at}, position {position}, {message_id}"
     rows = [
         (
             each["database"],
             each["topic"],
             f"{each['messages']:,}",
-            *(
-                "{created_at}, position {position}, {message_id}".format(**each[end])
-                for end in ends
-            ),
+            end.format(**each["first"]),
+            end.format(**each["last"]),
         )
         for each in planned
     ]
-    print_table("To be published again", ("database", "topic", "messages", *ends), rows)
-
-
-def _ask(planned: list[dict[str, Any]], *, yes: bool) -> None:
-    messages = sum(each["messages"] for each in planned)
-    confirm(
-        f"Publish {messages:,} messages again?",
-        yes=yes,
-        unasked="not a terminal; pass --yes to confirm, or --dry-run to publish nothing",
-    )
+    columns = ("database", "topic", "messages", "first", "last")
+    print_table("To be published again", columns, rows)
 
 
 def _publish(places: Places, found: Audit, runs: list[Replay]) -> int:
@@ -123,9 +115,8 @@ def _created_at(finding: Finding) -> datetime:
 
 
 def _lost(finding: Finding) -> LostMessage:
-    return LostMessage(
-        finding.position, UUID(finding.message_id), finding.topic, _created_at(finding)
-    )
+    message_id, created_at = UUID(finding.message_id), _created_at(finding)
+    return LostMessage(finding.position, message_id, finding.topic, created_at)
 
 
 def _end(finding: Finding) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any, NoReturn
-from uuid import UUID
 
 import click
 from rich.console import Console
@@ -29,16 +28,17 @@ console = _Console(width=None if sys.stdout.isatty() else 250)
 errors = _Console(stderr=True)
 
 
-def confirm(question: str, *, yes: bool, unasked: str) -> None:
-    """Have a person agree, unless `yes`; raises click's `Abort`, and without a terminal `unasked`."""
+def confirm(question: str, *, yes: bool, otherwise: str = "") -> None:
+    """Have a person agree, unless `yes`; raises `Abort`, and `CommandError` without a terminal."""
     if yes:
         return
     if not errors.is_terminal:
-        raise CommandError(unasked)
+        raise CommandError(f"{question} This is not a terminal; pass --yes to confirm{otherwise}.")
     click.confirm(question, abort=True, err=True)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def print_error(program: str, message: str) -> None:
@@ -61,6 +61,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for row in rows:
         table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
     console.print(table)
+
+
+def print_found(
+    content: dict[str, Any],
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the content for a program, or the same as a table for a person."""
+    if as_json:
+        print_json(content)
+    else:
+        print_table(title, columns, rows)
 
 
 @contextmanager
@@ -108,8 +123,6 @@ def _jsonable(value: object) -> Any:  # noqa: ANN401 - JSON
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, set | frozenset | tuple):
+    if isinstance(value, set | frozenset):
         return list(value)
     return str(value)

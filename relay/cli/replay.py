@@ -12,17 +12,13 @@ from sqlalchemy import Connection
 
 import outbox
 from innbox_process.commands import CommandError
-from innbox_process.config import FOR_A_PERSON
-from innbox_process.database import direct_engine
-from innbox_process.logs import configure_logs
 from innbox_process.shutdown import stop_on_signals
 from outbox import admin, reader
 from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.cli.deployment import Where, on_database
-from relay.cli.ids import ids_from
-from relay.cli.instants import Instant
 from relay.cli.lazy import Command
-from relay.cli.output import as_json, print_json, print_status, print_table, progress
+from relay.cli.output import as_json, print_found, print_status, progress
+from relay.cli.params import Instant, ids_from
 from relay.cli.person import person
 from relay.cli.replay_output import (
     conditions_of,
@@ -130,41 +126,24 @@ def replays(where: Where, *, as_json: bool) -> None:
     for database in where.each():
         with where.engine(database) as engine, engine.connect() as connection:
             found += [(database.name, replay) for replay in admin.replays(connection)]
-    if as_json:
-        print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
-        return
-    columns = (
-        "id",
-        "state",
-        "sent",
-        "expected",
-        "left_out",
-        "to_topic",
-        "started_by",
-        "updated_at",
-    )
-    print_table(
-        "Replays",
-        ("database", *columns, "of", "reason"),
-        [
-            (
-                of,
-                *(shown(replay)[column] for column in columns),
-                conditions_of(replay),
-                replay.reason,
-            )
-            for of, replay in found
-        ],
-    )
+    counts = ("sent", "expected", "left_out")
+    columns = ("id", "state", *counts, "to_topic", "started_by", "updated_at")
+    rows = [
+        (of, *(getattr(replay, name) for name in columns), conditions_of(replay), replay.reason)
+        for of, replay in found
+    ]
+    content = {"replays": [{"database": of, **shown(replay)} for of, replay in found]}
+    headings = ("database", *columns, "of", "reason")
+    print_found(content, "Replays", headings, rows, as_json=as_json)
 
 
 @contextmanager
 def session(where: Where, database: Database, *, asks_kafka: bool = True) -> Iterator[Place]:
     """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
-    configure_logs(FOR_A_PERSON, "replay")
-    config = where.config(database, asks_kafka=asks_kafka)
-    engine = direct_engine(config.database, database.url, "replay")
-    with engine.connect() as connection:
+    with (
+        where.session(database, "replay", asks_kafka=asks_kafka) as (engine, config),
+        engine.connect() as connection,
+    ):
         reader.prepare_session(connection)
         try:
             yield Place(connection, config, f"{where.typed('replay')} --resume")

@@ -19,7 +19,7 @@ class _Run(Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
         with formatter.section("Environment"):
-            formatter.write_dl(list(VARIABLES.items()))
+            formatter.write_dl([(name, variable.help) for name, variable in VARIABLES.items()])
 
 
 @click.command(cls=_Run)

@@ -45,7 +45,7 @@ def test_a_command_does_not_wait_for_a_lock_that_somebody_keeps(
     for name, value in as_environment(settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 1)
-    monkeypatch.setattr("relay.cli.replay.configure_logs", lambda *_: None)
+    monkeypatch.setattr("relay.cli.deployment.configure_logs", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["innbox", "outbox", *command.split()])
     with engine.begin() as keeper:
         keeper.execute(text(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE"))
