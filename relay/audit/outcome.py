@@ -17,22 +17,20 @@ _KNOWN = """JOIN home ON home.id = found.home
     LEFT JOIN acknowledged AS known ON known.home = found.home AND known.kind = :kind
         AND known.topic = found.topic AND known.message_id = found.message_id"""
 _IN_ORDER = "ORDER BY known.message_id IS NOT NULL, found.home, found.position"
-_BY_STATUS = f"""
-    SELECT found.message_id, key, name AS database, position, {_WHO}
-    FROM judged AS found {_KNOWN}
-    WHERE found.topic = :topic AND status = :kind {_IN_ORDER}
-"""
-_REPEATED = f"""
-    SELECT found.message_id, key, name AS database, position, records, event_id, {_WHO}
-    FROM judged AS found {_KNOWN}
-    WHERE found.topic = :topic AND records > 1 {_IN_ORDER}
-"""
-_OVERTOOK = f"""
-    SELECT found.message_id, key, name AS database, position, partition, offset,
-           overtaken_id, overtaken_position, overtaken_offset, found.reason, {_WHO}
-    FROM inversion AS found {_KNOWN}
-    WHERE found.topic = :topic AND outcome = :kind {_IN_ORDER}
-"""
+
+
+def _messages(table: str, condition: str, *columns: str) -> str:
+    return f"""
+        SELECT found.message_id, key, name AS database, position, {", ".join((*columns, _WHO))}
+        FROM {table} AS found {_KNOWN}
+        WHERE found.topic = :topic AND {condition} {_IN_ORDER}
+    """
+
+
+_BY_STATUS = _messages("judged", "status = :kind")
+_REPEATED = _messages("judged", "records > 1", "records", "event_id")
+_OVERTAKEN = ("overtaken_id", "overtaken_position", "overtaken_offset", "found.reason")
+_OVERTOOK = _messages("inversion", "outcome = :kind", "partition", "offset", *_OVERTAKEN)
 _UNKNOWN = """
     SELECT event_id, key, source, partition, offset FROM unknown_record
     WHERE topic = :topic ORDER BY partition, offset
@@ -110,7 +108,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicAudit:
-    """How a topic stands. Every committed message is of one of the kinds in the first block.
+    """How a topic stands. Every committed message is of one of the kinds in the second block.
 
     `republished` are published, too: by a mend or a replay, after the first record was lost. The two
     of `acknowledged` count, by kind, what makes an audit fail. `found` names all by kind, up to the
@@ -128,11 +126,11 @@ class TopicAudit:
     expired: int = 0
     untraceable: int = 0
 
+    republished: int = 0
     duplicated: int = 0
     out_of_order: int = 0
     undecided: int = 0
     unknown: int = 0
-    republished: int = 0
     acknowledged: dict[str, int] = field(default_factory=dict)
     unacknowledged: dict[str, int] = field(default_factory=dict)
     found: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -3,21 +3,19 @@
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
 
 from outbox import admin
+from relay.audit import Finding
 from relay.cli.audit import audit_options, audited, window_of
 from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, confirm, print_json, print_status, progress
 from relay.cli.params import ids_from
 from relay.cli.person import person
-
-if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from relay.audit import Finding
 
 NOTHING_FOUND = 1
 
@@ -86,13 +84,13 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     return NOTHING_FOUND if unfound else 0
 
 
-def _print_counts(findings: "Collection[Finding]") -> None:
+def _print_counts(findings: Collection[Finding]) -> None:
     counted = Counter((finding.topic, finding.kind) for finding in findings)
     for (topic, kind), count in sorted(counted.items()):
         print_status(f"{topic}: {kind.replace('_', ' ')}: {count:,}")
 
 
-def _acknowledged(where: Where, findings: "Collection[Finding]", reason: str) -> int:
+def _acknowledged(where: Where, findings: Collection[Finding], reason: str) -> int:
     """Keep them, each in the database of its message."""
     done = 0
     for database in where.each():

@@ -3,40 +3,26 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from innbox_process.commands import Report
+from relay.audit import Audit, Sources, TopicAudit, Window
+from relay.audit import audit as audit_outboxes
+from relay.cli import mend
 from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
 from relay.cli.params import Instant
 
-if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from relay.audit import Audit, Window
-
 DOES_NOT_HOLD = 1
 NAMED_MAX, NAMED_IN_JSON_MAX = 10, 1_000
-COLUMNS = (
-    "committed",
-    "published",
-    "missing",
-    "duplicated",
-    "out_of_order",
-    "acknowledged",
-    "republished",
-    "unknown",
-    "undecided",
-    "waiting",
-    "blocked",
-    "skipped",
-    "expired",
-    "untraceable",
-)
+_UNCOUNTED = ("topic", "unacknowledged", "found")
+COLUMNS = [field.name for field in fields(TopicAudit) if field.name not in _UNCOUNTED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +30,7 @@ class Also:
     """What another command line has an audit look for as well, and how it says what was found."""
 
     kind: str
-    find: "Callable[[Window, Collection[str], Report], list[dict[str, Any]]]"
+    find: Callable[[Window, Collection[str], Report], list[dict[str, Any]]]
     line: Callable[[dict[str, Any]], str]
 
 
@@ -100,8 +86,6 @@ def audit(  # noqa: PLR0913 - one for each option
     PROGRAM audit --since 2026-12-24 --until 2026-12-25 --topic orders --json
     PROGRAM audit --mend --dry-run
     """
-    from relay.cli import mend
-
     if (dry_run or yes) and not mends:
         raise click.UsageError("--dry-run and --yes are for --mend")
     window = window_of(since, until)
@@ -127,10 +111,8 @@ def audit(  # noqa: PLR0913 - one for each option
     return exit_code
 
 
-def audited(where: Where, window: "Window", report: Report, **options: Any) -> "Audit":  # noqa: ANN401
+def audited(where: Where, window: Window, report: Report, **options: Any) -> Audit:  # noqa: ANN401
     """Audit the outboxes of the chosen databases, and the topics of their cluster."""
-    from relay.audit import Sources, audit
-
     chosen = where.each()
     config = where.config(chosen[0])
     sources = Sources(
@@ -140,13 +122,11 @@ def audited(where: Where, window: "Window", report: Report, **options: Any) -> "
         others=tuple(where.others()),
         database=config.database,
     )
-    return audit(sources, window, report, **options)
+    return audit_outboxes(sources, window, report, **options)
 
 
-def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> "Window":
+def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> Window:
     """Return the window that two options name."""
-    from relay.audit import Window
-
     now = datetime.now(UTC)
     window = Window(_at(since, now, "--since"), _at(until, now, "--until"))
     if window.since and window.until and window.since >= window.until:
@@ -164,15 +144,12 @@ def _at(given: datetime | timedelta | None, now: datetime, option: str) -> datet
 
 
 def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> None:
+    rows = [
+        (topic["topic"], *(f"{_count(topic, column):,}" for column in COLUMNS))
+        for topic in found["topics"]
+    ]
     headings = [column.replace("_", " ") for column in COLUMNS]
-    print_table(
-        "Outbox and topics",
-        ("topic", *headings),
-        [
-            (topic["topic"], *(f"{_count(topic, column):,}" for column in COLUMNS))
-            for topic in found["topics"]
-        ],
-    )
+    print_table("Outbox and topics", ("topic", *headings), rows)
     named = (_named(topic, name_all=name_all) for topic in found["topics"])
     for line in (*chain.from_iterable(named), *more):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

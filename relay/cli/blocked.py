@@ -39,7 +39,12 @@ def blocked_group(context: click.Context) -> None:
 @on_database
 def list_blocked(where: Where, *, as_json: bool) -> None:
     """List the blocked keys, the longest blocked first, and how many messages wait behind."""
-    found = _of_each(where, _blocked)
+    # Patient: a piece of the log is looked at for each key, and there may be many.
+    found = [
+        {"database": database, **each}
+        for database, connection in where.connections(is_patient=True)
+        for each in _blocked(connection)
+    ]
     columns = ("database", "key", "state", "topic", "message_id", "attempts", "blocked_at")
     rows = [
         (
@@ -106,7 +111,13 @@ def skip(where: Where, *, keys: tuple[str, ...], note: str, yes: bool, as_json: 
 @on_database
 def skipped(where: Where, *, as_json: bool) -> None:
     """List the messages that were skipped, the newest 1,000 first; whole with --json."""
-    found = _of_each(where, _skipped)
+    found = [
+        # Bytes as text, with escapes where they are none.
+        asdict(each)
+        | {"database": database, "value": each.value.decode("utf-8", "backslashreplace")}
+        for database, connection in where.connections()
+        for each in skipped_messages(connection)
+    ]
     message = ("database", "message_id", "topic", "key")
     columns = (*message, "reason", "skipped_at", "skipped_by", "note")
     rows = [[each[column] for column in columns] for each in found]
@@ -121,27 +132,6 @@ def _blocked(connection: Connection) -> Iterator[dict[str, Any]]:
         # A key that was blocked between the two looks has nothing counted yet.
         shown["waiting"], shown["may_be_more"] = waiting.get(found.key, (0, True))
         yield shown
-
-
-def _skipped(connection: Connection) -> Iterator[dict[str, Any]]:
-    for found in skipped_messages(connection):
-        # Bytes as text, with escapes where they are none.
-        yield asdict(found) | {"value": found.value.decode("utf-8", "backslashreplace")}
-
-
-def _of_each(
-    where: Where, find: Callable[[Connection], Iterator[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return what is found in the database of the context, or in every one."""
-    found = []
-    for database in where.each():
-        # Patient: a piece of the log is looked at for each key, and there may be many.
-        with (
-            where.engine(database, is_patient=True) as engine,
-            engine.connect() as connection,
-        ):
-            found += [{"database": database.name, **each} for each in find(connection)]
-    return found
 
 
 def _decide(

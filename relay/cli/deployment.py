@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, Protocol
 
 import click
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from innbox_process.commands import CommandError
 from innbox_process.config import FOR_A_PERSON, DatabaseConfig
@@ -94,6 +94,15 @@ class Where:
             yield engine
         finally:
             engine.dispose()
+
+    def connections(self, *, is_patient: bool = False) -> Iterator[tuple[str, Connection]]:
+        """Yield each database's name, and a connection to it as of `engine`."""
+        for database in self.each():
+            with (
+                self.engine(database, is_patient=is_patient) as engine,
+                engine.connect() as connection,
+            ):
+                yield database.name, connection
 
     @contextmanager
     def session(

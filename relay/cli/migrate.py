@@ -1,16 +1,14 @@
 """`migrate`: the outbox's tables in a database of anybody's, without a migration tool."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
+from sqlalchemy import Engine, text
 
+from outbox.schema import LATEST, grants, installed_version, upgrades
 from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 # Any number that nobody else takes, so that two who migrate at once do so one after the other.
 LOCK = 7_073_002_311
@@ -51,8 +49,6 @@ def migrate(
     PROGRAM migrate --relay-role shop_relay --writer-role shop
     PROGRAM migrate --sql > outbox.sql
     """
-    from outbox.schema import grants
-
     rights = grants(relays=relays, writers=writers)
     if sql:
         click.echo(_sql(since, rights))
@@ -72,11 +68,7 @@ def migrate(
         print_json({"databases": reached})
 
 
-def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
-    from sqlalchemy import text
-
-    from outbox.schema import LATEST, installed_version, upgrades
-
+def _migrated(engine: Engine, rights: Sequence[str]) -> tuple[int, int]:
     with engine.begin() as connection:
         # Rather fail than hold up writers behind a lock that does not come.
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
@@ -88,8 +80,6 @@ def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
 
 
 def _sql(since: int, rights: Sequence[str]) -> str:
-    from outbox.schema import upgrades
-
     try:
         statements = [*upgrades(since=since), *rights]
     except ValueError as error:

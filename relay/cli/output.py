@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -42,12 +43,12 @@ yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def print_error(program: str, message: str) -> None:
-    errors.print(f"[red]{program}:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    errors.print(f"[red]{program}:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def print_status(message: str) -> None:
     """Tell a person what is going on, beside whatever is printed for programs."""
-    errors.print(_plain(message), highlight=False, soft_wrap=True)
+    errors.print(escape(message), highlight=False, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
@@ -55,11 +56,11 @@ def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    table = Table(title=_plain(title), title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console.print(table)
 
 
@@ -96,7 +97,7 @@ def progress() -> Iterator[Report]:
 
         def report(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(_plain(what), total=total)
+                tasks[what] = bars.add_task(escape(what), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
@@ -111,11 +112,6 @@ def _lines() -> Report:
             print_status(f"{what} …")
 
     return report
-
-
-def _plain(text: str) -> str:
-    """Keep rich from reading markup into what is somebody's data."""
-    return text.replace("[", r"\[")
 
 
 def _jsonable(value: object) -> Any:  # noqa: ANN401 - JSON

@@ -28,6 +28,7 @@ from relay.cli.replay_output import (
     tell,
     tell_survey,
 )
+from relay.commands.replay import run_replay
 from relay.config import RelayConfig
 from relay.databases import Database
 
@@ -122,10 +123,11 @@ def replay(  # noqa: PLR0913 - one for each option
 @on_database
 def replays(where: Where, *, as_json: bool) -> None:
     """List the replays of each database, the newest 100 first."""
-    found: list[tuple[str, Replay]] = []
-    for database in where.each():
-        with where.engine(database) as engine, engine.connect() as connection:
-            found += [(database.name, replay) for replay in admin.replays(connection)]
+    found = [
+        (database, replay)
+        for database, connection in where.connections()
+        for replay in admin.replays(connection)
+    ]
     counts = ("sent", "expected", "left_out")
     columns = ("id", "state", *counts, "to_topic", "started_by", "updated_at")
     rows = [
@@ -184,8 +186,6 @@ def _create(place: Place, found: Survey, to_topic: str | None, per_second: int |
 
 def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
     """Publish what is left of a replay, and show how far it is."""
-    from relay.commands.replay import run_replay
-
     with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
         print_status(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")

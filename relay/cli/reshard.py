@@ -16,7 +16,10 @@ from relay.cli.exits import INTERRUPTED
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status, progress
 from relay.cli.shards import shown
+from relay.commands.lease import NotHandedOver
+from relay.commands.reshard import merge_shards, split_shard
 from relay.config import RelayConfig
+from relay.publishing.errors import Abandoned, PublishRefused
 
 WAIT_S = 60.0
 # Each shard costs its relay a thread, a producer and a connection.
@@ -48,8 +51,6 @@ def split(where: Where, *, shard: int, into: int, wait_s: float, as_json: bool) 
     \b
     PROGRAM split 1 --into 4
     """
-    from relay.commands.reshard import split_shard
-
     change = partial(split_shard, shard_id=shard, into=into, wait_s=wait_s)
     return _changed(where, change, as_json=as_json)
 
@@ -70,7 +71,6 @@ def merge(where: Where, *, shard: int, neighbour: int, wait_s: float, as_json: b
     \b
     PROGRAM merge 4 5
     """
-    from relay.commands.reshard import merge_shards
 
     def change(engine: Engine, config: RelayConfig, stop: Event) -> list[Shard]:
         with progress() as report:
@@ -85,9 +85,6 @@ def _changed(
     *,
     as_json: bool,
 ) -> int:
-    from relay.commands.lease import NotHandedOver
-    from relay.publishing.errors import Abandoned, PublishRefused
-
     with (
         where.session(where.one(), "reshard") as (engine, config),
         stop_on_signals(config.shutdown_s) as stop,

@@ -5,7 +5,10 @@ from dataclasses import replace
 from typing import get_args
 
 import click
+import structlog
 
+from innbox_process.logs import configure_logs
+from relay import process
 from relay.cli.deployment import Where, on_database
 from relay.cli.environment import VARIABLES, log_config
 from relay.cli.exits import FAILED, expected, in_words
@@ -39,11 +42,6 @@ def run(where: Where, *, mode: Mode | None) -> None:
     PROGRAM run
     PROGRAM run --mode exactly-once
     """
-    import structlog
-
-    from innbox_process.logs import configure_logs
-    from relay import process
-
     config = where.config(where.one())
     if mode:
         config = replace(config, mode=mode)

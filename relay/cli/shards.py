@@ -19,13 +19,12 @@ from relay.cli.output import as_json, print_found
 def shards(where: Where, *, as_json: bool) -> None:
     """List the shards: their keys, relays and cursors, and what waits (an estimate)."""
     found = []
-    for database in where.each():
-        with where.engine(database) as engine, engine.connect() as connection:
-            waiting = admin.backlogs(connection)
-            found += [
-                {"database": database.name, **shown(shard), "backlog": waiting.get(shard.id, 0)}
-                for shard in reader.shards(connection)
-            ]
+    for database, connection in where.connections():
+        waiting = admin.backlogs(connection)
+        found += [
+            {"database": database, **shown(shard), "backlog": waiting.get(shard.id, 0)}
+            for shard in reader.shards(connection)
+        ]
     columns = ("database", "shard", "key hashes", "owner", "leased until", "epoch", "backlog")
     print_found(
         {"shards": found},
@@ -41,11 +40,10 @@ def shards(where: Where, *, as_json: bool) -> None:
 @on_database
 def partitions(where: Where, *, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
-    found = {}
-    for database in where.each():
-        with where.engine(database) as engine, engine.connect() as connection:
-            days = admin.partitions(connection)
-            found[database.name] = {day.isoformat(): name for day, name in days.items()}
+    found = {
+        database: {day.isoformat(): name for day, name in admin.partitions(connection).items()}
+        for database, connection in where.connections()
+    }
     rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
     columns = ("database", "day (UTC)", "table")
     print_found({"partitions": found}, "Partitions", columns, rows, as_json=as_json)

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from relay.topics import Topic
 
 import outbox
 from innbox_process.commands import CommandError
 from relay.cli.deployment import Where, on_database
 from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_found
+from relay.topics import Topic, create_topics, of_cursors, of_messages
 
 
 def _count(name: str, default: int, help_: str, *, envvar: str | None = None) -> Any:  # noqa: ANN401
@@ -60,8 +58,6 @@ def topics(
     \b
     PROGRAM topics orders shipments --partitions 12 --replication 3
     """
-    from relay.topics import create_topics, of_cursors, of_messages
-
     database = where.one()
     config = where.config(database)
     chosen = names or config.topics
@@ -82,7 +78,7 @@ def topics(
     print_topics(found, as_json=as_json)
 
 
-def print_topics(found: "Sequence[Topic]", *, as_json: bool) -> None:
+def print_topics(found: Sequence[Topic], *, as_json: bool) -> None:
     """Print each topic as it is now, and whether it is new."""
     rows = [
         (topic.name, topic.partitions, topic.replication, "created" if topic.created else "")
