@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,6 @@ from outbox import admin
 from relay.audit import Finding
 from relay.cli.audit import audit_options, audited, window_of
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, confirm, print_json, print_status, progress
 from relay.cli.params import ids_from
 from relay.cli.person import person
@@ -20,7 +18,7 @@ from relay.cli.person import person
 NOTHING_FOUND = 1
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("ids", type=click.UUID, nargs=-1)
 @ids_from
 @click.option("--all", "everything", is_flag=True, help="All that the audit finds; asks first.")
@@ -29,7 +27,7 @@ NOTHING_FOUND = 1
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @as_json
 @on_database
-def acknowledge(  # noqa: PLR0913 - one for each option
+def acknowledge(
     where: Where,
     /,
     *,
@@ -37,8 +35,6 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     ids_from: tuple[UUID, ...],
     everything: bool,
     reason: str,
-    since: datetime | timedelta | None,
-    until: datetime | timedelta | None,
     yes: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of an audit
@@ -60,7 +56,7 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     if not reason.strip():
         raise click.BadParameter("say why", param_hint="'--reason'")
 
-    window = window_of(since, until)
+    window = window_of(options.pop("since"), options.pop("until"))
     with progress() as report:
         found = audited(where, window, report, **options, named_max=0)
     findings = [

@@ -15,7 +15,6 @@ from relay.audit import Audit, Sources, TopicAudit, Window
 from relay.audit import audit as audit_outboxes
 from relay.cli import mend
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
 from relay.cli.params import Instant
 
@@ -50,7 +49,7 @@ def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(cls=Command)
+@click.command()
 @audit_options
 @click.option("--all", "name_all", is_flag=True, help="Name all that was found, not the first.")
 @click.option("--mend", "mends", is_flag=True, help="Publish again what is missing; asks first.")
@@ -58,12 +57,10 @@ def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--yes", is_flag=True, help="With --mend: do not ask.")
 @as_json
 @on_database
-def audit(  # noqa: PLR0913 - one for each option
+def audit(
     where: Where,
     /,
     *,
-    since: datetime | timedelta | None,
-    until: datetime | timedelta | None,
     name_all: bool,
     mends: bool,
     dry_run: bool,
@@ -88,7 +85,7 @@ def audit(  # noqa: PLR0913 - one for each option
     """
     if (dry_run or yes) and not mends:
         raise click.UsageError("--dry-run and --yes are for --mend")
-    window = window_of(since, until)
+    window = window_of(options.pop("since"), options.pop("until"))
     options["named_max"] = None if name_all else NAMED_IN_JSON_MAX if as_json else NAMED_MAX
     with ExitStack() as stack:
         places: mend.Places = {}
@@ -159,23 +156,18 @@ def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> Non
 
 
 def _verdict(found: dict[str, Any], more: Sequence[str]) -> str:
-    if not found["holds"]:
-        return f"FAILED: {', '.join(_failures(found, more)) or 'see above'}."
-    if acknowledged := sum(_count(topic, "acknowledged") for topic in found["topics"]):
-        return f"Nothing is wrong beside {acknowledged:,} acknowledged findings; see --all."
-    return "Every committed message is where it should be."
-
-
-def _failures(found: dict[str, Any], more: Sequence[str]) -> Iterator[str]:
-    """Say how many there are of each kind that makes an audit fail."""
+    if found["holds"]:
+        if acknowledged := sum(_count(topic, "acknowledged") for topic in found["topics"]):
+            return f"Nothing is wrong beside {acknowledged:,} acknowledged findings; see --all."
+        return "Every committed message is where it should be."
     counted = Counter[str]()
     for topic in found["topics"]:
         counted.update(topic["unacknowledged"])
-    for kind in ("missing", "out_of_order", "duplicated"):
-        if counted[kind]:
-            yield f"{counted[kind]:,} {kind.replace('_', ' ')}"
+    kinds = ("missing", "out_of_order", "duplicated")
+    failures = [f"{counted[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counted[kind]]
     if more:
-        yield f"{len(more):,} others"
+        failures.append(f"{len(more):,} others")
+    return f"FAILED: {', '.join(failures)}."
 
 
 def _count(topic: dict[str, Any], column: str) -> int:

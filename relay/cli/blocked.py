@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Group
 from relay.cli.output import as_json, confirm, print_found, print_json, print_status, yes
 from relay.cli.person import person
 
@@ -18,7 +17,7 @@ NOT_BLOCKED = 1
 _RETRIED = "is tried again"
 
 
-@click.group("blocked", cls=Group, invoke_without_command=True)
+@click.group("blocked", invoke_without_command=True)
 @click.pass_context
 def blocked_group(context: click.Context) -> None:
     """Look at keys whose message the brokers refuse, and decide about them. Alone: list them.

@@ -68,11 +68,6 @@ class Where:
             raise CommandError(f"there are several databases: pass --database {names}")
         return found[0]
 
-    def only(self, database: Database) -> "Where":
-        """Return the same for one of them."""
-        is_single = len(self.deployment.databases()) == 1
-        return Where(self.deployment, None if is_single else database.names[0])
-
     def config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
         return self.deployment.relay_config(database, asks_kafka=asks_kafka)
 
@@ -120,9 +115,10 @@ class Where:
         finally:
             engine.dispose()
 
-    def typed(self, command: str) -> str:
-        """Return what a person types to call a command for the same database."""
-        option = f" --database {self.named}" if self.named else ""
+    def typed(self, command: str, database: Database) -> str:
+        """Return what a person types to call a command for one of the databases."""
+        is_single = len(self.deployment.databases()) == 1
+        option = "" if is_single else f" --database {database.names[0]}"
         return f"{self.deployment.command} {command}{option}"
 
 

@@ -7,14 +7,13 @@ from sqlalchemy import Engine, text
 
 from outbox.schema import LATEST, grants, installed_version, upgrades
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status
 
 # Any number that nobody else takes, so that two who migrate at once do so one after the other.
 LOCK = 7_073_002_311
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option(
     "--sql", is_flag=True, help="Print the SQL, to be run in one transaction, and do nothing."
 )

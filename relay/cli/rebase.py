@@ -15,11 +15,10 @@ from outbox import admin, reader
 from outbox.admin import Sequence, StillRelayed, TransactionIdsRestarted
 from outbox.reader import ForeignCursor, SequenceBehind
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, confirm, print_json, print_status, print_table, progress, yes
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @yes
 @click.option(

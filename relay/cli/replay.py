@@ -16,7 +16,6 @@ from innbox_process.shutdown import stop_on_signals
 from outbox import admin, reader
 from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_found, print_status, progress
 from relay.cli.params import Instant, ids_from
 from relay.cli.person import person
@@ -44,7 +43,7 @@ class Place:
     resume: str  # what a person types to go on, but for the id
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option("--since", type=Instant(), help="Appended at this time or later: ISO 8601, or 2h.")
 @click.option("--until", type=Instant(), help="Appended before this time.")
 @click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
@@ -118,7 +117,7 @@ def replay(  # noqa: PLR0913 - one for each option
         return tell(ours, place.resume, as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def replays(where: Where, *, as_json: bool) -> None:
@@ -148,7 +147,7 @@ def session(where: Where, database: Database, *, asks_kafka: bool = True) -> Ite
     ):
         reader.prepare_session(connection)
         try:
-            yield Place(connection, config, f"{where.typed('replay')} --resume")
+            yield Place(connection, config, f"{where.typed('replay', database)} --resume")
         except outbox.OutboxError as error:
             raise CommandError(str(error)) from error
 

@@ -13,7 +13,6 @@ from outbox import OutboxError
 from outbox.reader import Shard
 from relay.cli.deployment import Where, on_database
 from relay.cli.exits import INTERRUPTED
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status, progress
 from relay.cli.shards import shown
 from relay.commands.lease import NotHandedOver
@@ -35,7 +34,7 @@ _wait = click.option(
 )
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("shard", type=int)
 @click.option(
     "--into", type=click.IntRange(2, PARTS_MAX), default=2, show_default=True, help="Equal parts."
@@ -55,7 +54,7 @@ def split(where: Where, *, shard: int, into: int, wait_s: float, as_json: bool) 
     return _changed(where, change, as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("shard", type=int)
 @click.argument("neighbour", type=int)
 @_wait

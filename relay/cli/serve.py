@@ -12,11 +12,10 @@ from relay import process
 from relay.cli.deployment import Where, on_database
 from relay.cli.environment import VARIABLES, log_config
 from relay.cli.exits import FAILED, expected, in_words
-from relay.cli.lazy import Command
 from relay.config import Mode
 
 
-class _Run(Command):
+class _Run(click.Command):
     """Its help ends with the variables of the environment."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,11 +9,10 @@ import click
 from outbox import admin, reader
 from outbox.reader import Shard
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_found
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def shards(where: Where, *, as_json: bool) -> None:
@@ -35,7 +34,7 @@ def shards(where: Where, *, as_json: bool) -> None:
     )
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def partitions(where: Where, *, as_json: bool) -> None:

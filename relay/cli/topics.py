@@ -2,42 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import click
 
 import outbox
 from innbox_process.commands import CommandError
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_found
 from relay.topics import Topic, create_topics, of_cursors, of_messages
 
-
-def _count(name: str, default: int, help_: str, *, envvar: str | None = None) -> Any:  # noqa: ANN401
-    """Return an option for a number of something, at least one."""
-    at_least_one = click.IntRange(min=1)
-    return click.option(
-        name, type=at_least_one, default=default, show_default=True, envvar=envvar, help=help_
-    )
+_count = partial(click.option, type=click.IntRange(min=1), show_default=True)
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("names", metavar="[NAME…]", nargs=-1)
-@_count("--partitions", 6, "Of each topic that is created.", envvar="TOPIC_PARTITIONS")
+@_count("--partitions", default=6, envvar="TOPIC_PARTITIONS", help="Of each topic that is created.")
 @_count(
     "--replication",
-    1,
-    "Replicas of each partition; all but one have to be in sync.",
+    default=1,
     envvar="TOPIC_REPLICATION",
+    help="Replicas of each partition; all but one have to be in sync.",
 )
 @_count(
     "--retention-hours",
-    168,
-    "How long the brokers keep a message.",
+    default=168,
     envvar="TOPIC_RETENTION_HOURS",
+    help="How long the brokers keep a message.",
 )
-@_count("--value-bytes-max", 900_000, "The largest value that may be appended.")
+@_count("--value-bytes-max", default=900_000, help="The largest value that may be appended.")
 @as_json
 @on_database
 def topics(

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from innbox_process.commands import Report
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
 from innbox_process.records import Record, record_of
-from relay.audit.snapshot.database import SnapshotDatabase
+from relay.audit.snapshot import SnapshotDatabase
 
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
