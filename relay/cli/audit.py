@@ -125,19 +125,10 @@ def audited(where: Where, window: Window, report: Report, **options: Any) -> Aud
 def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> Window:
     """Return the window that two options name."""
     now = datetime.now(UTC)
-    window = Window(_at(since, now, "--since"), _at(until, now, "--until"))
-    if window.since and window.until and window.since >= window.until:
+    since, until = (now - at if isinstance(at, timedelta) else at for at in (since, until))
+    if since and until and since >= until:
         raise click.BadParameter("it is not after --since", param_hint="'--until'")
-    return window
-
-
-def _at(given: datetime | timedelta | None, now: datetime, option: str) -> datetime | None:
-    if not isinstance(given, timedelta):
-        return given
-    try:
-        return now - given
-    except OverflowError as error:
-        raise click.BadParameter("there were no years then", param_hint=f"'{option}'") from error
+    return Window(since, until)
 
 
 def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> None:

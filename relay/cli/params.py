@@ -20,7 +20,10 @@ class Instant(click.ParamType[datetime | timedelta]):
     ) -> datetime | timedelta:
         given = str(value)
         if match := re.fullmatch(r"(\d{1,6})([smhd])", given):
-            return timedelta(**{_UNITS[match[2]]: int(match[1])})
+            ago = timedelta(**{_UNITS[match[2]]: int(match[1])})
+            if ago > datetime.now(UTC) - datetime.min.replace(tzinfo=UTC):
+                self.fail("there were no years then", param, ctx)
+            return ago
         try:
             instant = datetime.fromisoformat(given)
         except ValueError:

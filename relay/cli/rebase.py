@@ -113,7 +113,7 @@ def _advance(engine: Engine, sequences: list[Sequence]) -> None:
 
 @contextmanager
 def _in_words(message: str) -> Iterator[None]:
-    """Say so if a lock was not to be had, or the transaction lost against another one."""
+    """Say so if the transaction could not acquire a lock, or lost against another one."""
     try:
         yield
     except DBAPIError as error:
