@@ -1,7 +1,6 @@
 """What an audit says: for each topic how many of each kind, and the first of them by name."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -68,7 +67,7 @@ PLACES = f"""
     ORDER BY published_at, partition, offset LIMIT {RECORDS_NAMED_MAX}
 """
 
-UNTIMED = """
+_UNTIMED = """
     SELECT name FROM home WHERE NOT has_commit_times
       AND id IN (SELECT home FROM inversion WHERE outcome = 'undecided')
 """
@@ -77,20 +76,24 @@ _MOVED_KEYS = """
         SELECT 1 FROM judged WHERE status = 'published' GROUP BY home, topic, key
         HAVING min(partition) <> max(partition) OR count(partition) < count(*))
 """
+# What a query finds, unless it is 0, and the sentence about it.
 REMARKS = (
-    (_MOVED_KEYS, "{n} keys are in more than one partition, between which there is no order"),
+    (_MOVED_KEYS, "{} keys are in more than one partition, between which there is no order"),
     (
         "SELECT count(*) FROM inversion WHERE outcome = 'overlapping'",
-        "{n} messages overtook one that was not yet committed: no order is promised",
+        "{} messages overtook one that was not yet committed: no order is promised",
     ),
     (
         "SELECT count(*) FROM inversion WHERE outcome = 'undecided' AND reason <> 'no commit timestamp'",
-        "{n} messages overtook one so soon after its commit that the clocks cannot tell",
+        "{} messages overtook one so soon after its commit that the clocks cannot tell",
     ),
-)
-TURN_ON = (
-    "{name}: without commit timestamps the order of transactions is undecided; set "
-    "track_commit_timestamp = on and restart Postgres, for what is committed from then on"
+    (
+        _UNTIMED,
+        (
+            "{}: without commit timestamps the order of transactions is undecided; set "
+            "track_commit_timestamp = on and restart Postgres, for what is committed from then on"
+        ),
+    ),
 )
 
 
@@ -186,7 +189,10 @@ def conclude(
         )
         for topic, counted in sorted(counts.items())
     ]
-    return Audit(audits, window, exactly_once, list(_notes(db)), findings)
+    notes = [
+        sentence.format(found) for query, sentence in REMARKS for found in db.column(query) if found
+    ]
+    return Audit(audits, window, exactly_once, notes, findings)
 
 
 def _by_kind(findings: list[Finding], topic: str, *, is_acknowledged: bool) -> dict[str, int]:
@@ -211,11 +217,3 @@ def _found(
 def _with_who_knows(row: dict[str, Any]) -> dict[str, Any]:
     known = {name: row.pop(f"acknowledged_{name}", None) for name in ("by", "at", "reason")}
     return row | {"acknowledged": known} if known["by"] else row
-
-
-def _notes(db: SnapshotDatabase) -> Iterator[str]:
-    for count, sentence in REMARKS:
-        if n := db.number(count):
-            yield sentence.format(n=n)
-    for name in db.column(UNTIMED):
-        yield TURN_ON.format(name=name)
