@@ -12,8 +12,7 @@ from relay.audit import Finding
 from relay.cli.audit import audit_options, audited, window_of
 from relay.cli.deployment import Where, on_database
 from relay.cli.output import as_json, confirm, print_json, print_status, progress
-from relay.cli.params import ids_from
-from relay.cli.person import person
+from relay.cli.params import ids_from, person
 
 NOTHING_FOUND = 1
 

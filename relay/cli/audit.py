@@ -33,18 +33,17 @@ class Also:
     line: Callable[[dict[str, Any]], str]
 
 
+_WHAT = (
+    click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d."),
+    click.option("--until", type=Instant(), help="Likewise; not included."),
+    click.option("--topic", "topics", multiple=True, help="Without the prefix. May be repeated."),
+    click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well."),
+)
+
+
 def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say what is audited, and how strictly."""
-    for option in (
-        click.option(
-            "--exactly-once", is_flag=True, help="Repeated records are a failure as well."
-        ),
-        click.option(
-            "--topic", "topics", multiple=True, help="Without the prefix. May be repeated."
-        ),
-        click.option("--until", type=Instant(), help="Likewise; not included."),
-        click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d."),
-    ):
+    for option in reversed(_WHAT):
         command = option(command)
     return command
 

@@ -11,7 +11,7 @@ from outbox import admin, reader
 from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
 from relay.cli.deployment import Where, on_database
 from relay.cli.output import as_json, confirm, print_found, print_json, print_status, yes
-from relay.cli.person import person
+from relay.cli.params import person
 
 NOT_BLOCKED = 1
 _RETRIED = "is tried again"

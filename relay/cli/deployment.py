@@ -76,8 +76,8 @@ class Where:
         """An engine for transactions whose waits for locks, and whose statements, are bounded.
 
         With `is_patient` locks alone: what goes through a whole log, or builds an index of it, takes
-        as long as the log is large, and a person sees it work and may interrupt it. A lock that
-        somebody keeps is another matter: nobody can see it, and others wait behind who asks for it.
+        as long as the log is large, and a person may interrupt it. A wait for a lock has no such
+        reason, and writers wait behind the command that asks for the lock.
         """
         settings = self.config(database, asks_kafka=False).database
         if is_patient:  # no bound is 0 to Postgres

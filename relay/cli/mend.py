@@ -12,7 +12,7 @@ from outbox.admin import MISSING, LostMessage, Replay, lock_mends
 from relay.audit import Audit
 from relay.cli.deployment import Where
 from relay.cli.output import confirm, print_table
-from relay.cli.person import person
+from relay.cli.params import person
 from relay.cli.replay import PER_SECOND, Place, run_shown, session
 from relay.cli.replay_output import shown, tell
 

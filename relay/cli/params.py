@@ -1,6 +1,9 @@
-"""What a person types: times, in ISO 8601 or as how long ago; and ids of messages, listed in a file."""
+"""What a person types: times, in ISO 8601 or as how long ago, and ids in a file. And who it is."""
 
+import getpass
+import os
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -63,3 +66,12 @@ ids_from = click.option(
     callback=_read,
     help="Those in a file, one id a line; - is standard input.",
 )
+
+
+def person() -> str:
+    """Return who is at the terminal, for the record: the user of the operating system, and the host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as somebody without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

@@ -17,8 +17,7 @@ from outbox import admin, reader
 from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.cli.deployment import Where, on_database
 from relay.cli.output import as_json, print_found, print_status, progress
-from relay.cli.params import Instant, ids_from
-from relay.cli.person import person
+from relay.cli.params import Instant, ids_from, person
 from relay.cli.replay_output import (
     conditions_of,
     left_out,
