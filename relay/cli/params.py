@@ -1,4 +1,4 @@
-"""What a person types: times, in ISO 8601 or as how long ago, and ids in a file. And who it is."""
+"""Times and ids as a person types them, and who the person is."""
 
 import getpass
 import os
