@@ -39,11 +39,7 @@ def blocked_group(context: click.Context) -> None:
 def list_blocked(where: Where, *, as_json: bool) -> None:
     """List the blocked keys, the longest blocked first, and how many messages wait behind."""
     # Patient: a piece of the log is looked at for each key, and there may be many.
-    found = [
-        {"database": database, **each}
-        for database, connection in where.connections(is_patient=True)
-        for each in _blocked(connection)
-    ]
+    found = [{"database": of, **each} for of, each in where.of_each(_blocked, is_patient=True)]
     columns = ("database", "key", "state", "topic", "message_id", "attempts", "blocked_at")
     rows = [
         (
@@ -112,10 +108,8 @@ def skipped(where: Where, *, as_json: bool) -> None:
     """List the messages that were skipped, the newest 1,000 first; whole with --json."""
     found = [
         # Bytes as text, with escapes where they are none.
-        asdict(each)
-        | {"database": database, "value": each.value.decode("utf-8", "backslashreplace")}
-        for database, connection in where.connections()
-        for each in skipped_messages(connection)
+        asdict(each) | {"database": of, "value": each.value.decode("utf-8", "backslashreplace")}
+        for of, each in where.of_each(skipped_messages)
     ]
     message = ("database", "message_id", "topic", "key")
     columns = (*message, "reason", "skipped_at", "skipped_by", "note")

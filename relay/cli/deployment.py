@@ -4,11 +4,11 @@ The command line that shows the commands says which ones there are: `innbox-rela
 from its environment. Nothing is read before a command asks for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import click
 from sqlalchemy import Connection, Engine
@@ -19,6 +19,8 @@ from innbox_process.database import direct_engine, pooled_engine
 from innbox_process.logs import configure_logs
 from relay.config import RelayConfig
 from relay.databases import Database
+
+_Found = TypeVar("_Found")
 
 
 class Deployment(Protocol):
@@ -90,14 +92,15 @@ class Where:
         finally:
             engine.dispose()
 
-    def connections(self, *, is_patient: bool = False) -> Iterator[tuple[str, Connection]]:
-        """Yield each database's name, and a connection to it as of `engine`."""
-        for database in self.each():
-            with (
-                self.engine(database, is_patient=is_patient) as engine,
-                engine.connect() as connection,
-            ):
-                yield database.name, connection
+    def of_each(
+        self, find: Callable[[Connection], Iterable[_Found]], *, is_patient: bool = False
+    ) -> list[tuple[str, _Found]]:
+        """Return what is found in each database, behind the database's name."""
+        found = []
+        for one in self.each():
+            with self.engine(one, is_patient=is_patient) as engine, engine.connect() as connection:
+                found += [(one.name, each) for each in find(connection)]
+        return found
 
     @contextmanager
     def session(

@@ -121,11 +121,7 @@ def replay(  # noqa: PLR0913 - one for each option
 @on_database
 def replays(where: Where, *, as_json: bool) -> None:
     """List the replays of each database, the newest 100 first."""
-    found = [
-        (database, replay)
-        for database, connection in where.connections()
-        for replay in admin.replays(connection)
-    ]
+    found = where.of_each(admin.replays)
     counts = ("sent", "expected", "left_out")
     columns = ("id", "state", *counts, "to_topic", "started_by", "updated_at")
     rows = [

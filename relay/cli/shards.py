@@ -1,10 +1,11 @@
 """`shards` and `partitions`: how things stand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
 from outbox import admin, reader
 from outbox.reader import Shard
@@ -17,13 +18,7 @@ from relay.cli.output import as_json, print_found
 @on_database
 def shards(where: Where, *, as_json: bool) -> None:
     """List the shards: their keys, relays and cursors, and what waits (an estimate)."""
-    found = []
-    for database, connection in where.connections():
-        waiting = admin.backlogs(connection)
-        found += [
-            {"database": database, **shown(shard), "backlog": waiting.get(shard.id, 0)}
-            for shard in reader.shards(connection)
-        ]
+    found = [{"database": of, **shard} for of, shard in where.of_each(_shards)]
     columns = ("database", "shard", "key hashes", "owner", "leased until", "epoch", "backlog")
     print_found(
         {"shards": found},
@@ -40,12 +35,18 @@ def shards(where: Where, *, as_json: bool) -> None:
 def partitions(where: Where, *, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
     found = {
-        database: {day.isoformat(): name for day, name in admin.partitions(connection).items()}
-        for database, connection in where.connections()
+        of: {day.isoformat(): name for day, name in days.items()}
+        for of, days in where.of_each(lambda connection: [admin.partitions(connection)])
     }
     rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
     columns = ("database", "day (UTC)", "table")
     print_found({"partitions": found}, "Partitions", columns, rows, as_json=as_json)
+
+
+def _shards(connection: Connection) -> Iterator[dict[str, Any]]:
+    waiting = admin.backlogs(connection)
+    for shard in reader.shards(connection):
+        yield {**shown(shard), "backlog": waiting.get(shard.id, 0)}
 
 
 def _row(shard: dict[str, Any]) -> Sequence[Any]:
