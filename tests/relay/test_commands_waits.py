@@ -15,8 +15,10 @@ from relay.cli import exits, migrate
 from runtime.settings import Settings
 
 TABLES = "outbox.message, outbox.shard, outbox.blocked_key, outbox.dead_letter, outbox.replay"
-# More than one wait for a lock, and far less than somebody who keeps one for good.
+# More than one wait for a lock.
 SOON_S = 15
+# Ends the one who keeps it, should a command wait for good.
+LET_GO = text("SET LOCAL idle_in_transaction_session_timeout = '30s'")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_a_command_does_not_wait_for_a_lock_that_somebody_keeps(
     monkeypatch.setattr("relay.cli.deployment.configure_logs", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["innbox", "outbox", *command.split()])
     with engine.begin() as keeper:
+        keeper.execute(LET_GO)
         keeper.execute(text(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE"))
         started_at = monotonic()
         assert run(cli) == exits.FAILED
@@ -66,6 +69,7 @@ def test_a_migration_does_not_wait_for_one_that_hangs(
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
     monkeypatch.setattr(sys, "argv", ["innbox-relay", "migrate"])
     with engine.begin() as keeper:
+        keeper.execute(LET_GO)
         keeper.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": migrate.LOCK})
         started_at = monotonic()
         assert exits.run(relay.cli.cli, "innbox-relay") == exits.FAILED
