@@ -9,7 +9,7 @@ from contextlib import closing
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from relay.audit.snapshot.database import SnapshotDatabase
+from relay.audit.snapshot import SnapshotDatabase
 from relay.audit.snapshot.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from runtime.settings import Settings
 

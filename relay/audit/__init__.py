@@ -18,7 +18,14 @@ from collections.abc import Collection
 
 from innbox_process.commands import CommandError, Report
 from innbox_process.records import Record
-from relay.audit.databases import Home, Sources, declared_topics, look_up, read_late, read_window
+from relay.audit.databases import (
+    Sources,
+    Window,
+    declared_topics,
+    look_up,
+    read_late,
+    read_window,
+)
 from relay.audit.order import find_inversions
 from relay.audit.outcome import Audit, Finding, TopicAudit, conclude
 from relay.audit.partitioner import partition_of
@@ -35,12 +42,10 @@ from relay.audit.tables import (
     UNKNOWN_IDS,
     UNKNOWN_RECORDS,
 )
-from relay.audit.window import Window
 from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 __all__ = ["Audit", "Finding", "Sources", "TopicAudit", "Window", "audit"]
 
-_EVER = 1e18
 # What the relay's producer uses unless its properties name another.
 _MURMUR2 = {"murmur2", "murmur2_random"}
 
@@ -59,7 +64,7 @@ def audit(
     `report` is told what is being read, how many rows so far, and of how many if that is known. Raises
     `CommandError` for what cannot be audited, what Postgres or Kafka raise, and TimeoutError.
     """
-    homes, declared = sources.homes, declared_topics(sources)
+    declared = declared_topics(sources)
     if undeclared := set(topics) - declared:
         raise CommandError(
             f"No outbox declares {', '.join(sorted(undeclared))}; there are: "
@@ -67,7 +72,7 @@ def audit(
         )
     with SnapshotDatabase(SCHEMA) as db:
         db.create_function("partition_of", 2, partition_of)
-        snapshots = _enter_messages(db, sources, homes, window, topics, report)
+        snapshots = read_window(db, sources, window, topics, report)
         read = set(topics) or declared | set(db.column("SELECT DISTINCT topic FROM message"))
         begins_at = window.since.timestamp() - CLOCKS_DIFFER_S if window.since else None
         read_topics(
@@ -79,24 +84,9 @@ def audit(
             _record_row,
             since=begins_at,
         )
-        for home in homes:
-            read_late(db, sources, home, snapshots[home])
+        read_late(db, sources, snapshots)
         _judge(db, sources, report)
         return conclude(db, read, window, exactly_once=exactly_once, named_max=named_max)
-
-
-def _enter_messages(
-    db: SnapshotDatabase,
-    sources: Sources,
-    homes: list[Home],
-    window: Window,
-    topics: Collection[str],
-    report: Report,
-) -> dict[Home, str]:
-    since = window.since.timestamp() if window.since else -_EVER
-    until = window.until.timestamp() if window.until else _EVER
-    db.insert("bounds", [(since, until)])
-    return {home: read_window(db, sources, home, window, topics, report) for home in homes}
 
 
 def _record_row(record: Record, published_at: float) -> tuple[object, ...]:

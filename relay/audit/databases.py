@@ -1,7 +1,9 @@
 """Reading the outboxes: the window's messages as of one instant, and what else may explain a record."""
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -21,10 +23,21 @@ from relay.audit.snapshot.snapshots import (
     snapshot,
     stream,
 )
-from relay.audit.window import Window
 from relay.databases import Database
 
 IDS_PER_LOOK = 10_000
+_EVER = 1e18
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which messages are judged: from `since` until before `until`; None is no bound.
+
+    A message is created, for this, when its writer's transaction began, on the database's clock.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +54,8 @@ class Sources:
     others: tuple[Database, ...] = ()
     database: DatabaseSettings = field(default_factory=DatabaseConfig)
 
-    @property
-    def homes(self) -> list["Home"]:
-        return [Home(number, one.url, one.name) for number, one in enumerate(self.databases)]
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """A database that is judged, by its number."""
-
-    id: int
-    url: str = field(repr=False)
-    name: str
+    def as_of_now(self, database: Database) -> AbstractContextManager[Connection]:
+        return as_of_now(self.database, database.url, "audit")
 
 
 HAS_COMMIT_TIMES = text("SELECT current_setting('track_commit_timestamp')::boolean")
@@ -93,7 +96,7 @@ NAMED = """
 def declared_topics(sources: Sources) -> set[str]:
     found: set[str] = set()
     for one in sources.databases:
-        with as_of_now(sources.database, one.url, "audit") as connection:
+        with sources.as_of_now(one) as connection:
             found |= outbox.known_topics(connection).keys()
     return found
 
@@ -101,51 +104,51 @@ def declared_topics(sources: Sources) -> set[str]:
 def read_window(
     db: SnapshotDatabase,
     sources: Sources,
-    home: Home,
     window: Window,
     topics: Collection[str],
     report: Report,
-) -> str:
-    """Enter the window's messages of one database, of these topics or, if none are named, of all.
+) -> list[str]:
+    """Enter the window's messages of each database, of these topics or, if none are named, of all.
 
-    Returns the snapshot that they were read in.
+    Returns the snapshots that they were read in.
     """
-    with as_of_now(sources.database, home.url, "audit") as connection:
-        _enter(db, connection, home, window, topics, report)
-        return snapshot(connection)
-
-
-def _enter(
-    db: SnapshotDatabase,
-    connection: Connection,
-    home: Home,
-    window: Window,
-    topics: Collection[str],
-    report: Report,
-) -> None:
-    try:
-        reader.check_cluster_identity(connection)
-    except reader.ForeignCursor as error:
-        raise CommandError(f"{home.name}: {error}") from error
-    has_commit_times = connection.execute(HAS_COMMIT_TIMES).scalar_one()
-    db.insert("home", [(home.id, home.name, complete_from(connection), has_commit_times)])
+    since = window.since.timestamp() if window.since else -_EVER
+    db.insert("bounds", [(since, window.until.timestamp() if window.until else _EVER)])
     values = {
-        "home": home.id,
         "since": window.since.isoformat() if window.since else "-infinity",
         "until": window.until.isoformat() if window.until else "infinity",
         "topics": sorted(topics) or None,
     }
+    snapshots = []
+    for number, one in enumerate(sources.databases):
+        with sources.as_of_now(one) as connection:
+            _enter(db, connection, one.name, values | {"home": number}, report)
+            snapshots.append(snapshot(connection))
+    return snapshots
+
+
+def _enter(
+    db: SnapshotDatabase, connection: Connection, name: str, values: dict[str, Any], report: Report
+) -> None:
+    try:
+        reader.check_cluster_identity(connection)
+    except reader.ForeignCursor as error:
+        raise CommandError(f"{name}: {error}") from error
+    home = {"home": values["home"]}
+    has_commit_times = connection.execute(HAS_COMMIT_TIMES).scalar_one()
+    db.insert("home", [(home["home"], name, complete_from(connection), has_commit_times)])
     query = MESSAGES.format(committed_at=_COMMITTED_AT if has_commit_times else "NULL::float8")
     rows = map(_message, stream(connection, query, values))
-    db.insert("message", reported(f"messages of {home.name}", rows, report))
-    db.insert("recent", stream(connection, RECENT_SOURCES, {"home": home.id}))
-    db.insert("acknowledged", stream(connection, ACKNOWLEDGED, {"home": home.id}))
+    db.insert("message", reported(f"messages of {name}", rows, report))
+    db.insert("recent", stream(connection, RECENT_SOURCES, home))
+    db.insert("acknowledged", stream(connection, ACKNOWLEDGED, home))
 
 
-def read_late(db: SnapshotDatabase, sources: Sources, home: Home, since: str) -> None:
-    """Enter the ids of what was committed since a snapshot; call this after reading the topics."""
-    with as_of_now(sources.database, home.url, "audit") as connection:
-        db.insert("known", stream(connection, LATE, {"snapshot": since}))
+def read_late(db: SnapshotDatabase, sources: Sources, snapshots: Iterable[str]) -> None:
+    """Enter the ids of what was committed since the snapshots; call this after reading the topics."""
+    for one, since in zip(sources.databases, snapshots, strict=True):
+        with sources.as_of_now(one) as connection:
+            db.insert("known", stream(connection, LATE, {"snapshot": since}))
 
 
 def look_up(
@@ -158,7 +161,7 @@ def look_up(
     ids, done = iter(event_ids), 0
     while chunk := list(islice(ids, IDS_PER_LOOK)):
         for one in (*sources.databases, *sources.others):
-            with as_of_now(sources.database, one.url, "audit") as connection:
+            with sources.as_of_now(one) as connection:
                 db.insert("known", stream(connection, NAMED, {"ids": chunk}))
         done += len(chunk)
         report("records without a message in the window", done, None)

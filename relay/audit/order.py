@@ -11,13 +11,13 @@ position, by the offsets of their first deliveries, is
 
 The neighbour alone does not tell: it may overlap where one further away does not. Messages that take
 part in no inversion are put aside in one pass with running extremes. Of the others, position by position,
-a tree over the offsets knows the earliest commit among those that were overtaken: O(n log n) in all.
+the earliest commit among those that were overtaken is found by bisection (`_Earliest`).
 """
 
 import math
-from array import array
+from bisect import bisect, bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from relay.audit.snapshot import SnapshotDatabase
 COMMIT_S_MAX = 1.0
 # Judged together at most, which bounds the memory. Beyond it is disorder that no reader needs proof of.
 STRETCH_MAX = 500_000
+_OFFSET, _COMMITTED_AT = attrgetter("offset"), attrgetter("committed_at")
 
 # Where a first delivery may have been trimmed, what is left of a message may be a repetition: left out.
 # So is what an operator skipped, whose delivery, if it was replayed, came when it came. What a mend or a
@@ -96,12 +97,8 @@ class Delivered(NamedTuple):
 def find_inversions(db: SnapshotDatabase) -> None:
     """Enter a row for each message that has overtaken another one."""
     delivered = (Delivered(*row) for row in db.rows(ENTANGLED))
-    db.insert("inversion", _inversions(delivered))
-
-
-def _inversions(delivered: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:
-    for _, stretch in groupby(delivered, _Stretches()):
-        yield from judge(list(stretch))
+    stretches = (stretch for _, stretch in groupby(delivered, _Stretches()))
+    db.insert("inversion", chain.from_iterable(map(judge, stretches)))
 
 
 class _Stretches:
@@ -117,58 +114,47 @@ class _Stretches:
         return self._number
 
 
-def judge(stretch: list[Delivered]) -> Iterator[tuple[object, ...]]:
+def judge(stretch: Iterable[Delivered]) -> Iterator[tuple[object, ...]]:
     """Judge the messages of one stretch, which are in the order of their positions."""
-    offsets = sorted(map(attrgetter("offset"), stretch), reverse=True)
-    rank_of = {offset: rank for rank, offset in enumerate(offsets, start=1)}
-    committed = _Earliest(stretch)
+    committed = _Earliest()
     last_of_transaction: dict[tuple[int, float], Delivered] = {}
     last_unknown: Delivered | None = None
 
-    for index, one in enumerate(stretch):
-        rank = rank_of[one.offset]
+    for one in stretch:
+        sibling = last_of_transaction.get(one.transaction)
         if one.has_overtaken:
-            sibling = last_of_transaction.get(one.transaction)
-            yield _inversion(one, sibling, committed.before(rank), last_unknown)
-        last_of_transaction[one.transaction] = _later(last_of_transaction.get(one.transaction), one)
+            outcome, reason, other = _judged(
+                one, sibling, committed.behind(one.offset), last_unknown
+            )
+            identity = (one.home, one.topic, one.key, one.message_id, one.position)
+            overtaken = (other.message_id, other.position, other.offset) if other else (None,) * 3
+            yield (outcome, reason, *identity, one.partition, one.offset, *overtaken)
+        last_of_transaction[one.transaction] = _later(sibling, one)
         if one.committed_at is None:
             last_unknown = _later(last_unknown, one)
         else:
-            committed.add(rank, index)
+            committed.add(one)
 
 
-def _inversion(
+def _judged(
     one: Delivered, sibling: Delivered | None, earliest: Delivered | None, unknown: Delivered | None
-) -> tuple[object, ...]:
-    """Say what it means; `sibling` and `unknown` are those with the last delivery of their kind."""
+) -> tuple[str, str, Delivered | None]:
+    """Say what it means, and why; `sibling` and `unknown` have the last delivery of their kind."""
     if sibling and sibling.offset > one.offset:
-        return _row("out_of_order", "of one transaction", one, sibling)
+        return "out_of_order", "of one transaction", sibling
 
-    gap_s = _gap_s(one, earliest)
+    # How long after the other's commit it was appended; below zero if before.
+    committed_at = earliest and earliest.committed_at
+    gap_s = -math.inf if committed_at is None else one.appended_at - committed_at
     if gap_s >= COMMIT_S_MAX:
-        return _row("out_of_order", "committed before the append", one, earliest)
+        return "out_of_order", "committed before the append", earliest
     if unknown and unknown.offset > one.offset:
-        return _row("undecided", "no commit timestamp", one, unknown)
+        return "undecided", "no commit timestamp", unknown
     if gap_s > 0:
-        return _row("undecided", "committed too shortly before the append", one, earliest)
+        return "undecided", "committed too shortly before the append", earliest
     if earliest is None:
-        return _row("undecided", "what it overtook is too far away", one, None)
-    return _row("overlapping", "not committed before the append", one, earliest)
-
-
-def _gap_s(one: Delivered, earliest: Delivered | None) -> float:
-    """How long after the other's commit a message was appended; below zero if before."""
-    if earliest is None or earliest.committed_at is None:
-        return -math.inf
-    return one.appended_at - earliest.committed_at
-
-
-def _row(
-    outcome: str, reason: str, one: Delivered, overtaken: Delivered | None
-) -> tuple[object, ...]:
-    by = (overtaken.message_id, overtaken.position, overtaken.offset) if overtaken else (None,) * 3
-    identity = (one.home, one.topic, one.key, one.message_id, one.position)
-    return (outcome, reason, *identity, one.partition, one.offset, *by)
+        return "undecided", "what it overtook is too far away", None
+    return "overlapping", "not committed before the append", earliest
 
 
 def _later(one: Delivered | None, other: Delivered) -> Delivered:
@@ -176,26 +162,22 @@ def _later(one: Delivered | None, other: Delivered) -> Delivered:
 
 
 class _Earliest:
-    """The earliest commit among the first ranks: a binary indexed tree (P. Fenwick, 1994) of minima."""
+    """The earliest commit behind any offset, among the messages so far.
 
-    def __init__(self, stretch: list[Delivered]) -> None:
-        self._stretch = stretch
-        self._tree = array("q", [-1]) * (len(stretch) + 1)
+    One that another follows in its partition and precedes in its commit is asked for no more, and left
+    out. So the commits that are kept ascend with the offsets.
+    """
 
-    def add(self, rank: int, index: int) -> None:
-        while rank < len(self._tree):
-            self._tree[rank] = self._earlier(self._tree[rank], index)
-            rank += rank & -rank
+    def __init__(self) -> None:
+        self._kept: list[Delivered] = []
 
-    def before(self, rank: int) -> Delivered | None:
-        """Return the one among the added of lower ranks, that is of higher offsets."""
-        found, rank = -1, rank - 1
-        while rank > 0:
-            found = self._earlier(found, self._tree[rank])
-            rank -= rank & -rank
-        return self._stretch[found] if found >= 0 else None
+    def behind(self, offset: int) -> Delivered | None:
+        at = bisect(self._kept, offset, key=_OFFSET)
+        return self._kept[at] if at < len(self._kept) else None
 
-    def _earlier(self, one: int, other: int) -> int:
-        if one < 0 or other < 0:
-            return max(one, other)
-        return min(one, other, key=lambda index: self._stretch[index].committed_at or 0)
+    def add(self, one: Delivered) -> None:
+        later = self.behind(one.offset)
+        if later is None or _COMMITTED_AT(later) > _COMMITTED_AT(one):
+            end = bisect(self._kept, one.offset, key=_OFFSET)
+            first = bisect_left(self._kept, _COMMITTED_AT(one), hi=end, key=_COMMITTED_AT)
+            self._kept[first:end] = [one]

@@ -1,13 +1,12 @@
 """What an audit says: for each topic how many of each kind, and the first of them by name."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+from relay.audit.databases import Window
 from relay.audit.snapshot import SnapshotDatabase
-from relay.audit.window import Window
 
 RECORDS_NAMED_MAX = 10
 
@@ -17,22 +16,20 @@ _KNOWN = """JOIN home ON home.id = found.home
     LEFT JOIN acknowledged AS known ON known.home = found.home AND known.kind = :kind
         AND known.topic = found.topic AND known.message_id = found.message_id"""
 _IN_ORDER = "ORDER BY known.message_id IS NOT NULL, found.home, found.position"
-_BY_STATUS = f"""
-    SELECT found.message_id, key, name AS database, position, {_WHO}
-    FROM judged AS found {_KNOWN}
-    WHERE found.topic = :topic AND status = :kind {_IN_ORDER}
-"""
-_REPEATED = f"""
-    SELECT found.message_id, key, name AS database, position, records, event_id, {_WHO}
-    FROM judged AS found {_KNOWN}
-    WHERE found.topic = :topic AND records > 1 {_IN_ORDER}
-"""
-_OVERTOOK = f"""
-    SELECT found.message_id, key, name AS database, position, partition, offset,
-           overtaken_id, overtaken_position, overtaken_offset, found.reason, {_WHO}
-    FROM inversion AS found {_KNOWN}
-    WHERE found.topic = :topic AND outcome = :kind {_IN_ORDER}
-"""
+
+
+def _messages(table: str, condition: str, *columns: str) -> str:
+    return f"""
+        SELECT found.message_id, key, name AS database, position, {", ".join((*columns, _WHO))}
+        FROM {table} AS found {_KNOWN}
+        WHERE found.topic = :topic AND {condition} {_IN_ORDER}
+    """
+
+
+_BY_STATUS = _messages("judged", "status = :kind")
+_REPEATED = _messages("judged", "records > 1", "records", "event_id")
+_OVERTAKEN = ("overtaken_id", "overtaken_position", "overtaken_offset", "found.reason")
+_OVERTOOK = _messages("inversion", "outcome = :kind", "partition", "offset", *_OVERTAKEN)
 _UNKNOWN = """
     SELECT event_id, key, source, partition, offset FROM unknown_record
     WHERE topic = :topic ORDER BY partition, offset
@@ -57,7 +54,8 @@ COUNTS = """
     UNION ALL SELECT topic, 'duplicated', count(*) FROM judged WHERE records > 1 GROUP BY topic
     UNION ALL SELECT topic, 'republished', count(*) FROM judged WHERE run IS NOT NULL GROUP BY topic
     UNION ALL SELECT topic, 'unknown', count(*) FROM unknown_record GROUP BY topic
-    UNION ALL SELECT topic, outcome, count(*) FROM inversion GROUP BY topic, outcome
+    UNION ALL SELECT topic, outcome, count(*) FROM inversion
+    WHERE outcome <> 'overlapping' GROUP BY topic, outcome
 """
 FINDINGS = """
     SELECT name, kind, topic, message_id, position, created_at, is_acknowledged
@@ -69,7 +67,7 @@ PLACES = f"""
     ORDER BY published_at, partition, offset LIMIT {RECORDS_NAMED_MAX}
 """
 
-UNTIMED = """
+_UNTIMED = """
     SELECT name FROM home WHERE NOT has_commit_times
       AND id IN (SELECT home FROM inversion WHERE outcome = 'undecided')
 """
@@ -78,20 +76,24 @@ _MOVED_KEYS = """
         SELECT 1 FROM judged WHERE status = 'published' GROUP BY home, topic, key
         HAVING min(partition) <> max(partition) OR count(partition) < count(*))
 """
+# What a query finds, unless it is 0, and the sentence about it.
 REMARKS = (
-    (_MOVED_KEYS, "{n} keys are in more than one partition, between which there is no order"),
+    (_MOVED_KEYS, "{} keys are in more than one partition, between which there is no order"),
     (
         "SELECT count(*) FROM inversion WHERE outcome = 'overlapping'",
-        "{n} messages overtook one that was not yet committed: no order is promised",
+        "{} messages overtook one that was not yet committed: no order is promised",
     ),
     (
         "SELECT count(*) FROM inversion WHERE outcome = 'undecided' AND reason <> 'no commit timestamp'",
-        "{n} messages overtook one so soon after its commit that the clocks cannot tell",
+        "{} messages overtook one so soon after its commit that the clocks cannot tell",
     ),
-)
-TURN_ON = (
-    "{name}: without commit timestamps the order of transactions is undecided; set "
-    "track_commit_timestamp = on and restart Postgres, for what is committed from then on"
+    (
+        _UNTIMED,
+        (
+            "{}: without commit timestamps the order of transactions is undecided; set "
+            "track_commit_timestamp = on and restart Postgres, for what is committed from then on"
+        ),
+    ),
 )
 
 
@@ -109,7 +111,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicAudit:
-    """How a topic stands. Every committed message is of one of the kinds in the first block.
+    """How a topic stands. Every committed message is of one of the kinds in the second block.
 
     `republished` are published, too: by a mend or a replay, after the first record was lost. The two
     of `acknowledged` count, by kind, what makes an audit fail. `found` names all by kind, up to the
@@ -127,11 +129,11 @@ class TopicAudit:
     expired: int = 0
     untraceable: int = 0
 
+    republished: int = 0
     duplicated: int = 0
     out_of_order: int = 0
     undecided: int = 0
     unknown: int = 0
-    republished: int = 0
     acknowledged: dict[str, int] = field(default_factory=dict)
     unacknowledged: dict[str, int] = field(default_factory=dict)
     found: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -180,28 +182,22 @@ def conclude(
     audits = [
         TopicAudit(
             topic,
-            **_counted(counted),
+            **counted,
             acknowledged=_by_kind(findings, topic, is_acknowledged=True),
             unacknowledged=_by_kind(findings, topic, is_acknowledged=False),
             found=_found(db, topic, counted, named_max),
         )
         for topic, counted in sorted(counts.items())
     ]
-    return Audit(audits, window, exactly_once, list(_notes(db)), findings)
-
-
-def _counted(counts: dict[str, int]) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if kind != "overlapping"}
+    notes = [
+        sentence.format(found) for query, sentence in REMARKS for found in db.column(query) if found
+    ]
+    return Audit(audits, window, exactly_once, notes, findings)
 
 
 def _by_kind(findings: list[Finding], topic: str, *, is_acknowledged: bool) -> dict[str, int]:
-    return dict(
-        Counter(
-            finding.kind
-            for finding in findings
-            if finding.topic == topic and finding.is_acknowledged == is_acknowledged
-        )
-    )
+    ours = (each for each in findings if each.topic == topic)
+    return dict(Counter(each.kind for each in ours if each.is_acknowledged == is_acknowledged))
 
 
 def _found(
@@ -221,11 +217,3 @@ def _found(
 def _with_who_knows(row: dict[str, Any]) -> dict[str, Any]:
     known = {name: row.pop(f"acknowledged_{name}", None) for name in ("by", "at", "reason")}
     return row | {"acknowledged": known} if known["by"] else row
-
-
-def _notes(db: SnapshotDatabase) -> Iterator[str]:
-    for count, sentence in REMARKS:
-        if n := db.number(count):
-            yield sentence.format(n=n)
-    for name in db.column(UNTIMED):
-        yield TURN_ON.format(name=name)

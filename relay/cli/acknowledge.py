@@ -2,40 +2,31 @@
 
 from collections import Counter
 from collections.abc import Collection
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 from uuid import UUID
 
 import click
 
 from outbox import admin
-from relay.cli.audit import sources_of, window_of
+from relay.audit import Finding
+from relay.cli.audit import audit_options, audited, window_of
 from relay.cli.deployment import Where, on_database
-from relay.cli.ids import ids_from
-from relay.cli.instants import Instant
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, confirm, print_json, print_status, progress
-from relay.cli.person import person
-
-if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from relay.audit import Finding
+from relay.cli.params import ids_from, person
 
 NOTHING_FOUND = 1
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("ids", type=click.UUID, nargs=-1)
 @ids_from
 @click.option("--all", "everything", is_flag=True, help="All that the audit finds; asks first.")
 @click.option("--reason", required=True, help="Why it may stay; it is kept with who and when.")
-@click.option("--since", type=Instant(), help="What was created then or later, as for `audit`.")
-@click.option("--until", type=Instant(), help="Likewise; not included.")
-@click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
-@click.option("--exactly-once", is_flag=True, help="Repeated records, too, as for `audit`.")
+@audit_options
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @as_json
 @on_database
-def acknowledge(  # noqa: PLR0913 - one for each option
+def acknowledge(
     where: Where,
     /,
     *,
@@ -43,12 +34,9 @@ def acknowledge(  # noqa: PLR0913 - one for each option
     ids_from: tuple[UUID, ...],
     everything: bool,
     reason: str,
-    since: datetime | timedelta | None,
-    until: datetime | timedelta | None,
-    topics: tuple[str, ...],
-    exactly_once: bool,
     yes: bool,
     as_json: bool,
+    **options: Any,  # noqa: ANN401 - those of an audit
 ) -> int:
     """Acknowledge findings of an audit, so that they no longer make it fail.
 
@@ -66,42 +54,38 @@ def acknowledge(  # noqa: PLR0913 - one for each option
         raise click.UsageError("give ids (or --ids-from), or --all")
     if not reason.strip():
         raise click.BadParameter("say why", param_hint="'--reason'")
-    from relay.audit import audit
 
-    window = window_of(since, until)
+    window = window_of(options.pop("since"), options.pop("until"))
     with progress() as report:
-        found = audit(
-            sources_of(where),
-            window,
-            report,
-            topics=topics,
-            exactly_once=exactly_once,
-            named_max=0,
-        )
+        found = audited(where, window, report, **options, named_max=0)
     findings = [
         finding
         for finding in found.findings
         if not finding.is_acknowledged and (everything or UUID(finding.message_id) in wanted)
     ]
-    unfound = wanted - {UUID(finding.message_id) for finding in findings}
+    if everything or not as_json:
+        _print_counts(findings)
     if everything and findings:
-        _ask(findings, yes=yes)
+        confirm(f"Acknowledge {len(findings):,} findings?", yes=yes)
     done = _acknowledged(where, findings, reason)
-    _tell(findings, done, unfound, as_json=as_json)
+    unfound = sorted(map(str, wanted - {UUID(finding.message_id) for finding in findings}))
+    if as_json:
+        names = ("database", "kind", "topic", "message_id")
+        told = [{name: getattr(finding, name) for name in names} for finding in findings]
+        print_json({"acknowledged": told, "nothing_found": unfound})
+    for message_id in unfound:
+        print_status(f"message {message_id}: the audit finds nothing to acknowledge")
+    print_status(f"{done:,} findings acknowledged.")
     return NOTHING_FOUND if unfound else 0
 
 
-def _ask(findings: "Collection[Finding]", *, yes: bool) -> None:
-    for line in _counts(findings):
-        print_status(line)
-    confirm(
-        f"Acknowledge {len(findings):,} findings?",
-        yes=yes,
-        unasked="not a terminal; pass --yes to confirm",
-    )
+def _print_counts(findings: Collection[Finding]) -> None:
+    counted = Counter((finding.topic, finding.kind) for finding in findings)
+    for (topic, kind), count in sorted(counted.items()):
+        print_status(f"{topic}: {kind.replace('_', ' ')}: {count:,}")
 
 
-def _acknowledged(where: Where, findings: "Collection[Finding]", reason: str) -> int:
+def _acknowledged(where: Where, findings: Collection[Finding], reason: str) -> int:
     """Keep them, each in the database of its message."""
     done = 0
     for database in where.each():
@@ -114,28 +98,3 @@ def _acknowledged(where: Where, findings: "Collection[Finding]", reason: str) ->
             with where.engine(database) as engine, engine.begin() as connection:
                 done += admin.acknowledge(connection, ours, acknowledged_by=person(), reason=reason)
     return done
-
-
-def _tell(
-    findings: "Collection[Finding]", done: int, unfound: Collection[UUID], *, as_json: bool
-) -> None:
-    if as_json:
-        named = [
-            {name: getattr(finding, name) for name in ("database", "kind", "topic", "message_id")}
-            for finding in findings
-        ]
-        print_json({"acknowledged": named, "nothing_found": sorted(map(str, unfound))})
-    else:
-        for line in _counts(findings):
-            print_status(line)
-    for message_id in sorted(unfound):
-        print_status(f"message {message_id}: the audit finds nothing to acknowledge")
-    print_status(f"{done:,} findings acknowledged.")
-
-
-def _counts(findings: "Collection[Finding]") -> list[str]:
-    counted = Counter((finding.topic, finding.kind) for finding in findings)
-    return [
-        f"{topic}: {kind.replace('_', ' ')}: {count:,}"
-        for (topic, kind), count in sorted(counted.items())
-    ]

@@ -3,39 +3,25 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import click
 
 from innbox_process.commands import Report
+from relay.audit import Audit, Sources, TopicAudit, Window
+from relay.audit import audit as audit_outboxes
+from relay.cli import mend
 from relay.cli.deployment import Where, on_database
-from relay.cli.instants import Instant
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
-
-if TYPE_CHECKING:  # it reads the topics, and takes its time to be imported
-    from relay.audit import Sources, Window
+from relay.cli.params import Instant
 
 DOES_NOT_HOLD = 1
 NAMED_MAX, NAMED_IN_JSON_MAX = 10, 1_000
-COLUMNS = (
-    "committed",
-    "published",
-    "missing",
-    "duplicated",
-    "out_of_order",
-    "acknowledged",
-    "republished",
-    "unknown",
-    "undecided",
-    "waiting",
-    "blocked",
-    "skipped",
-    "expired",
-    "untraceable",
-)
+_UNCOUNTED = ("topic", "unacknowledged", "found")
+COLUMNS = [field.name for field in fields(TopicAudit) if field.name not in _UNCOUNTED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +29,37 @@ class Also:
     """What another command line has an audit look for as well, and how it says what was found."""
 
     kind: str
-    find: "Callable[[Window, Collection[str], Report], list[dict[str, Any]]]"
+    find: Callable[[Window, Collection[str], Report], list[dict[str, Any]]]
     line: Callable[[dict[str, Any]], str]
 
 
-@click.command(cls=Command)
-@click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d.")
-@click.option("--until", type=Instant(), help="Likewise; not included.")
-@click.option("--topic", "topics", multiple=True, help="Without the prefix. May be repeated.")
-@click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well.")
+_WHAT = (
+    click.option("--since", type=Instant(), help="2026-12-24T18:00:00Z, 2026-12-24, 2h or 7d."),
+    click.option("--until", type=Instant(), help="Likewise; not included."),
+    click.option("--topic", "topics", multiple=True, help="Without the prefix. May be repeated."),
+    click.option("--exactly-once", is_flag=True, help="Repeated records are a failure as well."),
+)
+
+
+def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say what is audited, and how strictly."""
+    for option in reversed(_WHAT):
+        command = option(command)
+    return command
+
+
+@click.command()
+@audit_options
 @click.option("--all", "name_all", is_flag=True, help="Name all that was found, not the first.")
 @click.option("--mend", "mends", is_flag=True, help="Publish again what is missing; asks first.")
 @click.option("--dry-run", is_flag=True, help="With --mend: say what it would publish, no more.")
 @click.option("--yes", is_flag=True, help="With --mend: do not ask.")
 @as_json
 @on_database
-def audit(  # noqa: PLR0913 - one for each option
+def audit(
     where: Where,
     /,
     *,
-    since: datetime | timedelta | None,
-    until: datetime | timedelta | None,
     name_all: bool,
     mends: bool,
     dry_run: bool,
@@ -86,19 +82,16 @@ def audit(  # noqa: PLR0913 - one for each option
     PROGRAM audit --since 2026-12-24 --until 2026-12-25 --topic orders --json
     PROGRAM audit --mend --dry-run
     """
-    from relay.audit import audit as audit_now
-    from relay.cli import mend
-
     if (dry_run or yes) and not mends:
         raise click.UsageError("--dry-run and --yes are for --mend")
-    window = window_of(since, until)
+    window = window_of(options.pop("since"), options.pop("until"))
     options["named_max"] = None if name_all else NAMED_IN_JSON_MAX if as_json else NAMED_MAX
     with ExitStack() as stack:
         places: mend.Places = {}
         if mends and not dry_run:
             places = stack.enter_context(mend.locked(where))
         with progress() as report:
-            found = audit_now(sources_of(where), window, report, **options)
+            found = audited(where, window, report, **options)
             told, more = found.as_dict(), list[dict[str, Any]]()
             if also:
                 more = also.find(window, options["topics"], report)
@@ -114,55 +107,38 @@ def audit(  # noqa: PLR0913 - one for each option
     return exit_code
 
 
-def sources_of(where: Where) -> "Sources":
-    """Return what is audited: the outboxes of the chosen databases, and the topics of their cluster."""
-    from relay.audit import Sources
-
+def audited(where: Where, window: Window, report: Report, **options: Any) -> Audit:  # noqa: ANN401
+    """Audit the outboxes of the chosen databases, and the topics of their cluster."""
     chosen = where.each()
     config = where.config(chosen[0])
-    return Sources(
+    sources = Sources(
         tuple(chosen),
         config.kafka,
         config.topic_prefix,
         others=tuple(where.others()),
         database=config.database,
     )
+    return audit_outboxes(sources, window, report, **options)
 
 
-def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> "Window":
+def window_of(since: datetime | timedelta | None, until: datetime | timedelta | None) -> Window:
     """Return the window that two options name."""
-    from relay.audit import Window
-
     now = datetime.now(UTC)
-    window = Window(_at(since, now, "--since"), _at(until, now, "--until"))
-    if window.since and window.until and window.since >= window.until:
+    since, until = (now - at if isinstance(at, timedelta) else at for at in (since, until))
+    if since and until and since >= until:
         raise click.BadParameter("it is not after --since", param_hint="'--until'")
-    return window
-
-
-def _at(given: datetime | timedelta | None, now: datetime, option: str) -> datetime | None:
-    if not isinstance(given, timedelta):
-        return given
-    try:
-        return now - given
-    except OverflowError as error:
-        raise click.BadParameter("there were no years then", param_hint=f"'{option}'") from error
+    return Window(since, until)
 
 
 def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> None:
+    rows = [
+        (topic["topic"], *(f"{_count(topic, column):,}" for column in COLUMNS))
+        for topic in found["topics"]
+    ]
     headings = [column.replace("_", " ") for column in COLUMNS]
-    print_table(
-        "Outbox and topics",
-        ("topic", *headings),
-        [
-            (topic["topic"], *(f"{_count(topic, column):,}" for column in COLUMNS))
-            for topic in found["topics"]
-        ],
-    )
-    for topic in found["topics"]:
-        for line in _named(topic, name_all=name_all):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for line in more:
+    print_table("Outbox and topics", ("topic", *headings), rows)
+    named = (_named(topic, name_all=name_all) for topic in found["topics"])
+    for line in (*chain.from_iterable(named), *more):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in found["notes"]:
         print_status(note)
@@ -170,23 +146,18 @@ def _print(found: dict[str, Any], more: Sequence[str], *, name_all: bool) -> Non
 
 
 def _verdict(found: dict[str, Any], more: Sequence[str]) -> str:
-    if not found["holds"]:
-        return f"FAILED: {', '.join(_failures(found, more)) or 'see above'}."
-    if acknowledged := sum(_count(topic, "acknowledged") for topic in found["topics"]):
-        return f"Nothing is wrong beside {acknowledged:,} acknowledged findings; see --all."
-    return "Every committed message is where it should be."
-
-
-def _failures(found: dict[str, Any], more: Sequence[str]) -> Iterator[str]:
-    """Say how many there are of each kind that makes an audit fail."""
+    if found["holds"]:
+        if acknowledged := sum(_count(topic, "acknowledged") for topic in found["topics"]):
+            return f"Nothing is wrong beside {acknowledged:,} acknowledged findings; see --all."
+        return "Every committed message is where it should be."
     counted = Counter[str]()
     for topic in found["topics"]:
         counted.update(topic["unacknowledged"])
-    for kind in ("missing", "out_of_order", "duplicated"):
-        if counted[kind]:
-            yield f"{counted[kind]:,} {kind.replace('_', ' ')}"
+    kinds = ("missing", "out_of_order", "duplicated")
+    failures = [f"{counted[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if counted[kind]]
     if more:
-        yield f"{len(more):,} others"
+        failures.append(f"{len(more):,} others")
+    return f"FAILED: {', '.join(failures)}."
 
 
 def _count(topic: dict[str, Any], column: str) -> int:

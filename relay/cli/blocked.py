@@ -9,19 +9,15 @@ from sqlalchemy import Connection
 
 from outbox import admin, reader
 from outbox.admin import KeyNotBlocked, count_waiting, skipped_messages
-from relay.cli.deployment import Where, engine_of, on_database
-from relay.cli.lazy import Group
-from relay.cli.output import as_json, confirm, print_json, print_status, print_table
-from relay.cli.person import person
+from relay.cli.deployment import Where, on_database
+from relay.cli.output import as_json, confirm, print_found, print_json, print_status, yes
+from relay.cli.params import person
 
 NOT_BLOCKED = 1
 _RETRIED = "is tried again"
 
-_keys = click.argument("keys", metavar="KEY…", nargs=-1, required=True)
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
-
-@click.group("blocked", cls=Group, invoke_without_command=True)
+@click.group("blocked", invoke_without_command=True)
 @click.pass_context
 def blocked_group(context: click.Context) -> None:
     """Look at keys whose message the brokers refuse, and decide about them. Alone: list them.
@@ -42,10 +38,8 @@ def blocked_group(context: click.Context) -> None:
 @on_database
 def list_blocked(where: Where, *, as_json: bool) -> None:
     """List the blocked keys, the longest blocked first, and how many messages wait behind."""
-    found = _of_each(where, _blocked)
-    if as_json:
-        print_json({"blocked_keys": found})
-        return
+    # Patient: a piece of the log is looked at for each key, and there may be many.
+    found = [{"database": of, **each} for of, each in where.of_each(_blocked, is_patient=True)]
     columns = ("database", "key", "state", "topic", "message_id", "attempts", "blocked_at")
     rows = [
         (
@@ -55,7 +49,8 @@ def list_blocked(where: Where, *, as_json: bool) -> None:
         )
         for each in found
     ]
-    print_table("Blocked keys", (*columns, "waiting", "reason"), rows)
+    headings = (*columns, "waiting", "reason")
+    print_found({"blocked_keys": found}, "Blocked keys", headings, rows, as_json=as_json)
 
 
 @blocked_group.command()
@@ -63,7 +58,7 @@ def list_blocked(where: Where, *, as_json: bool) -> None:
 @click.option(
     "--all", "is_all", is_flag=True, help="Every blocked key, after their number was shown."
 )
-@_yes
+@yes
 @as_json
 @on_database
 def retry(where: Where, *, keys: tuple[str, ...], is_all: bool, yes: bool, as_json: bool) -> int:
@@ -75,11 +70,11 @@ def retry(where: Where, *, keys: tuple[str, ...], is_all: bool, yes: bool, as_js
         raise click.UsageError("name the keys, or pass --all")
     if not is_all:
         return _decide(where, keys, admin.retry_key, _RETRIED, as_json=as_json)
-    with engine_of(where.one()) as engine:
+    with where.engine(where.one()) as engine:
         with engine.connect() as connection:
             blocked = [key.key for key in reader.blocked_keys(connection) if key.state == "BLOCKED"]
         if blocked:
-            _ask(f"Blocked keys: {len(blocked):,}. Publish what was refused again?", yes=yes)
+            confirm(f"Blocked keys: {len(blocked):,}. Publish what was refused again?", yes=yes)
         with engine.begin() as connection:
             retried = admin.retry_all_keys(connection)
     _tell(dict.fromkeys(retried, _RETRIED), as_json=as_json)
@@ -87,9 +82,9 @@ def retry(where: Where, *, keys: tuple[str, ...], is_all: bool, yes: bool, as_js
 
 
 @blocked_group.command()
-@_keys
+@click.argument("keys", metavar="KEY…", nargs=-1, required=True)
 @click.option("--note", default="", help="Why; it is kept with the message.")
-@_yes
+@yes
 @as_json
 @on_database
 def skip(where: Where, *, keys: tuple[str, ...], note: str, yes: bool, as_json: bool) -> int:
@@ -98,7 +93,7 @@ def skip(where: Where, *, keys: tuple[str, ...], note: str, yes: bool, as_json: 
     The message is kept whole, with who skipped it, when and why; see `skipped`. Exit code 1 if a key is
     not blocked.
     """
-    _ask(f"Never publish the refused message of {', '.join(keys)}?", yes=yes)
+    confirm(f"Never publish the refused message of {', '.join(keys)}?", yes=yes)
 
     def skip_one(connection: Connection, key: str) -> None:
         admin.skip_message(connection, key, skipped_by=person(), note=note)
@@ -111,22 +106,15 @@ def skip(where: Where, *, keys: tuple[str, ...], note: str, yes: bool, as_json: 
 @on_database
 def skipped(where: Where, *, as_json: bool) -> None:
     """List the messages that were skipped, the newest 1,000 first; whole with --json."""
-    found = _of_each(where, _skipped)
-    if as_json:
-        print_json({"skipped": found})
-        return
-    columns = (
-        "database",
-        "message_id",
-        "topic",
-        "key",
-        "reason",
-        "skipped_at",
-        "skipped_by",
-        "note",
-    )
+    found = [
+        # Bytes as text, with escapes where they are none.
+        asdict(each) | {"database": of, "value": each.value.decode("utf-8", "backslashreplace")}
+        for of, each in where.of_each(skipped_messages)
+    ]
+    message = ("database", "message_id", "topic", "key")
+    columns = (*message, "reason", "skipped_at", "skipped_by", "note")
     rows = [[each[column] for column in columns] for each in found]
-    print_table("Skipped messages", columns, rows)
+    print_found({"skipped": found}, "Skipped messages", columns, rows, as_json=as_json)
 
 
 def _blocked(connection: Connection) -> Iterator[dict[str, Any]]:
@@ -139,23 +127,6 @@ def _blocked(connection: Connection) -> Iterator[dict[str, Any]]:
         yield shown
 
 
-def _skipped(connection: Connection) -> Iterator[dict[str, Any]]:
-    for found in skipped_messages(connection):
-        # Bytes as text, with escapes where they are none.
-        yield asdict(found) | {"value": found.value.decode("utf-8", "backslashreplace")}
-
-
-def _of_each(
-    where: Where, find: Callable[[Connection], Iterator[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return what is found in the database of the context, or in every one."""
-    found = []
-    for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
-            found += [{"database": database.name, **each} for each in find(connection)]
-    return found
-
-
 def _decide(
     where: Where,
     keys: tuple[str, ...],
@@ -166,7 +137,7 @@ def _decide(
 ) -> int:
     """Decide about each key in a transaction of its own, and tell what came of it."""
     outcome, exit_code = {}, 0
-    with engine_of(where.one()) as engine:
+    with where.engine(where.one()) as engine:
         for key in dict.fromkeys(keys):
             try:
                 with engine.begin() as connection:
@@ -186,7 +157,3 @@ def _tell(outcome: dict[str, str], *, as_json: bool) -> None:
         print_status(f"{key}: {what}")
     if not outcome:
         print_status("No key is blocked.")
-
-
-def _ask(question: str, *, yes: bool) -> None:
-    confirm(question, yes=yes, unasked=f"{question} This is not a terminal; pass --yes to confirm.")

@@ -4,20 +4,23 @@ The command line that shows the commands says which ones there are: `innbox-rela
 from its environment. Nothing is read before a command asks for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import click
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine
 
 from innbox_process.commands import CommandError
-from innbox_process.database import direct_engine
+from innbox_process.config import FOR_A_PERSON, DatabaseConfig
+from innbox_process.database import direct_engine, pooled_engine
+from innbox_process.logs import configure_logs
 from relay.config import RelayConfig
 from relay.databases import Database
+
+_Found = TypeVar("_Found")
 
 
 class Deployment(Protocol):
@@ -67,27 +70,58 @@ class Where:
             raise CommandError(f"there are several databases: pass --database {names}")
         return found[0]
 
-    def only(self, database: Database) -> "Where":
-        """Return the same for one of them."""
-        is_single = len(self.deployment.databases()) == 1
-        return Where(self.deployment, None if is_single else database.names[0])
-
     def config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
         return self.deployment.relay_config(database, asks_kafka=asks_kafka)
 
     @contextmanager
-    def engine(self, database: Database) -> Iterator[Engine]:
-        """An engine in autocommit whose waits for locks and statements are bounded."""
-        config = self.config(database, asks_kafka=False)
-        engine = direct_engine(config.database, database.url, "command")
+    def engine(self, database: Database, *, is_patient: bool = False) -> Iterator[Engine]:
+        """An engine for transactions whose waits for locks, and whose statements, are bounded.
+
+        With `is_patient` locks alone: what goes through a whole log, or builds an index of it, takes
+        as long as the log is large, and a person may interrupt it. A wait for a lock has no such
+        reason, and writers wait behind the command that asks for the lock.
+        """
+        settings = self.config(database, asks_kafka=False).database
+        if is_patient:  # no bound is 0 to Postgres
+            settings = DatabaseConfig(
+                statement_timeout_s=0, behind_pgbouncer=settings.behind_pgbouncer
+            )
+        engine = pooled_engine(settings, database.url, "command")
         try:
             yield engine
         finally:
             engine.dispose()
 
-    def typed(self, command: str) -> str:
-        """Return what a person types to call a command for the same database."""
-        option = f" --database {self.named}" if self.named else ""
+    def of_each(
+        self, find: Callable[[Connection], Iterable[_Found]], *, is_patient: bool = False
+    ) -> list[tuple[str, _Found]]:
+        """Return what is found in each database, behind the database's name."""
+        found = []
+        for one in self.each():
+            with self.engine(one, is_patient=is_patient) as engine, engine.connect() as connection:
+                found += [(one.name, each) for each in find(connection)]
+        return found
+
+    @contextmanager
+    def session(
+        self, database: Database, name: str, *, asks_kafka: bool = True
+    ) -> Iterator[tuple[Engine, RelayConfig]]:
+        """What a command needs that works as a relay does; its log is for a person.
+
+        The engine is in autocommit, and its connections are the command's to keep.
+        """
+        configure_logs(FOR_A_PERSON, name)
+        config = self.config(database, asks_kafka=asks_kafka)
+        engine = direct_engine(config.database, database.url, name)
+        try:
+            yield engine, config
+        finally:
+            engine.dispose()
+
+    def typed(self, command: str, database: Database) -> str:
+        """Return what a person types to call a command for one of the databases."""
+        is_single = len(self.deployment.databases()) == 1
+        option = "" if is_single else f" --database {database.names[0]}"
         return f"{self.deployment.command} {command}{option}"
 
 
@@ -106,13 +140,3 @@ def on_database(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Which database, where there are several.",
     )
     return option(click.pass_obj(called))
-
-
-@contextmanager
-def engine_of(database: Database) -> Iterator[Engine]:
-    """An engine for a few statements of an operator."""
-    engine = create_engine(database.url, poolclass=NullPool)
-    try:
-        yield engine
-    finally:
-        engine.dispose()

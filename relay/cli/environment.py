@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from innbox_process.config import (
     DatabaseConfig,
@@ -18,154 +18,48 @@ from innbox_process.config import (
 from relay.config import Mode, RelayConfig
 from relay.databases import Database
 
-_Value = TypeVar("_Value")
-
-_URL = re.compile(r"postgresql(\+psycopg)?://\S+")
+_URL = r"postgresql(\+psycopg)?://\S+"
 # What may be in a topic's name, and short enough for the name behind it.
-_PREFIX = re.compile(r"[a-zA-Z0-9._-]{0,200}")
-
-# Shown by `innbox-relay run --help`, and looked up here.
-VARIABLES = {
-    "DATABASE_URL": "postgresql+psycopg://user:password@host:port/database",
-    "KAFKA_BOOTSTRAP_SERVERS": "host:port, separated by commas",
-    "KAFKA_PROPERTIES": "JSON of librdkafka properties, security for example",
-    "KAFKA_PREFIX": "before every topic and transactional id, where a cluster is shared",
-    "TOPICS": "names, separated by commas, without the prefix; a relay needs them to be ready",
-    "RELAY_MODE": "at-least-once or exactly-once [at-least-once]",
-    "LEASE_S": "a standby takes over after this [10]",
-    "POLL_S_MAX": "the idle wait when no doorbell rings [2]",
-    "RELAY_CHUNK": "messages in a batch, at most [2000]",
-    "RETENTION_DAYS": "published messages are kept for so long [7]",
-    "PARTITIONS_AHEAD_DAYS": "daily partitions made ahead [7]",
-    "HOUSEKEEPING_S": "between two looks after the partitions [300]",
-    "DATABASE_ROLE": "a role that the relay takes on connecting; none if it is not set",
-    "STATEMENT_TIMEOUT_S": "of Postgres [10]",
-    "HOST": "of the health server [127.0.0.1]",
-    "HEALTH_PORT": "live, ready, metrics; 0 is any free port [0]",
-    "SHUTDOWN_S": "bound on a graceful stop [10]",
-    "LOG_FORMAT": "json or console [json]",
-    "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR [INFO]",
-}
+_PREFIX = r"[a-zA-Z0-9._-]{0,200}"
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads variables, and collects what is wrong with them."""
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What is said of a variable, and how it is read: `parse` raises for what is not `wanted`."""
 
-    environment: Mapping[str, str]
-    problems: list[str] = field(default_factory=list)
-
-    def read(
-        self, name: str, default: _Value, parse: Callable[[str], _Value], wanted: str
-    ) -> _Value:
-        given = self.environment.get(name, "").strip()
-        if not given:
-            return default
-        try:
-            return parse(given)
-        except (ValueError, TypeError):
-            self.problems.append(f"{name}: {wanted}, and not {_quoted(name, given)}")
-            return default
-
-    def required(self, name: str) -> str:
-        given = self.environment.get(name, "").strip()
-        if not given:
-            self.problems.append(f"{name}: not set; it is {VARIABLES[name]}")
-        return given
-
-    def text(self, name: str, default: str = "") -> str:
-        return self.environment.get(name, "").strip() or default
-
-    def number(self, name: str, default: float, *, least: float) -> float:
-        return self.read(name, default, _at_least(float, least), f"a number of at least {least:g}")
-
-    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
-        parse = _at_least(int, least, most)
-        return self.read(name, default, parse, f"a whole number from {least} to {most}")
-
-    def one_of(self, name: str, default: str, choices: Sequence[str]) -> Any:  # noqa: ANN401 - one of them
-        return self.read(name, default, _among(choices), " or ".join(choices))
-
-    def check(self) -> None:
-        if self.problems:
-            lines = "\n".join(f"  {problem}" for problem in self.problems)
-            raise SettingsError(f"these settings are not usable:\n{lines}")
+    help: str
+    parse: Callable[[str], Any] = str
+    wanted: str = ""
+    is_secret: bool = False  # there may be a password in it
 
 
-class EnvironmentDeployment:
-    """One database and one cluster, as the environment names them."""
-
-    command = "innbox-relay"
-
-    def databases(self) -> Sequence[Database]:
-        reader = _Reader(os.environ)
-        url = reader.required("DATABASE_URL")
-        if url and not _URL.fullmatch(url):
-            reader.problems.append(f"DATABASE_URL: not of the form {VARIABLES['DATABASE_URL']}")
-        reader.check()
-        return [Database(("outbox",), _with_psycopg(url))]
-
-    def relay_config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
-        reader = _Reader(os.environ)
-        config = _config(reader, database.url, asks_kafka=asks_kafka)
-        reader.check()
-        return config
+def _number(help_: str, *, least: float) -> Variable:
+    return Variable(help_, _within(float, least), f"a number of at least {least:g}")
 
 
-def log_config() -> LogConfig:
-    """Return how the environment wants the log."""
-    reader = _Reader(os.environ)
-    found = LogConfig(
-        reader.one_of("LOG_FORMAT", "json", get_args(LogFormat)),
-        reader.one_of("LOG_LEVEL", "INFO", get_args(LogLevel)),
-    )
-    reader.check()
-    return found
+def _whole(help_: str, *, least: int, most: int) -> Variable:
+    return Variable(help_, _within(int, least, most), f"a whole number from {least} to {most}")
 
 
-def _config(reader: _Reader, url: str, *, asks_kafka: bool) -> RelayConfig:
-    servers = (reader.required if asks_kafka else reader.text)("KAFKA_BOOTSTRAP_SERVERS")
-    properties: dict[str, str] = reader.read(
-        "KAFKA_PROPERTIES", {}, _properties, "an object of JSON"
-    )
-    names = reader.text("TOPICS").split(",")
-    return RelayConfig(
-        database_url=url,
-        kafka=client_properties(servers, properties, client_id="innbox-relay"),
-        topics=tuple(name.strip() for name in names if name.strip()),
-        topic_prefix=reader.read("KAFKA_PREFIX", "", _prefix, "up to 200 of a-z A-Z 0-9 . _ -"),
-        mode=reader.one_of("RELAY_MODE", "at-least-once", get_args(Mode)),
-        lease_s=reader.number("LEASE_S", 10.0, least=0.5),
-        poll_s_max=reader.number("POLL_S_MAX", 2.0, least=0.05),
-        chunk=reader.whole("RELAY_CHUNK", 2_000, least=1, most=100_000),
-        retention_days=reader.number("RETENTION_DAYS", 7.0, least=0.01),
-        partitions_ahead_days=reader.whole("PARTITIONS_AHEAD_DAYS", 7, least=1, most=366),
-        housekeeping_s=reader.number("HOUSEKEEPING_S", 300.0, least=0.1),
-        role=reader.text("DATABASE_ROLE"),
-        database=DatabaseConfig(
-            statement_timeout_s=reader.number("STATEMENT_TIMEOUT_S", 10.0, least=0.1)
-        ),
-        host=reader.text("HOST", "127.0.0.1"),
-        health_port=reader.whole("HEALTH_PORT", 0, least=0, most=65_535),
-        shutdown_s=reader.number("SHUTDOWN_S", 10.0, least=0.1),
-    )
-
-
-def _at_least(
-    parse: Callable[[str], _Value], least: float, most: float = float("inf")
-) -> Callable[[str], _Value]:
-    def parsed(given: str) -> _Value:
+def _within(
+    parse: Callable[[str], float], least: float, most: float = float("inf")
+) -> Callable[[str], float]:
+    def parsed(given: str) -> float:
         value = parse(given)
-        if not least <= value <= most:  # type: ignore[operator] # int or float
+        if not least <= value <= most:
             raise ValueError(given)
         return value
 
     return parsed
 
 
-def _among(choices: Sequence[str]) -> Callable[[str], str]:
+def _one_of(help_: str, choices: Sequence[str]) -> Variable:
+    return Variable(help_, _matching("|".join(choices)), " or ".join(choices))
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
     def parsed(given: str) -> str:
-        if given not in choices:
+        if not re.fullmatch(pattern, given):
             raise ValueError(given)
         return given
 
@@ -179,16 +73,97 @@ def _properties(given: str) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()}
 
 
-def _prefix(given: str) -> str:
-    if not _PREFIX.fullmatch(given):
-        raise ValueError(given)
-    return given
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",") if name.strip())
 
 
-def _quoted(name: str, given: str) -> str:
-    """Show what was given, unless there may be a password in it."""
-    return "what it is" if name == "KAFKA_PROPERTIES" else repr(given)
+_URL_FORM = "postgresql+psycopg://user:password@host:port/database"
+# Shown by `innbox-relay run --help`. The defaults in brackets are those of `RelayConfig`.
+VARIABLES = {
+    "DATABASE_URL": Variable(_URL_FORM, _matching(_URL), _URL_FORM, is_secret=True),
+    "KAFKA_BOOTSTRAP_SERVERS": Variable("host:port, separated by commas"),
+    "KAFKA_PROPERTIES": Variable(
+        "JSON of librdkafka properties, security for example",
+        _properties,
+        "an object of JSON",
+        is_secret=True,
+    ),
+    "KAFKA_PREFIX": Variable(
+        "before every topic and transactional id, where a cluster is shared",
+        _matching(_PREFIX),
+        "up to 200 of a-z A-Z 0-9 . _ -",
+    ),
+    "TOPICS": Variable(
+        "names, separated by commas, without the prefix; a relay needs them to be ready", _names
+    ),
+    "RELAY_MODE": _one_of("at-least-once or exactly-once [at-least-once]", get_args(Mode)),
+    "LEASE_S": _number("a standby takes over after this [10]", least=0.5),
+    "POLL_S_MAX": _number("the idle wait when no doorbell rings [2]", least=0.05),
+    "RELAY_CHUNK": _whole("messages in a batch, at most [2000]", least=1, most=100_000),
+    "RETENTION_DAYS": _number("published messages are kept for so long [7]", least=0.01),
+    "PARTITIONS_AHEAD_DAYS": _whole("daily partitions made ahead [7]", least=1, most=366),
+    "HOUSEKEEPING_S": _number("between two looks after the partitions [300]", least=0.1),
+    "DATABASE_ROLE": Variable("a role that the relay takes on connecting; none if it is not set"),
+    "STATEMENT_TIMEOUT_S": _number("of Postgres [10]", least=0.1),
+    "HOST": Variable("of the health server [127.0.0.1]"),
+    "HEALTH_PORT": _whole("live, ready, metrics; 0 is any free port [0]", least=0, most=65_535),
+    "SHUTDOWN_S": _number("bound on a graceful stop [10]", least=0.1),
+    "LOG_FORMAT": _one_of("json or console [json]", get_args(LogFormat)),
+    "LOG_LEVEL": _one_of("DEBUG, INFO, WARNING or ERROR [INFO]", get_args(LogLevel)),
+}
+_OF_THE_LOG = ("LOG_FORMAT", "LOG_LEVEL")
+_OF_A_RELAY = [name for name in VARIABLES if name not in ("DATABASE_URL", *_OF_THE_LOG)]
+# The field of `RelayConfig`, where it is not called as the variable is.
+_FIELDS = {
+    "KAFKA_PREFIX": "topic_prefix",
+    "RELAY_MODE": "mode",
+    "RELAY_CHUNK": "chunk",
+    "DATABASE_ROLE": "role",
+}
 
 
-def _with_psycopg(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+class EnvironmentDeployment:
+    """One database and one cluster, as the environment names them."""
+
+    command = "innbox-relay"
+
+    def databases(self) -> Sequence[Database]:
+        url: str = _read(["DATABASE_URL"], required=["DATABASE_URL"])["DATABASE_URL"]
+        psycopg_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return [Database(("outbox",), psycopg_url)]
+
+    def relay_config(self, database: Database, *, asks_kafka: bool = True) -> RelayConfig:
+        given = _read(_OF_A_RELAY, required=["KAFKA_BOOTSTRAP_SERVERS"] if asks_kafka else [])
+        servers = given.pop("KAFKA_BOOTSTRAP_SERVERS", "")
+        properties = given.pop("KAFKA_PROPERTIES", {})
+        timeout_s = given.pop("STATEMENT_TIMEOUT_S", DatabaseConfig().statement_timeout_s)
+        return RelayConfig(
+            database_url=database.url,
+            kafka=client_properties(servers, properties, client_id="innbox-relay"),
+            database=DatabaseConfig(statement_timeout_s=timeout_s),
+            **{_FIELDS.get(name, name.lower()): value for name, value in given.items()},
+        )
+
+
+def log_config() -> LogConfig:
+    """Return how the environment wants the log."""
+    return LogConfig(**{name.lower(): value for name, value in _read(_OF_THE_LOG).items()})
+
+
+def _read(names: Collection[str], required: Collection[str] = ()) -> dict[str, Any]:
+    """Return the values of those variables that are set; raises `SettingsError`."""
+    found, problems = {}, []
+    for name in names:
+        variable, given = VARIABLES[name], os.environ.get(name, "").strip()
+        try:
+            if given:
+                found[name] = variable.parse(given)
+            elif name in required:
+                problems.append(f"{name}: not set; it is {variable.help}")
+        except (ValueError, TypeError):
+            shown = "what it is" if variable.is_secret else repr(given)
+            problems.append(f"{name}: {variable.wanted}, and not {shown}")
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise SettingsError(f"these settings are not usable:\n{lines}")
+    return found

@@ -16,6 +16,11 @@ FAILED = 2
 INTERRUPTED = 130
 HUNG_UP = 141  # as the shell says it of a program that SIGPIPE ended
 
+_LOCKED = (
+    "another transaction holds a lock that this command needs, and did not end in time; find it in "
+    "pg_stat_activity, and try again when it has ended"
+)
+
 Expected = tuple[type[Exception], ...]
 
 
@@ -35,11 +40,14 @@ def expected() -> Expected:
 def in_words(error: Exception) -> str:
     """Say what went wrong, for one of the expected errors."""
     from confluent_kafka import KafkaException
+    from psycopg.errors import LockNotAvailable
     from sqlalchemy.exc import DBAPIError
 
     from innbox_process.database import advice
 
     match error:
+        case DBAPIError(orig=LockNotAvailable()):
+            return f"Postgres: {_LOCKED}"
         case DBAPIError():
             return "; ".join(filter(None, (f"Postgres: {str(error.orig).strip()}", advice(error))))
         case KafkaException():

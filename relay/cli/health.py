@@ -7,13 +7,12 @@ from urllib.request import urlopen
 import click
 
 from innbox_process.commands import CommandError
-from relay.cli.lazy import Command
 
 NOT_READY = 1
 ANSWER_S_MAX = 5
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("url")
 def health(url: str) -> int:
     """Check whether a process is ready: exit code 0 if it is, 1 if not, 2 without an answer.

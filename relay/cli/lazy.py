@@ -1,12 +1,13 @@
 """A group whose commands are imported when they run, so that none waits for what only others need."""
 
 from collections.abc import Mapping
+from copy import copy
 from importlib import import_module
 from typing import NamedTuple
 
 import click
 
-# In the help of a command: what a person types before it, which depends on whose command it is.
+# In the help of a command: what a person types before it, which depends on the program that has it.
 PROGRAM = "PROGRAM"
 
 
@@ -26,42 +27,15 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.listed)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.listed:
             return None
         module, attribute, _ = self.listed[cmd_name]
-        command: click.Command = getattr(import_module(module), attribute)
+        # Another program has the same command, and its help names that program.
+        command: click.Command = copy(getattr(import_module(module), attribute))
+        command.help = (command.help or "").replace(PROGRAM, ctx.command_path)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, listed.help) for name, listed in self.listed.items()])
-
-
-class Command(click.Command):
-    """A command that several programs have; its help shows the one in which it was called."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        help_, self.help = self.help, _shown(self.help, ctx)
-        try:
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = help_
-
-
-class Group(click.Group):
-    """A group of such commands."""
-
-    command_class = Command
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        help_, self.help = self.help, _shown(self.help, ctx)
-        try:
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = help_
-
-
-def _shown(help_: str | None, ctx: click.Context) -> str | None:
-    program = getattr(ctx.obj, "command", None) or (ctx.find_root().info_name or "")
-    return help_.replace(PROGRAM, program) if help_ else help_

@@ -1,22 +1,19 @@
 """`migrate`: the outbox's tables in a database of anybody's, without a migration tool."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
+from sqlalchemy import Engine, text
 
-from relay.cli.deployment import Where, engine_of, on_database
-from relay.cli.lazy import Command
+from outbox.schema import LATEST, grants, installed_version, upgrades
+from relay.cli.deployment import Where, on_database
 from relay.cli.output import as_json, print_json, print_status
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
 # Any number that nobody else takes, so that two who migrate at once do so one after the other.
-_LOCK = 7_073_002_311
+LOCK = 7_073_002_311
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option(
     "--sql", is_flag=True, help="Print the SQL, to be run in one transaction, and do nothing."
 )
@@ -51,15 +48,13 @@ def migrate(
     PROGRAM migrate --relay-role shop_relay --writer-role shop
     PROGRAM migrate --sql > outbox.sql
     """
-    from outbox.schema import grants
-
     rights = grants(relays=relays, writers=writers)
     if sql:
         click.echo(_sql(since, rights))
         return
     reached = {}
     for database in where.each():
-        with engine_of(database) as engine:
+        with where.engine(database, is_patient=True) as engine:
             before, after = _migrated(engine, rights)
         reached[database.name] = {"from": before, "to": after}
         if not as_json:
@@ -72,15 +67,11 @@ def migrate(
         print_json({"databases": reached})
 
 
-def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
-    from sqlalchemy import text
-
-    from outbox.schema import LATEST, installed_version, upgrades
-
+def _migrated(engine: Engine, rights: Sequence[str]) -> tuple[int, int]:
     with engine.begin() as connection:
         # Rather fail than hold up writers behind a lock that does not come.
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         before = installed_version(connection)
         for statement in (*upgrades(since=before, to=LATEST), *rights):
             connection.exec_driver_sql(statement)
@@ -88,8 +79,6 @@ def _migrated(engine: "Engine", rights: Sequence[str]) -> tuple[int, int]:
 
 
 def _sql(since: int, rights: Sequence[str]) -> str:
-    from outbox.schema import upgrades
-
     try:
         statements = [*upgrades(since=since), *rights]
     except ValueError as error:

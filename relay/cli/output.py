@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any, NoReturn
-from uuid import UUID
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -29,25 +29,26 @@ console = _Console(width=None if sys.stdout.isatty() else 250)
 errors = _Console(stderr=True)
 
 
-def confirm(question: str, *, yes: bool, unasked: str) -> None:
-    """Have a person agree, unless `yes`; raises click's `Abort`, and without a terminal `unasked`."""
+def confirm(question: str, *, yes: bool, otherwise: str = "") -> None:
+    """Have a person agree, unless `yes`; raises `Abort`, and `CommandError` without a terminal."""
     if yes:
         return
     if not errors.is_terminal:
-        raise CommandError(unasked)
+        raise CommandError(f"{question} This is not a terminal; pass --yes to confirm{otherwise}.")
     click.confirm(question, abort=True, err=True)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def print_error(program: str, message: str) -> None:
-    errors.print(f"[red]{program}:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    errors.print(f"[red]{program}:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def print_status(message: str) -> None:
     """Tell a person what is going on, beside whatever is printed for programs."""
-    errors.print(_plain(message), highlight=False, soft_wrap=True)
+    errors.print(escape(message), highlight=False, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
@@ -55,12 +56,27 @@ def print_json(content: Any) -> None:  # noqa: ANN401 - anything that JSON holds
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    table = Table(title=_plain(title), title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console.print(table)
+
+
+def print_found(
+    content: dict[str, Any],
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the content for a program, or the same as a table for a person."""
+    if as_json:
+        print_json(content)
+    else:
+        print_table(title, columns, rows)
 
 
 @contextmanager
@@ -81,7 +97,7 @@ def progress() -> Iterator[Report]:
 
         def report(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(_plain(what), total=total)
+                tasks[what] = bars.add_task(escape(what), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
@@ -98,18 +114,11 @@ def _lines() -> Report:
     return report
 
 
-def _plain(text: str) -> str:
-    """Keep rich from reading markup into what is somebody's data."""
-    return text.replace("[", r"\[")
-
-
 def _jsonable(value: object) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, set | frozenset | tuple):
+    if isinstance(value, set | frozenset):
         return list(value)
     return str(value)

@@ -1,5 +1,7 @@
 """`rebase`: the step after a restore; it makes sequences and cursors right."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,14 +14,13 @@ from innbox_process.database import is_conflict
 from outbox import admin, reader
 from outbox.admin import Sequence, StillRelayed, TransactionIdsRestarted
 from outbox.reader import ForeignCursor, SequenceBehind
-from relay.cli.deployment import Where, engine_of, on_database
-from relay.cli.lazy import Command
-from relay.cli.output import as_json, confirm, print_json, print_status, print_table, progress
+from relay.cli.deployment import Where, on_database
+from relay.cli.output import as_json, confirm, print_json, print_status, print_table, progress, yes
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes
 @click.option(
     "--same-transaction-ids",
     is_flag=True,
@@ -43,12 +44,12 @@ def rebase(
     """
     found = []
     for database in where.each():
-        with engine_of(database) as engine:
+        with where.engine(database, is_patient=True) as engine:
             told = {"database": database.name, **_foreseen(engine)}
             sequences: list[Sequence] = told["sequences"]
             _show(told, as_json=as_json)
             if (told["is_foreign"] or sequences) and not dry_run:
-                _ask(yes=yes)
+                confirm("Rebase it?", yes=yes, otherwise=", or --dry-run to look only")
                 if told["is_foreign"] or told["is_position_behind"]:
                     told["rewritten"] = _rebased(engine, same_transaction_ids=same_transaction_ids)
                 _advance(engine, sequences)
@@ -77,55 +78,48 @@ def _is_position_behind(connection: Connection) -> bool:
     return False
 
 
-def _ask(*, yes: bool) -> None:
-    confirm(
-        "Rebase it?",
-        yes=yes,
-        unasked="not a terminal; pass --yes to confirm, or --dry-run to look only",
-    )
-
-
 def _rebased(engine: Engine, *, same_transaction_ids: bool) -> int | None:
+    in_use = "a transaction has the outbox in use, and did not end in time; try again"
     try:
-        with progress() as report, engine.begin() as connection:
+        with (
+            _in_words(f"nothing was changed: {in_use}"),
+            progress() as report,
+            engine.begin() as connection,
+        ):
             rewritten = admin.rebase(
                 connection, same_transaction_ids=same_transaction_ids, report=report
             )
     except (StillRelayed, TransactionIdsRestarted) as error:
         raise CommandError(f"nothing was changed: {error}") from error
-    except DBAPIError as error:
-        if not is_conflict(error):
-            raise
-        raise CommandError(
-            "nothing was changed: a transaction has the outbox in use, and did not end in time; try again"
-        ) from error
     if rewritten is None:
         print_status("The cursors are of this cluster, and stay.")
-    elif rewritten:
-        print_status(
-            f"Rebased; {rewritten:,} rows were rewritten. Now run VACUUM (ANALYZE) outbox.message."
-        )
     else:
-        print_status("Rebased; no row had to be rewritten.")
+        vacuum = " Now run VACUUM (ANALYZE) outbox.message." if rewritten else ""
+        print_status(f"Rebased; {rewritten:,} rows were rewritten.{vacuum}")
     return rewritten
 
 
 def _advance(engine: Engine, sequences: list[Sequence]) -> None:
     """Each in a transaction of its own: locks of several tables might meet a writer's in a circle."""
+    for sequence in sequences:
+        in_use = (
+            f"{sequence.table_schema}.{sequence.table} is in use by a transaction that did not end in "
+            "time; run the command again: it goes on with the sequences that are left"
+        )
+        with _in_words(in_use), engine.begin() as connection:
+            admin.advance_sequence(connection, sequence)
+        print_status(f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}.")
+
+
+@contextmanager
+def _in_words(message: str) -> Iterator[None]:
+    """Say so if the transaction could not acquire a lock, or lost against another one."""
     try:
-        for sequence in sequences:
-            with engine.begin() as connection:
-                admin.advance_sequence(connection, sequence)
-            print_status(
-                f"{sequence.schema}.{sequence.name} is advanced beyond {sequence.highest}."
-            )
+        yield
     except DBAPIError as error:
         if not is_conflict(error):
             raise
-        raise CommandError(
-            f"{sequence.table_schema}.{sequence.table} is in use by a transaction that did not end in "
-            "time; run the command again: it goes on with the sequences that are left"
-        ) from error
+        raise CommandError(message) from error
 
 
 def _shown(sequence: Sequence) -> dict[str, Any]:

@@ -12,18 +12,12 @@ from sqlalchemy import Connection
 
 import outbox
 from innbox_process.commands import CommandError
-from innbox_process.config import FOR_A_PERSON
-from innbox_process.database import direct_engine
-from innbox_process.logs import configure_logs
 from innbox_process.shutdown import stop_on_signals
 from outbox import admin, reader
 from outbox.admin import Replay, ReplayState, Selection, Survey, survey
 from relay.cli.deployment import Where, on_database
-from relay.cli.ids import ids_from
-from relay.cli.instants import Instant
-from relay.cli.lazy import Command
-from relay.cli.output import as_json, print_json, print_status, print_table, progress
-from relay.cli.person import person
+from relay.cli.output import as_json, print_found, print_status, progress
+from relay.cli.params import Instant, ids_from, person
 from relay.cli.replay_output import (
     conditions_of,
     left_out,
@@ -32,6 +26,7 @@ from relay.cli.replay_output import (
     tell,
     tell_survey,
 )
+from relay.commands.replay import run_replay
 from relay.config import RelayConfig
 from relay.databases import Database
 
@@ -47,7 +42,7 @@ class Place:
     resume: str  # what a person types to go on, but for the id
 
 
-@click.command(cls=Command)
+@click.command()
 @click.option("--since", type=Instant(), help="Appended at this time or later: ISO 8601, or 2h.")
 @click.option("--until", type=Instant(), help="Appended before this time.")
 @click.option("--topic", "topics", multiple=True, help="Of this topic. May be repeated.")
@@ -121,53 +116,33 @@ def replay(  # noqa: PLR0913 - one for each option
         return tell(ours, place.resume, as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def replays(where: Where, *, as_json: bool) -> None:
     """List the replays of each database, the newest 100 first."""
-    found: list[tuple[str, Replay]] = []
-    for database in where.each():
-        with where.engine(database) as engine, engine.connect() as connection:
-            found += [(database.name, replay) for replay in admin.replays(connection)]
-    if as_json:
-        print_json({"replays": [{"database": of, **shown(replay)} for of, replay in found]})
-        return
-    columns = (
-        "id",
-        "state",
-        "sent",
-        "expected",
-        "left_out",
-        "to_topic",
-        "started_by",
-        "updated_at",
-    )
-    print_table(
-        "Replays",
-        ("database", *columns, "of", "reason"),
-        [
-            (
-                of,
-                *(shown(replay)[column] for column in columns),
-                conditions_of(replay),
-                replay.reason,
-            )
-            for of, replay in found
-        ],
-    )
+    found = where.of_each(admin.replays)
+    counts = ("sent", "expected", "left_out")
+    columns = ("id", "state", *counts, "to_topic", "started_by", "updated_at")
+    rows = [
+        (of, *(getattr(replay, name) for name in columns), conditions_of(replay), replay.reason)
+        for of, replay in found
+    ]
+    content = {"replays": [{"database": of, **shown(replay)} for of, replay in found]}
+    headings = ("database", *columns, "of", "reason")
+    print_found(content, "Replays", headings, rows, as_json=as_json)
 
 
 @contextmanager
 def session(where: Where, database: Database, *, asks_kafka: bool = True) -> Iterator[Place]:
     """Connect to an outbox as a replay does; what the outbox refuses is a `CommandError`."""
-    configure_logs(FOR_A_PERSON, "replay")
-    config = where.config(database, asks_kafka=asks_kafka)
-    engine = direct_engine(config.database, database.url, "replay")
-    with engine.connect() as connection:
+    with (
+        where.session(database, "replay", asks_kafka=asks_kafka) as (engine, config),
+        engine.connect() as connection,
+    ):
         reader.prepare_session(connection)
         try:
-            yield Place(connection, config, f"{where.typed('replay')} --resume")
+            yield Place(connection, config, f"{where.typed('replay', database)} --resume")
         except outbox.OutboxError as error:
             raise CommandError(str(error)) from error
 
@@ -205,8 +180,6 @@ def _create(place: Place, found: Survey, to_topic: str | None, per_second: int |
 
 def run_shown(place: Place, replay: Replay, *, skip_refused: bool) -> Replay:
     """Publish what is left of a replay, and show how far it is."""
-    from relay.commands.replay import run_replay
-
     with progress() as report, stop_on_signals(place.config.shutdown_s) as stop:
         rate = f"at most {replay.per_second:,} a second" if replay.per_second else "unlimited"
         print_status(f"{named(replay)}: {replay.expected - replay.done:,} messages, {rate}.")

@@ -58,25 +58,14 @@ def tell_survey(found: Survey, *, as_json: bool) -> int:
 
 
 def shown(replay: Replay) -> dict[str, Any]:
-    """Return a replay for JSON, and for the columns of a table."""
+    """Return a replay for JSON."""
+    names = [name for name in Replay.__slots__ if name not in ("extent", "position")]
     selection = replay.extent.selection
     conditions = {name: getattr(selection, name) for name in Selection.__slots__}
     return {
-        "id": replay.id,
-        "state": replay.state,
-        "conditions": {name: value for name, value in conditions.items() if value},
-        "to_topic": replay.to_topic,
-        "per_second": replay.per_second,
-        "expected": replay.expected,
-        "sent": replay.sent,
-        "refused": replay.refused,
+        **{name: getattr(replay, name) for name in names},
         "is_mend": replay.is_mend,
-        "gone": replay.gone,
-        "left_out": replay.left_out,
-        "reason": replay.reason,
-        "started_by": replay.started_by,
-        "started_at": replay.started_at,
-        "updated_at": replay.updated_at,
+        "conditions": {name: value for name, value in conditions.items() if value},
     }
 
 

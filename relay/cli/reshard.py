@@ -1,65 +1,46 @@
 """`split` and `merge`: more shards, for more relays to share; or fewer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from threading import Event
-from typing import Any
 
 import click
 from sqlalchemy import Engine
 
 from innbox_process.commands import CommandError
-from innbox_process.config import FOR_A_PERSON
-from innbox_process.database import direct_engine
-from innbox_process.logs import configure_logs
 from innbox_process.shutdown import stop_on_signals
 from outbox import OutboxError
 from outbox.reader import Shard
 from relay.cli.deployment import Where, on_database
 from relay.cli.exits import INTERRUPTED
-from relay.cli.lazy import Command
 from relay.cli.output import as_json, print_json, print_status, progress
 from relay.cli.shards import shown
+from relay.commands.lease import NotHandedOver
+from relay.commands.reshard import merge_shards, split_shard
 from relay.config import RelayConfig
+from relay.publishing.errors import Abandoned, PublishRefused
 
 WAIT_S = 60.0
 # Each shard costs its relay a thread, a producer and a connection.
 PARTS_MAX = 64
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A database's outbox, as a change of its shards needs it."""
-
-    engine: Engine
-    config: RelayConfig
-    stop: Event
-
-
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that both have."""
-    for option in (
-        as_json,
-        click.option(
-            "--wait",
-            "wait_s",
-            type=click.FloatRange(min=0),
-            default=WAIT_S,
-            show_default=True,
-            help="Seconds for its relay to hand it over, or for a dead one's lease to run out.",
-        ),
-    ):
-        command = option(command)
-    return command
+_wait = click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=WAIT_S,
+    show_default=True,
+    help="Seconds for its relay to hand it over, or for a dead one's lease to run out.",
+)
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("shard", type=int)
 @click.option(
     "--into", type=click.IntRange(2, PARTS_MAX), default=2, show_default=True, help="Equal parts."
 )
-@_options
+@_wait
+@as_json
 @on_database
 def split(where: Where, *, shard: int, into: int, wait_s: float, as_json: bool) -> int:
     """Make several shards of one, while all runs; `PROGRAM shards` lists them.
@@ -69,18 +50,15 @@ def split(where: Where, *, shard: int, into: int, wait_s: float, as_json: bool) 
     \b
     PROGRAM split 1 --into 4
     """
-    from relay.commands.reshard import split_shard
-
-    def change(place: Place) -> list[Shard]:
-        return split_shard(place.engine, place.config, place.stop, shard, into=into, wait_s=wait_s)
-
+    change = partial(split_shard, shard_id=shard, into=into, wait_s=wait_s)
     return _changed(where, change, as_json=as_json)
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("shard", type=int)
 @click.argument("neighbour", type=int)
-@_options
+@_wait
+@as_json
 @on_database
 def merge(where: Where, *, shard: int, neighbour: int, wait_s: float, as_json: bool) -> int:
     """Make one shard of two that lie side by side, while all runs.
@@ -92,30 +70,26 @@ def merge(where: Where, *, shard: int, neighbour: int, wait_s: float, as_json: b
     \b
     PROGRAM merge 4 5
     """
-    from relay.commands.reshard import merge_shards
 
-    def change(place: Place) -> list[Shard]:
-        ids = [shard, neighbour]
+    def change(engine: Engine, config: RelayConfig, stop: Event) -> list[Shard]:
         with progress() as report:
-            return [
-                merge_shards(place.engine, place.config, place.stop, ids, report, wait_s=wait_s)
-            ]
+            return [merge_shards(engine, config, stop, [shard, neighbour], report, wait_s=wait_s)]
 
     return _changed(where, change, as_json=as_json)
 
 
 def _changed(
     where: Where,
-    change: Callable[[Place], list[Shard]],
+    change: Callable[[Engine, RelayConfig, Event], list[Shard]],
     *,
     as_json: bool,
 ) -> int:
-    from relay.commands.lease import NotHandedOver
-    from relay.publishing.errors import Abandoned, PublishRefused
-
-    with _place(where) as place:
+    with (
+        where.session(where.one(), "reshard") as (engine, config),
+        stop_on_signals(config.shutdown_s) as stop,
+    ):
         try:
-            made = change(place)
+            made = change(engine, config, stop)
         except Abandoned:
             print_status("Interrupted; the shards are as they were.")
             return INTERRUPTED
@@ -134,14 +108,3 @@ def _changed(
     else:
         print_status(f"Made {', '.join(f'shard {shard.id}' for shard in made)}.")
     return 0
-
-
-@contextmanager
-def _place(where: Where) -> Iterator[Place]:
-    database = where.one()
-    config = where.config(database)
-    configure_logs(FOR_A_PERSON, "reshard")
-    engine = direct_engine(config.database, database.url, "reshard")
-    with stop_on_signals(config.shutdown_s) as stop:
-        yield Place(engine, config, stop)
-    engine.dispose()

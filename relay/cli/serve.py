@@ -5,21 +5,23 @@ from dataclasses import replace
 from typing import get_args
 
 import click
+import structlog
 
+from innbox_process.logs import configure_logs
+from relay import process
 from relay.cli.deployment import Where, on_database
 from relay.cli.environment import VARIABLES, log_config
 from relay.cli.exits import FAILED, expected, in_words
-from relay.cli.lazy import Command
 from relay.config import Mode
 
 
-class _Run(Command):
+class _Run(click.Command):
     """Its help ends with the variables of the environment."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
         with formatter.section("Environment"):
-            formatter.write_dl(list(VARIABLES.items()))
+            formatter.write_dl([(name, variable.help) for name, variable in VARIABLES.items()])
 
 
 @click.command(cls=_Run)
@@ -39,11 +41,6 @@ def run(where: Where, *, mode: Mode | None) -> None:
     PROGRAM run
     PROGRAM run --mode exactly-once
     """
-    import structlog
-
-    from innbox_process.logs import configure_logs
-    from relay import process
-
     config = where.config(where.one())
     if mode:
         config = replace(config, mode=mode)

@@ -1,87 +1,67 @@
 """`shards` and `partitions`: how things stand."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
 from outbox import admin, reader
 from outbox.reader import Shard
-from relay.cli.deployment import Where, engine_of, on_database
-from relay.cli.lazy import Command
-from relay.cli.output import as_json, print_json, print_table
+from relay.cli.deployment import Where, on_database
+from relay.cli.output import as_json, print_found
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def shards(where: Where, *, as_json: bool) -> None:
     """List the shards: their keys, relays and cursors, and what waits (an estimate)."""
-    found = []
-    for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
-            waiting = admin.backlogs(connection)
-            found += [
-                {
-                    "database": database.name,
-                    **shown(shard),
-                    "backlog": waiting.get(shard.id, 0),
-                }
-                for shard in reader.shards(connection)
-            ]
-    if as_json:
-        print_json({"shards": found})
-        return
-    print_table(
+    found = [{"database": of, **shard} for of, shard in where.of_each(_shards)]
+    columns = ("database", "shard", "key hashes", "owner", "leased until", "epoch", "backlog")
+    print_found(
+        {"shards": found},
         "Shards",
-        (
-            "database",
-            "shard",
-            "key hashes",
-            "owner",
-            "leased until",
-            "epoch",
-            "backlog",
-            "reserved for",
-            "cursor",
-        ),
-        [
-            (
-                shard["database"],
-                shard["id"],
-                f"{shard['hashes']['hash_from']} to {shard['hashes']['hash_to'] - 1}",
-                shard["owner"] or "nobody",
-                shard["leased_until"],
-                shard["epoch"],
-                f"{shard['backlog']:,}",
-                shard["reserved_for"],
-                _shortened(shard["cursor"]["snapshot"]),
-            )
-            for shard in found
-        ],
+        (*columns, "reserved for", "cursor"),
+        map(_row, found),
+        as_json=as_json,
     )
 
 
-@click.command(cls=Command)
+@click.command()
 @as_json
 @on_database
 def partitions(where: Where, *, as_json: bool) -> None:
     """List the daily partitions, oldest first."""
-    found = {}
-    for database in where.each():
-        with engine_of(database) as engine, engine.connect() as connection:
-            days = admin.partitions(connection)
-            found[database.name] = {day.isoformat(): name for day, name in days.items()}
-    if as_json:
-        print_json({"partitions": found})
-        return
+    found = {
+        of: {day.isoformat(): name for day, name in days.items()}
+        for of, days in where.of_each(lambda connection: [admin.partitions(connection)])
+    }
     rows = [(database, day, name) for database, days in found.items() for day, name in days.items()]
-    print_table("Partitions", ("database", "day (UTC)", "table"), rows)
+    columns = ("database", "day (UTC)", "table")
+    print_found({"partitions": found}, "Partitions", columns, rows, as_json=as_json)
 
 
-def _shortened(snapshot: str) -> str:
-    """Leave the transactions in flight out, of which there may be a thousand."""
-    return ":".join(snapshot.split(":")[:2])
+def _shards(connection: Connection) -> Iterator[dict[str, Any]]:
+    waiting = admin.backlogs(connection)
+    for shard in reader.shards(connection):
+        yield {**shown(shard), "backlog": waiting.get(shard.id, 0)}
+
+
+def _row(shard: dict[str, Any]) -> Sequence[Any]:
+    return (
+        shard["database"],
+        shard["id"],
+        f"{shard['hashes']['hash_from']} to {shard['hashes']['hash_to'] - 1}",
+        shard["owner"] or "nobody",
+        shard["leased_until"],
+        shard["epoch"],
+        f"{shard['backlog']:,}",
+        shard["reserved_for"],
+        # Without the transactions in flight, of which there may be a thousand.
+        ":".join(shard["cursor"]["snapshot"].split(":")[:2]),
+    )
 
 
 def shown(shard: Shard) -> dict[str, Any]:

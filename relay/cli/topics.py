@@ -2,54 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
 
 import click
 
-if TYPE_CHECKING:
-    from relay.topics import Topic
-
+import outbox
 from innbox_process.commands import CommandError
 from relay.cli.deployment import Where, on_database
-from relay.cli.lazy import Command
-from relay.cli.output import as_json, print_json, print_table
+from relay.cli.output import as_json, print_found
+from relay.topics import Topic, create_topics, of_cursors, of_messages
 
-VALUE_BYTES_MAX = 900_000
+_count = partial(click.option, type=click.IntRange(min=1), show_default=True)
 
 
-@click.command(cls=Command)
+@click.command()
 @click.argument("names", metavar="[NAME…]", nargs=-1)
-@click.option(
-    "--partitions",
-    type=click.IntRange(min=1),
-    default=6,
-    show_default=True,
-    envvar="TOPIC_PARTITIONS",
-    help="Of each topic that is created.",
-)
-@click.option(
+@_count("--partitions", default=6, envvar="TOPIC_PARTITIONS", help="Of each topic that is created.")
+@_count(
     "--replication",
-    type=click.IntRange(min=1),
     default=1,
-    show_default=True,
     envvar="TOPIC_REPLICATION",
     help="Replicas of each partition; all but one have to be in sync.",
 )
-@click.option(
+@_count(
     "--retention-hours",
-    type=click.IntRange(min=1),
     default=168,
-    show_default=True,
     envvar="TOPIC_RETENTION_HOURS",
     help="How long the brokers keep a message.",
 )
-@click.option(
-    "--value-bytes-max",
-    type=click.IntRange(min=1),
-    default=VALUE_BYTES_MAX,
-    show_default=True,
-    help="The largest value that may be appended.",
-)
+@_count("--value-bytes-max", default=900_000, help="The largest value that may be appended.")
 @as_json
 @on_database
 def topics(
@@ -70,8 +51,6 @@ def topics(
     \b
     PROGRAM topics orders shipments --partitions 12 --replication 3
     """
-    from relay.topics import create_topics, declare, of_cursors, of_messages
-
     database = where.one()
     config = where.config(database)
     chosen = names or config.topics
@@ -86,20 +65,18 @@ def topics(
     wanted = dict.fromkeys((config.topic_prefix + name for name in chosen), ours)
     cursors = {config.cursor_topic_name: of_cursors(replication)}
     found = create_topics(config.kafka, wanted | cursors)
-    declare([database.url], dict.fromkeys(chosen, value_bytes_max), prefix=config.topic_prefix)
+    declared = dict.fromkeys(chosen, value_bytes_max)
+    with where.engine(database) as engine, engine.begin() as connection:
+        outbox.declare_topics(connection, declared, prefix=config.topic_prefix)
     print_topics(found, as_json=as_json)
 
 
-def print_topics(found: "Sequence[Topic]", *, as_json: bool) -> None:
+def print_topics(found: Sequence[Topic], *, as_json: bool) -> None:
     """Print each topic as it is now, and whether it is new."""
-    if as_json:
-        print_json({"topics": [asdict(topic) for topic in found]})
-        return
-    print_table(
-        "Topics",
-        ("topic", "partitions", "replicas", ""),
-        [
-            (topic.name, topic.partitions, topic.replication, "created" if topic.created else "")
-            for topic in found
-        ],
-    )
+    rows = [
+        (topic.name, topic.partitions, topic.replication, "created" if topic.created else "")
+        for topic in found
+    ]
+    content = {"topics": [asdict(topic) for topic in found]}
+    columns = ("topic", "partitions", "replicas", "")
+    print_found(content, "Topics", columns, rows, as_json=as_json)

@@ -17,7 +17,7 @@ from outbox import admin, reader
 from outbox.admin import KeyNotBlocked
 from outbox.reader import LeaseLost
 from relay import step, worker
-from relay.cli.person import person
+from relay.cli.params import person
 from runtime.settings import Settings
 from tests.support.commands import innbox
 from tests.support.kafka_reader import ids

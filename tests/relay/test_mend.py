@@ -32,7 +32,7 @@ from ops.relay_config import relay_config
 from ops.topics import create_topics
 from outbox import Message, reader
 from outbox.admin import LostMessage, MendTaken, Replay, ReplayState
-from relay.cli.ids import ids_from
+from relay.cli.params import ids_from
 from relay.cli.replay_output import tell
 from relay.commands.replay import MEND_HEADER, REPLAY_HEADER, run_replay
 from runtime.settings import Settings
@@ -59,7 +59,7 @@ def command(
     """`innbox outbox … --json` in this process, which is spared a start of another one."""
     for name, value in as_environment(settings).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("relay.cli.replay.configure_logs", lambda *_: None)
+    monkeypatch.setattr("relay.cli.deployment.configure_logs", lambda *_: None)
 
     def run(*arguments: str) -> Told:
         capsys.readouterr()

@@ -36,7 +36,7 @@ from outbox.admin import (
     survey,
 )
 from outbox.testing import drain
-from relay.cli.instants import Instant
+from relay.cli.params import Instant
 from relay.cli.replay_output import tell
 from relay.commands.replay import REPLAY_HEADER, next_turn, run_replay
 from runtime.settings import Settings

@@ -12,7 +12,7 @@ from innbox_process.commands import Report
 from innbox_process.config import DatabaseSettings
 from innbox_process.database import direct_engine
 from outbox import admin
-from relay.audit.snapshot.database import ROWS_PER_INSERT
+from relay.audit.snapshot import ROWS_PER_INSERT
 
 # Committed after the snapshot, found as the relay finds it.
 COMMITTED_SINCE = """(xid >= pg_snapshot_xmax(CAST(:snapshot AS pg_snapshot))

@@ -7,7 +7,6 @@ end, and not that of what is committed: what lies behind somebody's open transac
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -16,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from innbox_process.commands import Report
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
 from innbox_process.records import Record, record_of
-from relay.audit.snapshot.database import SnapshotDatabase
+from relay.audit.snapshot import SnapshotDatabase
 
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
@@ -29,20 +28,6 @@ RowOf = Callable[[Record, float], Sequence[object]]
 
 # `begun` is where reading began, `low` where the partition began when it ended.
 SCHEMA = "CREATE TABLE partition (topic, partition INTEGER, begun, low, high, first_at);"
-
-
-@dataclass(slots=True)
-class _Reading:
-    """How far the topics are read, and when the first record of each partition was published."""
-
-    starts: dict[Place, int]
-    ends: dict[Place, int]
-    first_at: dict[Place, float] = field(default_factory=dict)
-    done: int = 0
-
-    @property
-    def total(self) -> int:
-        return sum(self.ends[place] - self.starts[place] for place in self.ends)
 
 
 def read_topics(
@@ -64,15 +49,21 @@ def read_topics(
     admin = quiet_admin(kafka)
     places = _places(admin, {prefix + topic for topic in topics})
     ends = _offsets(admin, places, END)
-    reading = _Reading(_starts(admin, places, ends, since), ends)
+    starts = _starts(admin, places, ends, since)
+    first_at: dict[Place, float] = {}
     consumer = Consumer(_properties(kafka, prefix))
     try:
-        db.insert("record", _records(consumer, reading, prefix, report, row_of))
+        db.insert("record", _records(consumer, starts, ends, first_at, prefix, report, row_of))
     finally:
         consumer.close()
     # Asked again: what was trimmed during the reading is trimmed.
     lows = _offsets(admin, places, BEGINNING)
-    db.insert("partition", _partitions(reading, lows, prefix))
+    partitions = (
+        (name.removeprefix(prefix), number, starts[place], lows[place], end, first_at.get(place))
+        for place, end in ends.items()
+        for name, number in [place]
+    )
+    db.insert("partition", partitions)
 
 
 def _properties(kafka: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -116,22 +107,30 @@ def _starts(
 
 
 def _records(
-    consumer: Consumer, reading: _Reading, prefix: str, report: Report, row_of: RowOf
+    consumer: Consumer,
+    starts: dict[Place, int],
+    ends: dict[Place, int],
+    first_at: dict[Place, float],
+    prefix: str,
+    report: Report,
+    row_of: RowOf,
 ) -> Iterator[Sequence[object]]:
-    unfinished = {place for place, end in reading.ends.items() if end > reading.starts[place]}
-    consumer.assign([TopicPartition(*place, reading.starts[place]) for place in unfinished])
-    report("records", 0, reading.total)
+    """Yield the rows, and enter when the first record of each partition was published."""
+    unfinished = {place for place, end in ends.items() if end > starts[place]}
+    consumer.assign([TopicPartition(*place, starts[place]) for place in unfinished])
+    done, total = 0, sum(ends.values()) - sum(starts.values())
+    report("records", done, total)
     while unfinished:
         for message in _next(consumer):
             place = (message.topic(), message.partition())
-            if _is_last(message, reading.ends):
+            if _is_last(message, ends):
                 unfinished.discard(place)
-            if message.error() is None and message.offset() < reading.ends[place]:
+            if message.error() is None and message.offset() < ends[place]:
                 published_at = message.timestamp()[1] / 1000
-                reading.first_at.setdefault(place, published_at)
-                reading.done += 1
+                first_at.setdefault(place, published_at)
+                done += 1
                 yield row_of(record_of(message, prefix), published_at)
-        report("records", reading.done, reading.total)
+        report("records", done, total)
 
 
 def _next(consumer: Consumer) -> list[Any]:
@@ -151,11 +150,3 @@ def _is_last(message: Any, ends: dict[Place, int]) -> bool:  # noqa: ANN401 - ma
     if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
         return bool(message.offset() >= end)  # before it: at an open transaction
     raise KafkaException(error)
-
-
-def _partitions(
-    reading: _Reading, lows: dict[Place, int], prefix: str
-) -> Iterator[tuple[object, ...]]:
-    for place, end in reading.ends.items():
-        topic, start = place[0].removeprefix(prefix), reading.starts[place]
-        yield topic, place[1], start, lows[place], end, reading.first_at.get(place)
