@@ -9,10 +9,10 @@ The next call completes an interrupted start, stop or download; no process is si
 server of that directory; only files made here are erased.
 """
 
-from ops.local.errors import LocalError
+from ops.errors import LocalError
 from ops.local.node import BrokerSettings
-from ops.local.plan import Part
 from ops.local.stack import (
+    Part,
     Servers,
     kill_broker,
     reset,

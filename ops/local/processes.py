@@ -7,7 +7,6 @@ has died. A process found here carries its creation time, and psutil checks it b
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -33,13 +32,12 @@ def find_one(*arguments: str) -> psutil.Process | None:
 
 def find_in(directory: Path, name: str) -> list[psutil.Process]:
     """Return the live processes of this name that have this working directory."""
-
-    def matches(process: psutil.Process) -> bool:
+    found = []
+    for process in _all():
         with suppress(psutil.Error):
-            return process.name() == name and process.cwd() == str(directory)
-        return False
-
-    return [process for process in _all() if matches(process)]
+            if process.name() == name and process.cwd() == str(directory):
+                found.append(process)
+    return found
 
 
 def command_line(process: psutil.Process) -> list[str]:
@@ -85,29 +83,26 @@ def end(processes: Iterable[psutil.Process], *, patience_s: float) -> bool:
     ending = list(processes)
     terminate(ending)
     _, running = psutil.wait_procs(ending, timeout=patience_s)
-    kill_families(running)
+    kill(running)
     return not running
 
 
 def terminate(processes: Iterable[psutil.Process]) -> None:
-    _signal(processes, signal.SIGTERM)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL processes, and wait until they have ended."""
-    killed = list(processes)
-    _signal(killed, signal.SIGKILL)
-    psutil.wait_procs(killed, timeout=10)
-
-
-def kill_families(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes and all their descendants."""
+    """SIGKILL processes and all their descendants, and wait until they have ended."""
+    killed: list[psutil.Process] = []
     for process in processes:
-        try:
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        kill(family)
+        with suppress(psutil.NoSuchProcess):
+            killed += [process, *process.children(recursive=True)]
+    for process in killed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(killed, timeout=10)
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
@@ -117,15 +112,6 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_INTERVAL_S)
-    return True
-
-
-def accepts(port: int) -> bool:
-    """Return whether a process listens on the loopback port."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
     return True
 
 
@@ -142,11 +128,3 @@ def _all() -> Iterator[psutil.Process]:
     for pid in psutil.pids():
         with suppress(psutil.NoSuchProcess):
             yield psutil.Process(pid)
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue

@@ -1,24 +1,42 @@
 """The two servers together: started in parallel, stopped, erased.
 
+A first start decides the ports, the cluster's identity and its size, and later starts keep them.
 Every change of a data directory is made under its lock, by one process at a time; reading takes no lock.
 Every call is idempotent, and completes an earlier one that was interrupted.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import base64
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal
+
+from msgspec.structs import replace
 
 from ops import signals
+from ops.errors import LocalError
 from ops.local import jars, kafka, postgres
 from ops.local.node import BrokerSettings, Node, bootstrap_servers, nodes
-from ops.local.plan import Part, decide
 from ops.local.postgres import Postgres
-from ops.local.state import Report, State, adopt, erase, load, locked, refuse_foreign, require, save
+from ops.local.state import (
+    Broker,
+    Report,
+    State,
+    erase,
+    load,
+    locked,
+    refuse_foreign,
+    require,
+    save,
+)
 from ops.local.status import POSTGRES, status
+from ops.ports import claim, free_ports
 
+Part = Literal["postgres", "kafka"]
+CLUSTER_SIZES = (1, 3)
 ALL_PARTS: tuple[Part, ...] = ("postgres", "kafka")
 
 
@@ -54,15 +72,21 @@ def start(
     data = data.resolve()
     refuse_foreign(data)
     with locked(data, report):
+        server = Postgres.within(data)
         # First: a server still starting, from a start that was killed, would keep its port.
-        postgres.clear_leftovers(Postgres.within(data))
-        state = decide(data, adopt(data), brokers, parts)
+        postgres.clear_leftovers(server)
+        state = _decide(data, load(data) or State(), brokers, parts)
         save(data, state)
-        start_postgres = partial(
-            postgres.start, durable=durable, report=report, settings=postgres_settings
-        )
-        start_kafka = partial(kafka.start, report=report, settings=kafka_settings)
-        _start_parts(data, state, parts, start_postgres, start_kafka, report)
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            if "postgres" in parts:
+                port, more = state.postgres_port, postgres_settings or {}
+                database = aside.submit(postgres.start, server, port, more, report, durable=durable)
+            # Kafka in the caller's thread, so that Ctrl-C interrupts its download.
+            if "kafka" in parts:
+                class_path = jars.class_path(report)
+                kafka.start(nodes(data, state), state, class_path, report, kafka_settings)
+            if "postgres" in parts:
+                database.result()
     return Servers(
         postgres.url(state.postgres_port) if "postgres" in parts else "",
         bootstrap_servers(state.brokers) if "kafka" in parts else "",
@@ -132,7 +156,7 @@ def start_broker(
     state = require(data)
     with locked(data, report):
         class_path = jars.class_path(report)
-        kafka.start([_node(data, node)], state, class_path, report, settings=kafka_settings)
+        kafka.start([_node(data, node)], state, class_path, report, kafka_settings)
 
 
 def stop_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
@@ -157,22 +181,49 @@ def _node(data: Path, node: int) -> Node:
     return Node.within(data, require(data).broker(node))
 
 
-def _start_parts(
-    data: Path,
-    state: State,
-    parts: Collection[Part],
-    start_postgres: Callable[[Postgres, int], None],
-    start_kafka: Callable[[list[Node], State, str], None],
-    report: Report,
-) -> None:
-    with ThreadPoolExecutor(max_workers=1) as aside:
-        server, port = Postgres.within(data), state.postgres_port
-        database = aside.submit(start_postgres, server, port) if POSTGRES in parts else None
-        # Kafka in the caller's thread, so that Ctrl-C interrupts its download.
-        if "kafka" in parts:
-            start_kafka(nodes(data, state), state, jars.class_path(report))
-        if database:
-            database.result()
+def _decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> State:
+    """Return the state with the choices that this start needs: earlier ones, where still possible."""
+    if "postgres" in parts and not _keeps_port(data, state):
+        state = replace(state, postgres_port=free_ports(1)[0])
+    if "kafka" in parts:
+        state = _decide_brokers(data, state, brokers)
+    return state
+
+
+def _keeps_port(data: Path, state: State) -> bool:
+    if Postgres.within(data).process():
+        return True
+    return bool(state.postgres_port) and claim(state.postgres_port)
+
+
+def _decide_brokers(data: Path, state: State, count: int) -> State:
+    if count not in CLUSTER_SIZES:
+        raise LocalError(f"A cluster has 1 or 3 brokers, not {count}.")
+    if state.brokers and len(state.brokers) != count:
+        raise LocalError(
+            f"{data} holds a cluster of {len(state.brokers)} brokers, which cannot change to "
+            f"{count}. Use --brokers {len(state.brokers)}, reset it, or choose another directory."
+        )
+    if not state.brokers:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        return replace(state, kafka_cluster=cluster, brokers=_new_brokers(count))
+    some = nodes(data, state)
+    if any(node.process() for node in some) or all(map(_has_its_ports, some)):
+        # While one broker runs, the others must keep the ports that it has of them.
+        return state
+    return replace(state, brokers=_new_brokers(count))
+
+
+def _new_brokers(count: int) -> tuple[Broker, ...]:
+    ports = free_ports(2 * count)
+    return tuple(
+        Broker(node=node, port=ports[2 * node - 2], controller_port=ports[2 * node - 1])
+        for node in range(1, count + 1)
+    )
+
+
+def _has_its_ports(node: Node) -> bool:
+    return all(map(claim, (node.broker.port, node.broker.controller_port)))
 
 
 def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from ops.local import jars, postgres
-from ops.local.node import Node, bootstrap_servers, nodes
+from ops.local.node import bootstrap_servers, nodes
 from ops.local.postgres import Postgres
 from ops.local.state import State, load
 
@@ -33,32 +35,21 @@ def status(data: Path) -> list[ServerStatus]:
     """Return one row for each server that was ever started here."""
     data = data.resolve()
     state = load(data) or State()
-    rows = [_kafka_status(node) for node in nodes(data, state)]
-    return [_postgres_status(data, state), *rows] if state.postgres_port else rows
+    rows = []
+    if port := state.postgres_port:
+        server = Postgres.within(data)
+        files = (server.data, server.log)
+        url, version = postgres.url(port), postgres.version()
+        rows.append(_status(POSTGRES, server.process(), port, url, version, *files))
+    for node in nodes(data, state):
+        files = (node.records, node.log)
+        url, version = bootstrap_servers([node.broker]), jars.kafka_version()
+        rows.append(_status(node.home.name, node.process(), node.broker.port, url, version, *files))
+    return rows
 
 
-def _postgres_status(data: Path, state: State) -> ServerStatus:
-    server = Postgres.within(data)
-    process = server.process()
-    return ServerStatus(
-        name=POSTGRES,
-        pid=process.pid if process else None,
-        port=state.postgres_port,
-        url=postgres.url(state.postgres_port) if process else None,
-        version=postgres.version(),
-        data=server.data,
-        log=server.log,
-    )
-
-
-def _kafka_status(node: Node) -> ServerStatus:
-    process = node.process()
-    return ServerStatus(
-        name=node.home.name,
-        pid=process.pid if process else None,
-        port=node.broker.port,
-        url=bootstrap_servers([node.broker]) if process else None,
-        version=jars.kafka_version(),
-        data=node.records,
-        log=node.log,
-    )
+def _status(
+    name: str, process: psutil.Process | None, port: int, url: str, version: str, *files: Path
+) -> ServerStatus:
+    pid = process.pid if process else None
+    return ServerStatus(name, pid, port, url if process else None, version, *files)
