@@ -65,7 +65,8 @@ class Guests:
     """
 
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
-        self.members = _new_members()
+        first = 1 + secrets.randbelow(2**40) * MEMBERS
+        self.members = range(first, first + MEMBERS)
         self.repeats = 0
         self._counting = Lock()
         self._clients = clients
@@ -96,7 +97,8 @@ class Guests:
                 for one in as_completed(sent):
                     yield one.result()
             finally:
-                self._stop()
+                for innbox in self._innboxes.values():
+                    innbox.close()  # so that none repeats a request
                 pool.shutdown(cancel_futures=True)
 
     def _send(self, request: GuestRequest) -> Served:
@@ -110,19 +112,9 @@ class Guests:
             innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{request.key}-cancel")
         return Served(reservation.id, took_ms, has_result=not reservation.open)
 
-    def _stop(self) -> None:
-        """Close the clients, so that none repeats a request."""
-        for innbox in self._innboxes.values():
-            innbox.close()
-
     def _count(self, _: Exception) -> None:
         with self._counting:
             self.repeats += 1
-
-
-def _new_members() -> range:
-    first = 1 + secrets.randbelow(2**40) * MEMBERS
-    return range(first, first + MEMBERS)
 
 
 def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> GuestRequest:
@@ -131,9 +123,8 @@ def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -
     latest = season.nights - length
     first = chance.randint(0, latest)
     if season.busy_nights and chance.random() < BUSY_SHARE:
-        first = min(
-            latest, max(0, chance.choice(season.busy_nights) - chance.randint(0, length - 1))
-        )
+        wanted = chance.choice(season.busy_nights) - chance.randint(0, length - 1)
+        first = min(latest, max(0, wanted))
     check_in = opens_on + timedelta(days=first)
     return GuestRequest(
         key=f"demo-{number}",
