@@ -29,7 +29,7 @@ GROUPS = {ROOMS_GROUP: (ROOM_RESERVE, ROOM_CANCEL), RESULTS_GROUP: (RESERVATION_
 _PASSED = """
     SELECT record.* FROM record JOIN passed USING (topic, partition)
     WHERE record.offset < passed.offset AND NOT EXISTS (
-        SELECT 1 FROM set_aside AS letter
+        SELECT 1 FROM dead_letter AS letter
         WHERE (letter.topic, letter.partition, letter.offset)
             = (record.topic, record.partition, record.offset)
     )

@@ -60,11 +60,7 @@ TABLES: dict[Context, dict[str, str]] = {
     },
 }
 
-OPEN_DEAD_LETTERS = """
-    SELECT topic, partition, "offset" FROM consumers.dead_letter WHERE state = 'OPEN'
-"""
-
-SET_ASIDE = 'SELECT topic, partition, "offset" FROM consumers.dead_letter'
+DEAD_LETTERS = 'SELECT topic, partition, "offset", state FROM consumers.dead_letter'
 
 _MESSAGE = """message.position, message.message_id::text, message.topic, message.key,
     message.headers->>'ce_source', extract(epoch FROM message.created_at)::float8"""
@@ -121,8 +117,7 @@ def _enter(
             what = f"{table.replace('_', ' ')}s"
             db.insert(table, reported(what, stream(connection, query), report))
 
-    db.insert("dead_letter", stream(connection, OPEN_DEAD_LETTERS))
-    db.insert("set_aside", stream(connection, SET_ASIDE))
+    db.insert("dead_letter", stream(connection, DEAD_LETTERS))
     messages = map(_message, stream(connection, MESSAGES))
     db.insert("message", reported("messages", messages, report))
 

@@ -161,7 +161,10 @@ I9 = Invariant(
             "SELECT count(*) FROM reservation WHERE status IN ('PENDING', 'CANCELLING')",
             "{n} reservations are open and exempt",
         ),
-        Remark("SELECT count(*) FROM dead_letter", "{n} dead letters wait for a decision"),
+        Remark(
+            "SELECT count(*) FROM dead_letter WHERE state = 'OPEN'",
+            "{n} dead letters wait for a decision",
+        ),
     ),
 )
 

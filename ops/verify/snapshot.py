@@ -33,9 +33,7 @@ CREATE TABLE room_night (
     room_id INTEGER, night, capacity, taken, capacity_peak, PRIMARY KEY (room_id, night)
 );
 CREATE TABLE guard (definition);
-CREATE TABLE dead_letter (topic, partition, offset);
--- Dead letters of any state, decided ones included.
-CREATE TABLE set_aside (topic, partition INTEGER, offset INTEGER);
+CREATE TABLE dead_letter (topic, partition INTEGER, offset INTEGER, state);
 CREATE TABLE message (
     position, message_id, topic, key, source, created_at, relayed, late, value,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
@@ -60,7 +58,7 @@ CREATE INDEX allocation_reservation ON allocation (reservation_id);
 CREATE INDEX message_message ON message (message_id);
 CREATE INDEX message_reservation ON message (reservation_id, source);
 CREATE INDEX record_message ON record (message_id);
-CREATE INDEX set_aside_place ON set_aside (topic, partition, offset);
+CREATE INDEX dead_letter_place ON dead_letter (topic, partition, offset);
 CREATE INDEX record_reservation ON record (reservation_id);
 """
 

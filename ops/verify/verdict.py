@@ -111,7 +111,7 @@ _COUNTS = {
     "records": "SELECT count(*) FROM record",
     "backlog": "SELECT count(*) FROM message WHERE NOT late AND NOT relayed",
     "repeated_records": "SELECT count(*) - count(DISTINCT message_id) FROM record",
-    "open_dead_letters": "SELECT count(*) FROM dead_letter",
+    "open_dead_letters": "SELECT count(*) FROM dead_letter WHERE state = 'OPEN'",
 }
 _IS_BUSY = "SELECT count(*) FROM message WHERE late"
 
