@@ -22,9 +22,6 @@ LOCK_FILE = "up.lock"
 # A process that tests the lock shares it for an instant; so long is that waited for.
 LOCK_WITHIN_S = 0.1
 
-# On one machine a crash should be noticed sooner than in a deployment.
-SHORT_LEASE = {"lease_s": 2.0}
-
 PrintStatus = Callable[[str], None]
 
 
@@ -120,7 +117,8 @@ def refuse_taken(host: str, port: int) -> None:
 
 def suggestions(brokers: int) -> dict[str, Any]:
     """Return the settings that suit one machine, without those that the environment sets."""
-    wanted: dict[str, Any] = dict(SHORT_LEASE)
+    # On one machine a crash should be noticed sooner than in a deployment.
+    wanted: dict[str, Any] = {"lease_s": 2.0}
     if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         wanted["topic_replication"] = 3 if brokers == 3 else 1  # noqa: PLR2004 - one on each broker
     return {name: value for name, value in wanted.items() if not os.environ.get(name.upper())}

@@ -84,8 +84,8 @@ def stop(some: Sequence[Node], report: Report) -> None:
             "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
         )
         has_ended = processes.end(_running([node]), patience_s=ARCHIVE_TIMEOUT_S)
-        if has_ended and _written(node).exists():
-            replace_file(_archive(), _written(node).read_bytes())
+        if has_ended and node.archive.exists():
+            replace_file(_archive(), node.archive.read_bytes())
         _clear_written(node)
     ending = _running(some)
     processes.terminate(ending)
@@ -111,13 +111,9 @@ def _archive() -> Path:
     return jars.folder() / f"start-{fits}.aot"
 
 
-def _written(node: Node) -> Path:
-    return node.home / "learnt.aot"
-
-
 def _clear_written(node: Node) -> None:
     """Remove an archive from where its JVM wrote it, complete or not."""
-    for leftover in node.home.glob(f"{_written(node).name}*"):
+    for leftover in node.home.glob(f"{node.archive.name}*"):
         leftover.unlink()
 
 
@@ -128,7 +124,7 @@ def _archived() -> list[str]:
 
 def _recording(node: Node) -> str:
     """Return the option with which a JVM writes an archive."""
-    return f"-XX:AOTCacheOutput={_written(node)}"
+    return f"-XX:AOTCacheOutput={node.archive}"
 
 
 def _running(some: Sequence[Node]) -> list[psutil.Process]:
@@ -137,11 +133,7 @@ def _running(some: Sequence[Node]) -> list[psutil.Process]:
 
 def _formatting(node: Node) -> list[psutil.Process]:
     """Return the processes that a killed start has left running."""
-    return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
-
-
-def _format_settings(node: Node) -> Path:
-    return node.home / "format.properties"
+    return processes.find("kafka.tools.StorageTool", str(node.format_settings))
 
 
 def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
@@ -153,7 +145,7 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
     _clear_written(node)
     if not node.records.exists():
         report(f"Formatting the storage of broker {node.broker.node}.")
-        write_settings(_format_settings(node), node, state, unfinished)
+        write_settings(node.format_settings, node, state, unfinished)
         _format(node, state, class_path)
         unfinished.rename(node.records)
 
@@ -161,7 +153,7 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
 def _format(node: Node, state: State, class_path: str) -> None:
     # One argument, since an id may begin with a dash like an option.
     cluster = f"--cluster-id={state.kafka_cluster}"
-    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(_format_settings(node)))
+    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
     command = [*_java(node, _archived(), class_path), *tool]
     with node.console.open("wb") as console:
         done = subprocess.run(command, check=False, stdout=console, stderr=console)

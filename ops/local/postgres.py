@@ -223,7 +223,7 @@ def account_for(data: Path, report: Report) -> Account:
     """Return the account that runs a server with this data directory."""
     if os.geteuid() != 0:
         return Account()
-    become = _setpriv(_server_user())
+    become = _setpriv()
     passing = (*become, *PASS_THROUGH, "--")
     version = [*passing, str(BINARIES / "postgres"), "--version"]
     if subprocess.run(version, check=False, capture_output=True, cwd="/").returncode != 0:
@@ -233,7 +233,8 @@ def account_for(data: Path, report: Report) -> Account:
     return Account(passing)
 
 
-def _server_user() -> pwd.struct_passwd:
+def _setpriv() -> tuple[str, ...]:
+    """Return the command that runs another as the server's user, who is made if missing."""
     try:
         ensure_user_exists(USER)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -241,16 +242,13 @@ def _server_user() -> pwd.struct_passwd:
             f"Postgres does not run as root, and the user {USER} cannot be created ({error}). "
             f"Create it (useradd {USER}), or start as another user, or set DATABASE_URL."
         ) from error
-    return pwd.getpwnam(USER)
-
-
-def _setpriv(user: pwd.struct_passwd) -> tuple[str, ...]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise LocalError(
             "Postgres does not run as root, and `setpriv` (of util-linux), which changes the user, is "
             "missing. Install it, or start as another user, or set DATABASE_URL."
         )
+    user = pwd.getpwnam(USER)
     return (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
 
 

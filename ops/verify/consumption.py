@@ -76,8 +76,6 @@ I13 = Invariant(
     (Remark(NOT_YET_CONSUMED, "{n} records are published and wait to be consumed"),),
 )
 
-CONSUMPTION = (I13,)
-
 
 def read_offsets(db: SnapshotDatabase, settings: Settings) -> None:
     """Enter the committed offsets of the consumer groups, each in the topics that it reads."""

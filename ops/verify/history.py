@@ -1,7 +1,4 @@
-"""I1, I12: the history of a reservation, its messages and the rooms' answers tell one story.
-
-Every query returns one sentence for each breach.
-"""
+"""I1, I12: the history of a reservation, its messages and the rooms' answers tell one story."""
 
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from ops.verify.verdict import Check, Invariant, Remark, lost
@@ -121,5 +118,3 @@ I12 = Invariant(
         """),
     ),
 )
-
-HISTORY = (I1, I12)

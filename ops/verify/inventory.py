@@ -1,7 +1,4 @@
-"""I3, I4, I5, I6, I7, I9: what the rooms hold is what was asked for, once, and never too much.
-
-Every query returns one sentence for each breach.
-"""
+"""I3, I4, I5, I6, I7, I9: what the rooms hold is what was asked for, once, and never too much."""
 
 from ops.verify.verdict import Check, Invariant, Remark, doubled, lost, oversold
 
@@ -167,5 +164,3 @@ I9 = Invariant(
         ),
     ),
 )
-
-INVENTORY = (I3, I4, I5, I6, I7, I9)

@@ -143,17 +143,7 @@ def _finding(
                 named.append(sentence)
         if check.harm:
             harms[check.harm] += count - before
-
-    return Finding(
-        invariant=invariant.name,
-        promise=invariant.promise,
-        how=invariant.how,
-        rows=db.number(invariant.rows),
-        violations=named,
-        violations_count=count,
-        notes=[
-            remark.sentence.format(n=n)
-            for remark in invariant.remarks
-            if (n := db.number(remark.count))
-        ],
-    )
+    counted = ((remark, db.number(remark.count)) for remark in invariant.remarks)
+    notes = [remark.sentence.format(n=n) for remark, n in counted if n]
+    checked = (invariant.name, invariant.promise, invariant.how, db.number(invariant.rows))
+    return Finding(*checked, named, count, notes)
