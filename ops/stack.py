@@ -140,10 +140,6 @@ def servers(
     if not parts:
         return nullcontext()
     embedded: AbstractContextManager[object] = embedded_servers().running(
-        data,
-        brokers=brokers,
-        parts=parts,
-        postgres_settings=postgres_settings,
-        report=print_status,
+        data, brokers=brokers, parts=parts, postgres_settings=postgres_settings, report=print_status
     )
     return embedded

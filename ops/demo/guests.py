@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
-from threading import Lock
 from typing import Self
 
 import httpx
@@ -67,8 +66,7 @@ class Guests:
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
         first = 1 + secrets.randbelow(2**40) * MEMBERS
         self.members = range(first, first + MEMBERS)
-        self.repeats = 0
-        self._counting = Lock()
+        self.repeats: list[Exception] = []  # why each was sent again
         self._clients = clients
         # One for all members: each client would read the certificates and open connections.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=clients))
@@ -77,7 +75,7 @@ class Guests:
                 api_url,
                 sign(settings, member, lifetime_s=3600),
                 patience_s=PATIENCE_S,
-                on_repeat=self._count,
+                on_repeat=self.repeats.append,
                 http=self._http,
             )
             for member in self.members
@@ -111,10 +109,6 @@ class Guests:
         if request.is_cancelled_later and reservation.status != "REJECTED":
             innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{request.key}-cancel")
         return Served(reservation.id, took_ms, has_result=not reservation.open)
-
-    def _count(self, _: Exception) -> None:
-        with self._counting:
-            self.repeats += 1
 
 
 def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> GuestRequest:

@@ -87,7 +87,8 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
     verdict = verify(
         stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
     )
-    return Outcome(served, stored, verdict, kills, guests.repeats, time.monotonic() - began_at)
+    seconds = time.monotonic() - began_at
+    return Outcome(served, stored, verdict, kills, len(guests.repeats), seconds)
 
 
 def compare(answered: Sequence[int], stored: Collection[int]) -> tuple[int, int]:

@@ -20,26 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
+import psutil
 from msgspec.structs import replace
 
 from ops import signals
 from ops.errors import LocalError
 from ops.local import jars, kafka, postgres
-from ops.local.node import BrokerSettings, Node, bootstrap_servers, nodes
+from ops.local.node import BrokerSettings, Node, bootstrap_servers, new_brokers, nodes
 from ops.local.postgres import Postgres
-from ops.local.state import (
-    Broker,
-    Report,
-    State,
-    erase,
-    load,
-    locked,
-    refuse_foreign,
-    require,
-    save,
-)
-from ops.local.status import POSTGRES, status
-from ops.ports import claim, free_port, free_ports
+from ops.local.state import Report, State, erase, load, locked, refuse_foreign, require, save
+from ops.ports import claim, free_port
 
 __all__ = [
     "BrokerSettings",
@@ -57,6 +47,7 @@ __all__ = [
 
 Part = Literal["postgres", "kafka"]
 CLUSTER_SIZES = (1, 3)
+POSTGRES = "postgres"
 ALL_PARTS: tuple[Part, ...] = ("postgres", "kafka")
 
 
@@ -66,6 +57,23 @@ class Servers:
 
     database_url: str
     kafka_bootstrap_servers: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One server's state now; the process id and the URL are None unless it runs."""
+
+    name: str
+    pid: int | None
+    port: int
+    url: str | None
+    version: str
+    data: Path
+    log: Path
+
+    @property
+    def state(self) -> Literal["running", "stopped"]:
+        return "stopped" if self.pid is None else "running"
 
 
 class StartOptions(TypedDict, total=False):
@@ -162,6 +170,23 @@ def running(
                 stop(data, keep=before, report=report)
 
 
+def status(data: Path) -> list[ServerStatus]:
+    """Return one row for each server that was ever started here."""
+    data = data.resolve()
+    state = load(data) or State()
+    rows = []
+    if port := state.postgres_port:
+        server = Postgres.within(data)
+        files = (server.data, server.log)
+        url, version = postgres.url(port), postgres.version()
+        rows.append(_status(POSTGRES, server.process(), port, url, version, *files))
+    for node in nodes(data, state):
+        files = (node.records, node.log)
+        url, version = bootstrap_servers([node.broker]), jars.kafka_version()
+        rows.append(_status(node.home.name, node.process(), node.broker.port, url, version, *files))
+    return rows
+
+
 def start_broker(
     data: Path, node: int = 1, *, kafka_settings: BrokerSettings | None = None
 ) -> None:
@@ -176,6 +201,13 @@ def start_broker(
 def kill_broker(data: Path, node: int = 1) -> None:
     """SIGKILL one broker, like a crash; takes no lock."""
     kafka.kill(_node(data.resolve(), node))
+
+
+def _status(
+    name: str, process: psutil.Process | None, port: int, url: str, version: str, *files: Path
+) -> ServerStatus:
+    pid = process.pid if process else None
+    return ServerStatus(name, pid, port, url if process else None, version, *files)
 
 
 def _node(data: Path, node: int) -> Node:
@@ -200,21 +232,12 @@ def _decide_brokers(data: Path, state: State, count: int) -> State:
         )
     if not state.brokers:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        return replace(state, kafka_cluster=cluster, brokers=_new_brokers(count))
+        return replace(state, kafka_cluster=cluster, brokers=new_brokers(count))
     some = nodes(data, state)
-    if any(node.process() for node in some) or all(map(_has_its_ports, some)):
+    if any(node.process() for node in some) or all(node.claims_its_ports() for node in some):
         # While one broker runs, the others must keep the ports that it has of them.
         return state
-    return replace(state, brokers=_new_brokers(count))
-
-
-def _new_brokers(count: int) -> tuple[Broker, ...]:
-    ports = iter(free_ports(2 * count))
-    return tuple(Broker(node, next(ports), next(ports)) for node in range(1, count + 1))
-
-
-def _has_its_ports(node: Node) -> bool:
-    return all(map(claim, (node.broker.port, node.broker.controller_port)))
+    return replace(state, brokers=new_brokers(count))
 
 
 def _stop(data: Path, report: Report, keep: Collection[str] = ()) -> None:

@@ -8,6 +8,7 @@ import psutil
 
 from ops.local import processes
 from ops.local.state import Broker, State, replace_file
+from ops.ports import claim, free_ports
 
 HOST = "127.0.0.1"
 
@@ -69,6 +70,14 @@ class Node:
 
     def process(self) -> psutil.Process | None:
         return processes.find_one("kafka.Kafka", str(self.settings))
+
+    def claims_its_ports(self) -> bool:
+        return all(map(claim, (self.broker.port, self.broker.controller_port)))
+
+
+def new_brokers(count: int) -> tuple[Broker, ...]:
+    ports = iter(free_ports(2 * count))
+    return tuple(Broker(node, next(ports), next(ports)) for node in range(1, count + 1))
 
 
 def nodes(data: Path, state: State) -> list[Node]:

@@ -42,10 +42,7 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 def verify(
-    settings: Settings,
-    *,
-    report: Report = silent,
-    named_max: int | None = VIOLATIONS_NAMED_MAX,
+    settings: Settings, *, report: Report = silent, named_max: int | None = VIOLATIONS_NAMED_MAX
 ) -> Verdict:
     """Check every invariant against the databases and topics of these settings, now.
 
