@@ -4,9 +4,7 @@ from ops.topics import topics_of
 from relay.audit.databases import Sources
 from relay.config import RelayConfig
 from relay.databases import Database
-from runtime.settings import Context, Role, Settings
-
-_ROLE: Role = "innbox_relay"
+from runtime.settings import Context, Settings
 
 
 def relay_config(settings: Settings, context: Context | None = None) -> RelayConfig:
@@ -24,7 +22,7 @@ def relay_config(settings: Settings, context: Context | None = None) -> RelayCon
         retention_days=settings.retention_days,
         partitions_ahead_days=settings.partitions_ahead_days,
         housekeeping_s=settings.housekeeping_s,
-        role=_ROLE,
+        role="innbox_relay",
         database=settings,
         host=settings.host,
         health_port=settings.health_port,

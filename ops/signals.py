@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers | int | None
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-ALL_SIGNALS = (signal.SIGINT, *ENDING_SIGNALS)
+ALL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Set for a process whose standard input is held open by its supervisor.
 SUPERVISED = "INNBOX_SUPERVISED"
@@ -26,7 +25,7 @@ def raising() -> Iterator[None]:
     def unwind(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    with _handling(unwind, ENDING_SIGNALS):
+    with _handling(unwind, [signal.SIGTERM, signal.SIGHUP]):
         yield
 
 

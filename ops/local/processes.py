@@ -23,7 +23,7 @@ RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 def find(*arguments: str) -> list[psutil.Process]:
     """Return the live processes with all of these arguments in their command line."""
     wanted = set(arguments)
-    return [process for process in _all() if wanted.issubset(command_line(process))]
+    return [process for process in _all() if wanted.issubset(_command_line(process))]
 
 
 def find_one(*arguments: str) -> psutil.Process | None:
@@ -40,12 +40,11 @@ def find_in(directory: Path, name: str) -> list[psutil.Process]:
     return found
 
 
-def command_line(process: psutil.Process) -> list[str]:
+def _command_line(process: psutil.Process) -> list[str]:
     """Return a process's arguments; none if it has ended, or the system hides it."""
-    try:
+    with suppress(psutil.Error):
         return list(process.cmdline())
-    except psutil.Error:
-        return []
+    return []
 
 
 def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
@@ -72,10 +71,9 @@ def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def end(processes: Iterable[psutil.Process], *, patience_s: float) -> bool:

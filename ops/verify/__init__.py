@@ -20,12 +20,14 @@ from ops.verify.delivery import I2, I8
 from ops.verify.history import I1, I12
 from ops.verify.inventory import I3, I4, I5, I6, I7, I9
 from ops.verify.snapshot import SCHEMA, build_indexes, record_row
-from ops.verify.verdict import VIOLATIONS_NAMED_MAX, Finding, Verdict, judge
+from ops.verify.verdict import Finding, Verdict, judge
 from relay.audit.snapshot import SnapshotDatabase
 from relay.audit.snapshot.topics import read_topics
 from runtime.settings import Settings
 
 __all__ = ["VIOLATIONS_NAMED_MAX", "Finding", "Verdict", "find_unconsumed", "verify"]
+
+VIOLATIONS_NAMED_MAX = 100
 
 INVARIANTS = (I1, I2, I3, I4, I5, I6, I7, I8, I9, I12, I13)
 
@@ -53,7 +55,7 @@ def verify(
     """
     with SnapshotDatabase(SCHEMA) as db:
         _read(db, settings, report)
-        return judge(db, INVARIANTS, named_max=named_max)
+        return judge(db, INVARIANTS, named_max)
 
 
 def find_unconsumed(

@@ -26,18 +26,16 @@ from runtime.settings import Settings
 
 GROUPS = {ROOMS_GROUP: (ROOM_RESERVE, ROOM_CANCEL), RESULTS_GROUP: (RESERVATION_RESULT,)}
 
-_PASSED = """
-    SELECT record.* FROM record JOIN passed USING (topic, partition)
-    WHERE record.offset < passed.offset AND NOT EXISTS (
-        SELECT 1 FROM dead_letter AS letter
-        WHERE (letter.topic, letter.partition, letter.offset)
-            = (record.topic, record.partition, record.offset)
-    )
-"""
-
 # The rows of `record` that were passed without an effect, and what there is instead.
 UNCONSUMED = f"""
-    WITH behind AS ({_PASSED})
+    WITH behind AS (
+        SELECT record.* FROM record JOIN passed USING (topic, partition)
+        WHERE record.offset < passed.offset AND NOT EXISTS (
+            SELECT 1 FROM dead_letter AS letter
+            WHERE (letter.topic, letter.partition, letter.offset)
+                = (record.topic, record.partition, record.offset)
+        )
+    )
     SELECT behind.*, 'the reservation has no allocation' AS instead
     FROM behind LEFT JOIN allocation USING (reservation_id)
     WHERE topic = '{ROOM_RESERVE}' AND allocation.state IS NULL

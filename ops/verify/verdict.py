@@ -11,8 +11,6 @@ from relay.audit.snapshot import SnapshotDatabase
 # What a breach means to a member, where it means one of these.
 Harm = Literal["lost", "doubled", "oversold"]
 
-VIOLATIONS_NAMED_MAX = 100
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -116,12 +114,7 @@ _COUNTS = {
 _IS_BUSY = "SELECT count(*) FROM message WHERE late"
 
 
-def judge(
-    db: SnapshotDatabase,
-    invariants: Sequence[Invariant],
-    *,
-    named_max: int | None = VIOLATIONS_NAMED_MAX,
-) -> Verdict:
+def judge(db: SnapshotDatabase, invariants: Sequence[Invariant], named_max: int | None) -> Verdict:
     """Ask a filled database for every breach, and name so many of each invariant; None names all."""
     harms: Counter[str] = Counter(lost=0, doubled=0, oversold=0)
     findings = [_finding(db, invariant, harms, named_max) for invariant in invariants]
