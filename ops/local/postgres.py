@@ -97,11 +97,12 @@ class Account:
 @dataclass(frozen=True, slots=True)
 class Postgres:
     data: Path
+    unfinished: Path
     log: Path
 
     @classmethod
     def within(cls, data: Path) -> "Postgres":
-        return cls(data / "postgres", data / "postgres.log")
+        return cls(data / "postgres", data / "postgres.new", data / "postgres.log")
 
     def process(self) -> psutil.Process | None:
         return processes.find_one(str(BINARIES / "postgres"), "-D", str(self.data))
@@ -122,11 +123,10 @@ def clear_leftovers(server: Postgres) -> None:
 
     Call it before a start: a start that was killed may still be in progress.
     """
-    unfinished = _unfinished(server)
-    for program, data in (("initdb", unfinished), ("pg_ctl", server.data)):
+    for program, data in (("initdb", server.unfinished), ("pg_ctl", server.data)):
         processes.kill(processes.find(str(BINARIES / program), str(data)))
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    if server.unfinished.exists():
+        shutil.rmtree(server.unfinished)
     if server.process() is None:
         # Children of a killed server (they rewrite their command lines) end by themselves; one
         # that hangs would prevent the start.
@@ -174,10 +174,6 @@ def stop(server: Postgres) -> None:
         processes.kill([process])
 
 
-def _unfinished(server: Postgres) -> Path:
-    return server.data.with_name("postgres.new")
-
-
 def _prepare_log(server: Postgres, account: Account) -> None:
     if server.log.exists() and server.log.stat().st_size > LOG_BYTES_MAX:
         server.log.replace(server.log.with_suffix(".log.old"))
@@ -186,15 +182,14 @@ def _prepare_log(server: Postgres, account: Account) -> None:
 
 
 def _initialise(server: Postgres, account: Account, *, durable: bool) -> None:
-    unfinished = _unfinished(server)
-    unfinished.mkdir(mode=0o700)
-    account.own(unfinished)
+    server.unfinished.mkdir(mode=0o700)
+    account.own(server.unfinished)
     options = [*INITDB_OPTIONS, *([] if durable else ["--no-sync"])]
-    if not account.run("initdb", *options, "-D", str(unfinished), output=server.log):
+    if not account.run("initdb", *options, "-D", str(server.unfinished), output=server.log):
         raise failed("Postgres could not create its data directory", server.log)
-    with (unfinished / "postgresql.conf").open("a") as settings:
+    with (server.unfinished / "postgresql.conf").open("a") as settings:
         settings.write("include 'innbox.conf'\n")
-    unfinished.rename(server.data)
+    server.unfinished.rename(server.data)
 
 
 def _create_database(server: Postgres, port: int) -> None:
