@@ -120,7 +120,7 @@ def suggestions(brokers: int) -> dict[str, Any]:
     # On one machine a crash should be noticed sooner than in a deployment.
     wanted: dict[str, Any] = {"lease_s": 2.0}
     if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        wanted["topic_replication"] = 3 if brokers == 3 else 1  # noqa: PLR2004 - one on each broker
+        wanted["topic_replication"] = brokers  # a copy on each
     return {name: value for name, value in wanted.items() if not os.environ.get(name.upper())}
 
 
