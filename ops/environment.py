@@ -52,22 +52,17 @@ def embedded_servers() -> Any:  # noqa: ANN401 - a module that may not be instal
 
 def as_environment(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a child process these settings."""
-    variables = dict(os.environ)
-    for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
-        if name == "jwt_key":
-            variables["JWT_KEY"] = settings.jwt_key.get_secret_value()
-        else:
-            variables[name.upper()] = _one_line(value)
+    given = settings.model_dump(mode="json", exclude_defaults=True, exclude={"jwt_key"})
+    variables = os.environ | {name.upper(): _one_line(value) for name, value in given.items()}
+    if key := settings.jwt_key.get_secret_value():
+        variables["JWT_KEY"] = key
     return variables
 
 
 def _one_line(value: object) -> str:
-    match value:
-        case dict():
-            return json.dumps(value)
-        case list():
-            return ",".join(value)
-    return str(value)
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def signing_key(data: Path) -> str:

@@ -49,8 +49,7 @@ def check(url: str) -> None:
 def current_and_head(url: str) -> tuple[str | None, str | None]:
     """Return the database's revision and the newest one."""
     with _refusals():
-        script = ScriptDirectory.from_config(_config(url))
-        head = script.get_current_head()
+        head = ScriptDirectory.from_config(_config(url)).get_current_head()
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision(), head

@@ -1,13 +1,10 @@
 """What the relay and an audit are told, from innbox's settings."""
 
-from innbox_process.config import DatabaseConfig
 from ops.topics import topics_of
 from relay.audit.databases import Sources
 from relay.config import RelayConfig
 from relay.databases import Database
-from runtime.settings import Context, Role, Settings
-
-_ROLE: Role = "innbox_relay"
+from runtime.settings import Context, Settings
 
 
 def relay_config(settings: Settings, context: Context | None = None) -> RelayConfig:
@@ -25,22 +22,11 @@ def relay_config(settings: Settings, context: Context | None = None) -> RelayCon
         retention_days=settings.retention_days,
         partitions_ahead_days=settings.partitions_ahead_days,
         housekeeping_s=settings.housekeeping_s,
-        role=_ROLE,
-        database=database_config(settings),
+        role="innbox_relay",
+        database=settings,
         host=settings.host,
         health_port=settings.health_port,
         shutdown_s=settings.shutdown_s,
-    )
-
-
-def database_config(settings: Settings) -> DatabaseConfig:
-    """Return how innbox's processes talk to Postgres."""
-    return DatabaseConfig(
-        pool_size=settings.pool_size,
-        pool_timeout_s=settings.pool_timeout_s,
-        statement_timeout_s=settings.statement_timeout_s,
-        behind_pgbouncer=settings.behind_pgbouncer,
-        database_roles=settings.database_roles,
     )
 
 
@@ -58,5 +44,5 @@ def audit_sources(settings: Settings, context: Context | None = None) -> Sources
         settings.kafka,
         settings.kafka_prefix,
         others=tuple(one for one in known if one not in chosen),
-        database=database_config(settings),
+        database=settings,
     )

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-Handler = Callable[[int, FrameType | None], None] | signal.Handlers
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-ALL_SIGNALS = (signal.SIGINT, *ENDING_SIGNALS)
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers | int | None
+ALL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Set for a process whose standard input is held open by its supervisor.
 SUPERVISED = "INNBOX_SUPERVISED"
@@ -26,16 +25,14 @@ def raising() -> Iterator[None]:
     def unwind(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    with _restored(ALL_SIGNALS):
-        _handle(ENDING_SIGNALS, unwind)
+    with _handling(unwind, [signal.SIGTERM, signal.SIGHUP]):
         yield
 
 
 @contextmanager
 def ignoring() -> Iterator[None]:
     """Ignore the signals in a short block that must finish. Programs started in it ignore them too."""
-    with _restored(ALL_SIGNALS):
-        _handle(ALL_SIGNALS, signal.SIG_IGN)
+    with _handling(signal.SIG_IGN, ALL_SIGNALS):
         yield
 
 
@@ -43,8 +40,7 @@ def ignoring() -> Iterator[None]:
 def postponed() -> Iterator[None]:
     """Handle a signal at the end of the block, which must not be interrupted."""
     received: list[int] = []
-    with _restored(ALL_SIGNALS):
-        _handle(ALL_SIGNALS, lambda number, _: received.append(number))
+    with _handling(lambda number, _: received.append(number), ALL_SIGNALS):
         yield
     if received:
         signal.raise_signal(received[0])
@@ -53,7 +49,7 @@ def postponed() -> Iterator[None]:
 def ignore_further() -> None:
     """Ignore the signals until the surrounding block of this module ends."""
     # A handler, since a program that is started meanwhile would inherit SIG_IGN.
-    _handle(ALL_SIGNALS, lambda *_: None)
+    _handle(lambda *_: None, ALL_SIGNALS)
 
 
 def end_with_supervisor() -> None:
@@ -73,21 +69,18 @@ def _end_at_eof() -> None:
 
 
 @contextmanager
-def _restored(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in numbers}
+def _handling(handler: Handler, numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Handle these signals within the block; all handlers are restored, also what the block changed."""
+    before = {number: signal.getsignal(number) for number in ALL_SIGNALS}
     try:
+        _handle(handler, numbers)
         yield
     finally:
-        if _may_handle():
-            for number, previous in before.items():
-                signal.signal(number, previous)
+        for number, previous in before.items():
+            _handle(previous, [number])
 
 
-def _handle(numbers: Sequence[signal.Signals], handler: Handler) -> None:
-    if _may_handle():
+def _handle(handler: Handler, numbers: Sequence[signal.Signals]) -> None:
+    if threading.current_thread() is threading.main_thread():
         for number in numbers:
             signal.signal(number, handler)
-
-
-def _may_handle() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,6 @@ API_URL_FILE = "api.url"
 LOCK_FILE = "up.lock"
 # A process that tests the lock shares it for an instant; so long is that waited for.
 LOCK_WITHIN_S = 0.1
-
-# On one machine a crash should be noticed sooner than in a deployment.
-SHORT_LEASE = {"lease_s": 2.0}
 
 PrintStatus = Callable[[str], None]
 
@@ -120,38 +117,29 @@ def refuse_taken(host: str, port: int) -> None:
 
 def suggestions(brokers: int) -> dict[str, Any]:
     """Return the settings that suit one machine, without those that the environment sets."""
-    wanted: dict[str, Any] = dict(SHORT_LEASE)
+    # On one machine a crash should be noticed sooner than in a deployment.
+    wanted: dict[str, Any] = {"lease_s": 2.0}
     if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        wanted["topic_replication"] = 3 if brokers == 3 else 1  # noqa: PLR2004 - one on each broker
+        wanted["topic_replication"] = brokers  # a copy on each
     return {name: value for name, value in wanted.items() if not os.environ.get(name.upper())}
 
 
-@contextmanager
 def servers(
     data: Path,
     print_status: PrintStatus,
     *,
     brokers: int,
     postgres_settings: Mapping[str, object] | None = None,
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Provide servers for the length of a block: the environment's, else embedded ones.
 
     `postgres_settings` apply to an embedded Postgres alone.
     """
-    parts: list[str] = []
-    if not os.environ.get("DATABASE_URL"):
-        parts.append("postgres")
-    if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        parts.append("kafka")
+    named_by = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS"}
+    parts = [part for part, variable in named_by.items() if not os.environ.get(variable)]
     if not parts:
-        yield
-        return
-
-    with embedded_servers().running(
-        data,
-        brokers=brokers,
-        parts=parts,
-        postgres_settings=postgres_settings,
-        report=print_status,
-    ):
-        yield
+        return nullcontext()
+    embedded: AbstractContextManager[object] = embedded_servers().running(
+        data, brokers=brokers, parts=parts, postgres_settings=postgres_settings, report=print_status
+    )
+    return embedded

@@ -10,12 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from secrets import token_hex
 from threading import Event, Lock, Thread
-from types import TracebackType
 from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -26,7 +25,7 @@ from ops import signals
 from ops.environment import as_environment
 from ops.errors import quoted
 from ops.ports import free_port
-from runtime.settings import Context, Settings
+from runtime.settings import Settings
 
 _CHECK_S = 0.1
 _RESTART_S_MIN, _RESTART_S_MAX = 0.2, 5.0
@@ -49,7 +48,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     started_at: float = 0.0
-    wait_s: float = field(default=_RESTART_S_MIN)
+    wait_s: float = _RESTART_S_MIN
     # New for each start; the process repeats it in its health answer.
     instance: str = ""
 
@@ -74,19 +73,12 @@ class ChildState:
 
 def children_of(settings: Settings, logs: Path) -> list[Child]:
     """Return the four processes; a relay for each database."""
-    relays: list[tuple[str, Context]] = [
-        ("relay" if len(settings.databases) == 1 else f"relay-{contexts[0]}", contexts[0])
-        for contexts in settings.databases.values()
-    ]
-    return [
-        _child("api", ["api"], settings, logs, settings.api_port),
-        *(
-            _child(name, ["relay", "--context", context], settings, logs)
-            for name, context in relays
-        ),
-        _child("rooms", ["rooms"], settings, logs),
-        _child("results", ["results"], settings, logs),
-    ]
+    commands = {"api": ["api"]}
+    for context, *_ in settings.databases.values():
+        name = "relay" if len(settings.databases) == 1 else f"relay-{context}"
+        commands[name] = ["relay", "--context", context]
+    commands |= {"rooms": ["rooms"], "results": ["results"]}
+    return [_child(name, command, settings, logs) for name, command in commands.items()]
 
 
 class Supervisor:
@@ -110,12 +102,7 @@ class Supervisor:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def kill(self, name: str) -> int:
@@ -175,10 +162,8 @@ class NotReady(CommandError):
         super().__init__("these processes are not ready:\n" + "\n".join(lines) + logs)
 
 
-def _child(
-    name: str, command: list[str], settings: Settings, logs: Path, port: int | None = None
-) -> Child:
-    port = port or free_port()
+def _child(name: str, command: list[str], settings: Settings, logs: Path) -> Child:
+    port = (name == "api" and settings.api_port) or free_port()
     environment = as_environment(settings) | {"HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
     arguments = [sys.executable, "-P", "-m", "innbox", *command]
     url = f"http://{settings.host}:{port}"
@@ -190,12 +175,12 @@ def _start(child: Child) -> None:
     child.started_at = time.monotonic()
     _close_stdin(child)
     child.instance = token_hex(8)
-    own = {signals.SUPERVISED: "1", INSTANCE: child.instance}
+    own = child.environment | {signals.SUPERVISED: "1", INSTANCE: child.instance}
     with child.log.open("ab") as log:
         # A session of its own: only the supervisor receives Ctrl-C, and stops the children in order.
         child.process = subprocess.Popen(
             child.arguments,
-            env=child.environment | own,
+            env=own,
             # Never written to: it closes when the supervisor ends, even by SIGKILL.
             stdin=subprocess.PIPE,
             stdout=log,
@@ -227,16 +212,8 @@ def _end(children: Collection[Child], within_s: float) -> None:
 def _state(child: Child) -> ChildState:
     answer, problems = _answer(child)
     is_ready = answer is not None and answer.get("ready") is True
-    return ChildState(
-        child.name,
-        child.pid,
-        child.restarts,
-        is_ready,
-        problems,
-        child.log,
-        child.health_url,
-        answer is not None,
-    )
+    now = (child.name, child.pid, child.restarts, is_ready, problems)
+    return ChildState(*now, child.log, child.health_url, answers=answer is not None)
 
 
 def _answer(child: Child) -> tuple[dict[str, Any] | None, str]:
@@ -244,11 +221,9 @@ def _answer(child: Child) -> tuple[dict[str, Any] | None, str]:
     if child.pid is None:
         return None, "not running"
     try:
-        body = _body(f"{child.health_url}/healthz/ready")
+        answer = json.loads(_body(f"{child.health_url}/healthz/ready"))
     except (OSError, HTTPException):
         return None, "starting"
-    try:
-        answer = json.loads(body)
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or answer.get("instance") != child.instance:

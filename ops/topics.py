@@ -2,13 +2,7 @@
 
 from collections.abc import Iterable
 
-from domain.messages import (
-    RESERVATION_RESULT,
-    ROOM_CANCEL,
-    ROOM_RESERVE,
-    TOPICS,
-    VALUE_BYTES_MAX,
-)
+from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE, TOPICS, VALUE_BYTES_MAX
 from relay import topics
 from relay.config import CURSOR_TOPIC
 from relay.topics import Topic, of_cursors, of_messages

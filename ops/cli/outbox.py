@@ -68,7 +68,7 @@ class InnboxOutboxes:
     ) -> list[dict[str, Any]]:
         """Return the window's records that their consumer group is past without an effect."""
         from ops.environment import settings_for
-        from ops.verify.unconsumed import find_unconsumed
+        from ops.verify import find_unconsumed
 
         settings = settings_for(self.data)
         return find_unconsumed(

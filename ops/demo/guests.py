@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
-from threading import Lock
 from typing import Self
 
 import httpx
@@ -65,9 +64,9 @@ class Guests:
     """
 
     def __init__(self, api_url: str, settings: Settings, *, clients: int) -> None:
-        self.members = _new_members()
-        self.repeats = 0
-        self._counting = Lock()
+        first = 1 + secrets.randbelow(2**40) * MEMBERS
+        self.members = range(first, first + MEMBERS)
+        self.repeats: list[Exception] = []  # why each was sent again
         self._clients = clients
         # One for all members: each client would read the certificates and open connections.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=clients))
@@ -76,7 +75,7 @@ class Guests:
                 api_url,
                 sign(settings, member, lifetime_s=3600),
                 patience_s=PATIENCE_S,
-                on_repeat=self._count,
+                on_repeat=self.repeats.append,
                 http=self._http,
             )
             for member in self.members
@@ -96,7 +95,8 @@ class Guests:
                 for one in as_completed(sent):
                     yield one.result()
             finally:
-                self._stop()
+                for innbox in self._innboxes.values():
+                    innbox.close()  # so that none repeats a request
                 pool.shutdown(cancel_futures=True)
 
     def _send(self, request: GuestRequest) -> Served:
@@ -110,20 +110,6 @@ class Guests:
             innbox.cancel(reservation.id, wait_s=WAIT_S, key=f"{request.key}-cancel")
         return Served(reservation.id, took_ms, has_result=not reservation.open)
 
-    def _stop(self) -> None:
-        """Close the clients, so that none repeats a request."""
-        for innbox in self._innboxes.values():
-            innbox.close()
-
-    def _count(self, _: Exception) -> None:
-        with self._counting:
-            self.repeats += 1
-
-
-def _new_members() -> range:
-    first = 1 + secrets.randbelow(2**40) * MEMBERS
-    return range(first, first + MEMBERS)
-
 
 def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -> GuestRequest:
     season = hotel.season
@@ -131,9 +117,8 @@ def _request(hotel: Hotel, opens_on: date, number: int, chance: random.Random) -
     latest = season.nights - length
     first = chance.randint(0, latest)
     if season.busy_nights and chance.random() < BUSY_SHARE:
-        first = min(
-            latest, max(0, chance.choice(season.busy_nights) - chance.randint(0, length - 1))
-        )
+        wanted = chance.choice(season.busy_nights) - chance.randint(0, length - 1)
+        first = min(latest, max(0, wanted))
     check_in = opens_on + timedelta(days=first)
     return GuestRequest(
         key=f"demo-{number}",

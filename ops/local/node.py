@@ -8,6 +8,7 @@ import psutil
 
 from ops.local import processes
 from ops.local.state import Broker, State, replace_file
+from ops.ports import claim, free_ports
 
 HOST = "127.0.0.1"
 
@@ -16,11 +17,11 @@ BrokerSettings = Callable[[Broker], Mapping[str, object]]
 
 SETTINGS = """\
 process.roles=broker,controller
-node.id={node}
+node.id={broker.node}
 controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{broker.port},CONTROLLER://{host}:{broker.controller_port}
+advertised.listeners=PLAINTEXT://{host}:{broker.port}
 log.dirs={log_dirs}
 
 auto.create.topics.enable=false
@@ -53,30 +54,30 @@ class Node:
 
     broker: Broker
     home: Path
+    records: Path
+    settings: Path
+    format_settings: Path
+    log: Path
+    console: Path  # the JVM's output, for errors before it can log
+    archive: Path  # where its JVM writes a class archive
 
     @classmethod
     def within(cls, data: Path, broker: Broker) -> "Node":
-        return cls(broker, data / f"kafka-{broker.node}")
-
-    @property
-    def records(self) -> Path:
-        return self.home / "records"
-
-    @property
-    def settings(self) -> Path:
-        return self.home / "server.properties"
-
-    @property
-    def log(self) -> Path:
-        return self.home / "server.log"
-
-    @property
-    def console(self) -> Path:
-        """The JVM's output, for errors before it can log."""
-        return self.home / "console.log"
+        home = data / f"kafka-{broker.node}"
+        settings = (home / "server.properties", home / "format.properties")
+        logs = (home / "server.log", home / "console.log")
+        return cls(broker, home, home / "records", *settings, *logs, home / "learnt.aot")
 
     def process(self) -> psutil.Process | None:
         return processes.find_one("kafka.Kafka", str(self.settings))
+
+    def claims_its_ports(self) -> bool:
+        return all(map(claim, (self.broker.port, self.broker.controller_port)))
+
+
+def new_brokers(count: int) -> tuple[Broker, ...]:
+    ports = iter(free_ports(2 * count))
+    return tuple(Broker(node, next(ports), next(ports)) for node in range(1, count + 1))
 
 
 def nodes(data: Path, state: State) -> list[Node]:
@@ -93,11 +94,9 @@ def write_settings(
     replicas = len(state.brokers)
     voters = (f"{each.node}@{HOST}:{each.controller_port}" for each in state.brokers)
     content = SETTINGS.format(
-        node=node.broker.node,
+        broker=node.broker,
         voters=",".join(voters),
         host=HOST,
-        port=node.broker.port,
-        controller_port=node.broker.controller_port,
         log_dirs=log_dirs,
         replicas=replicas,
         in_sync=min(2, replicas),

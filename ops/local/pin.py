@@ -23,24 +23,17 @@ def main(version: str) -> None:
         maven = MavenContext(repo_cache=Path(scratch), timeout=60)
         kafka = _resolve(maven, f"org.apache.kafka:kafka_2.13:{version}")
         log4j = next(each.version for each in kafka if each.artifactId == "log4j-core")
-        found = {
-            _name(each): each for each in [*kafka, *_resolve(maven, EXTRA.format(log4j=log4j))]
-        }
-        LOCK.write_text("".join(f"{name} {_fingerprint(each)}\n" for name, each in found.items()))
+        found = {}
+        for each in [*kafka, *_resolve(maven, EXTRA.format(log4j=log4j))]:
+            name = f"{each.groupId}:{each.artifactId}:{each.version}"
+            jar = each.artifact.resolve().read_bytes()
+            found[name] = f"{name} {len(jar)} {hashlib.sha256(jar).hexdigest()}\n"
+        LOCK.write_text("".join(found.values()))
 
 
 def _resolve(maven: Any, coordinate: str) -> list[Any]:  # noqa: ANN401 - jgo ships no types
     inputs, transitive = maven.resolver.resolve([maven.create_dependency(coordinate)])
     return [*inputs, *transitive]
-
-
-def _name(dependency: Any) -> str:  # noqa: ANN401
-    return f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}"
-
-
-def _fingerprint(dependency: Any) -> str:  # noqa: ANN401
-    jar = dependency.artifact.resolve().read_bytes()
-    return f"{len(jar)} {hashlib.sha256(jar).hexdigest()}"
 
 
 if __name__ == "__main__":

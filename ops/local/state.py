@@ -10,13 +10,13 @@ One process at a time changes the servers of a directory.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
 import msgspec
 
-from ops.local.errors import LocalError
+from ops.errors import LocalError
 from ops.locks import LockHeld, holding
 
 LOCK_TIMEOUT_S = 180
@@ -27,15 +27,8 @@ LOCK_FILE = "servers.lock"
 PROCESS_FILES = ("jwt.key", "jwt.[0-9]*", "up.lock", "api.url", "logs")
 # Only the logs of innbox's processes: a directory of this name may hold others.
 LOGS = tuple(f"logs/{name}.log" for name in ("api", "relay", "relay-*", "rooms", "results"))
-OWN_FILES = (
-    "postgres*",
-    "kafka-*",
-    *LOGS,
-    *PROCESS_FILES,
-    f"{STATE_FILE}.new",
-    STATE_FILE,
-    LOCK_FILE,
-)
+NEW_STATE_FILE = f"{STATE_FILE}.new"
+OWN_FILES = ("postgres*", "kafka-*", *LOGS, *PROCESS_FILES, NEW_STATE_FILE, STATE_FILE, LOCK_FILE)
 
 Report = Callable[[str], None]
 
@@ -54,9 +47,8 @@ class State(msgspec.Struct, frozen=True):
     brokers: tuple[Broker, ...] = ()
 
     def broker(self, node: int) -> Broker:
-        for broker in self.brokers:
-            if broker.node == node:
-                return broker
+        if 1 <= node <= len(self.brokers):
+            return self.brokers[node - 1]
         raise LocalError(
             f"There is no broker {node}: this cluster has {len(self.brokers)}. "
             "Its first start decides a cluster's size."
@@ -92,23 +84,13 @@ def replace_file(path: Path, content: bytes) -> None:
 def refuse_foreign(data: Path) -> None:
     """Raise `LocalError` if the directory has files, and is no data directory."""
     if data.exists() and load(data) is None:
-        own = (LOCK_FILE, f"{STATE_FILE}.new", *PROCESS_FILES)
+        own = (LOCK_FILE, NEW_STATE_FILE, *PROCESS_FILES)
         names = sorted(entry.name for entry in data.iterdir())
         if foreign := [name for name in names if not any(fnmatch(name, one) for one in own)]:
             raise LocalError(
                 f"{data} is not a data directory of the embedded servers: it holds "
                 f"{', '.join(foreign[:3])}. Choose an empty or a new directory."
             )
-
-
-def adopt(data: Path) -> State:
-    """Return the directory's state; an empty or new directory becomes a data directory."""
-    refuse_foreign(data)
-    state = load(data)
-    if state is None:
-        state = State()
-        save(data, state)
-    return state
 
 
 def require(data: Path) -> State:
@@ -132,11 +114,9 @@ def erase(data: Path) -> None:
     _remove_if_empty(data)
 
 
-@contextmanager
-def locked(data: Path, report: Report) -> Iterator[None]:
+def locked(data: Path, report: Report) -> AbstractContextManager[None]:
     """Lock the directory for the length of a block, and make it if it is missing."""
-    with exclusive(data / LOCK_FILE, report):
-        yield
+    return exclusive(data / LOCK_FILE, report)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ as the relay finds them, by the difference of snapshots. No clock takes part in 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -61,11 +60,7 @@ TABLES: dict[Context, dict[str, str]] = {
     },
 }
 
-OPEN_DEAD_LETTERS = """
-    SELECT topic, partition, "offset" FROM consumers.dead_letter WHERE state = 'OPEN'
-"""
-
-SET_ASIDE = 'SELECT topic, partition, "offset" FROM consumers.dead_letter'
+DEAD_LETTERS = 'SELECT topic, partition, "offset", state FROM consumers.dead_letter'
 
 _MESSAGE = """message.position, message.message_id::text, message.topic, message.key,
     message.headers->>'ce_source', extract(epoch FROM message.created_at)::float8"""
@@ -85,16 +80,13 @@ LATE_MESSAGES = f"""
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshots:
-    """What was visible when each database, by its URL, was read; and the topics they declare."""
+def read_databases(
+    db: SnapshotDatabase, settings: Settings, report: Report
+) -> tuple[dict[str, str], set[str]]:
+    """Enter both contexts and their outboxes, each database as of one instant.
 
-    by_url: dict[str, str]
-    topics: frozenset[str]
-
-
-def read_databases(db: SnapshotDatabase, settings: Settings, report: Report) -> Snapshots:
-    """Enter both contexts and their outboxes, each database as of one instant."""
+    Returns what was visible then, by the URL of each database, and the topics that they declare.
+    """
     snapshots: dict[str, str] = {}
     topics: set[str] = set()
     for url, contexts in settings.databases.items():
@@ -102,24 +94,21 @@ def read_databases(db: SnapshotDatabase, settings: Settings, report: Report) -> 
             snapshots[url] = snapshot(connection)
             topics.update(outbox.known_topics(connection))
             _enter(db, connection, contexts, report)
-    return Snapshots(snapshots, frozenset(topics))
+    return snapshots, topics
 
 
 def read_late(
-    db: SnapshotDatabase, settings: Settings, snapshots: Snapshots, report: Report
+    db: SnapshotDatabase, settings: Settings, snapshots: dict[str, str], report: Report
 ) -> None:
     """Enter the messages committed since the snapshots; call this after reading the topics."""
-    for url, until in snapshots.by_url.items():
+    for url, until in snapshots.items():
         with as_of_now(settings, url, "verify") as connection:
             rows = stream(connection, LATE_MESSAGES, {"snapshot": until})
             db.insert("message", reported("late messages", map(_message, rows), report))
 
 
 def _enter(
-    db: SnapshotDatabase,
-    connection: Connection,
-    contexts: Sequence[Context],
-    report: Report,
+    db: SnapshotDatabase, connection: Connection, contexts: Sequence[Context], report: Report
 ) -> None:
     kept_from = complete_from(connection)
     for context in contexts:
@@ -128,8 +117,7 @@ def _enter(
             what = f"{table.replace('_', ' ')}s"
             db.insert(table, reported(what, stream(connection, query), report))
 
-    db.insert("dead_letter", stream(connection, OPEN_DEAD_LETTERS))
-    db.insert("set_aside", stream(connection, SET_ASIDE))
+    db.insert("dead_letter", stream(connection, DEAD_LETTERS))
     messages = map(_message, stream(connection, MESSAGES))
     db.insert("message", reported("messages", messages, report))
 

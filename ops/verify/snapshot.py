@@ -6,6 +6,7 @@ An invariant is one query that returns what breaks it. Dates and ids are as they
 serve only to explain what the topics, read later, already contain.
 """
 
+from datetime import date
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,6 @@ import msgspec
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from innbox_process.records import Record
-from ops.verify import offsets
 from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, seconds, topics
 from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
@@ -33,9 +33,7 @@ CREATE TABLE room_night (
     room_id INTEGER, night, capacity, taken, capacity_peak, PRIMARY KEY (room_id, night)
 );
 CREATE TABLE guard (definition);
-CREATE TABLE dead_letter (topic, partition, offset);
--- Dead letters of any state, decided ones included.
-CREATE TABLE set_aside (topic, partition INTEGER, offset INTEGER);
+CREATE TABLE dead_letter (topic, partition INTEGER, offset INTEGER, state);
 CREATE TABLE message (
     position, message_id, topic, key, source, created_at, relayed, late, value,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
@@ -45,7 +43,8 @@ CREATE TABLE record (
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 {topics.SCHEMA}
-{offsets.SCHEMA}
+-- Records of a partition before `offset` are behind the group of consumers of its topic.
+CREATE TABLE passed (topic, partition INTEGER, offset INTEGER);
 -- From when on the outbox of a context is complete; 0 if retention has dropped nothing of it.
 CREATE TABLE context (source, complete_from);
 CREATE TABLE calendar (night PRIMARY KEY);
@@ -59,11 +58,15 @@ CREATE INDEX allocation_reservation ON allocation (reservation_id);
 CREATE INDEX message_message ON message (message_id);
 CREATE INDEX message_reservation ON message (reservation_id, source);
 CREATE INDEX record_message ON record (message_id);
-CREATE INDEX set_aside_place ON set_aside (topic, partition, offset);
+CREATE INDEX dead_letter_place ON dead_letter (topic, partition, offset);
 CREATE INDEX record_reservation ON record (reservation_id);
 """
 
-VIEWS = f"""
+DERIVED = f"""
+-- The transitions that asked the rooms, and those that the rooms' answers brought about.
+CREATE VIEW sent AS SELECT * FROM transition WHERE status IN ('PENDING', 'CANCELLING');
+CREATE VIEW settled AS
+    SELECT * FROM transition WHERE status IN ('CONFIRMED', 'REJECTED', 'CANCELLED');
 CREATE VIEW request AS SELECT * FROM message WHERE source = '{RESERVATIONS_SOURCE}';
 CREATE VIEW result AS
     SELECT * FROM message WHERE source = '{ROOMS_SOURCE}' AND topic = '{RESERVATION_RESULT}';
@@ -81,10 +84,8 @@ CREATE VIEW kept AS SELECT
 CREATE VIEW trimmed AS
     SELECT topic, max(coalesce(first_at, 1e18)) + {CLOCKS_DIFFER_S} AS until
     FROM partition WHERE low > 0 GROUP BY topic;
-"""
 
-# What the room side says it did, by reservation, from its results alone.
-ANSWERS = f"""
+-- What the room side says it did, by reservation, from its results alone.
 CREATE TABLE answer AS SELECT
     reservation_id,
     min(CASE status WHEN 'SUCCESS' THEN position END) AS held_at,
@@ -104,12 +105,7 @@ INSERT INTO stay
     SELECT reservation_id, room_id, check_in, check_out, NULL FROM allocation
     WHERE reservation_id NOT IN (SELECT reservation_id FROM stay);
 CREATE INDEX stay_reservation ON stay (reservation_id);
-"""
 
-# Every night taken (+1) or given back (-1), at the position of the result that says so. The nights of a
-# batch are locked before its results are appended, so positions are in the order of the changes.
-# CROSS JOIN is SQLite's way to say: look the few nights of each stay up, not the stays of each night.
-CHANGES = """
 CREATE TABLE held AS
     SELECT reservation_id, held_at, released_at FROM answer WHERE held_at IS NOT NULL;
 -- Taken before the oldest result that retention kept: only the allocation remembers.
@@ -119,6 +115,9 @@ INSERT INTO held
     WHERE results_from > 0 AND held_at IS NULL AND reserve_message_id IS NOT NULL
       AND reason IS NULL AND (state = 'HELD' OR released_at IS NOT NULL);
 
+-- Every night taken (+1) or given back (-1), at the position of the result that says so. The nights of a
+-- batch are locked before its results are appended, so positions are in the order of the changes.
+-- CROSS JOIN is SQLite's way to say: look the few nights of each stay up, not the stays of each night.
 CREATE TABLE change AS
     SELECT room_id, night, held_at AS position, 1 AS step
     FROM held JOIN stay USING (reservation_id)
@@ -136,19 +135,12 @@ CREATE TABLE held_night AS
 CREATE INDEX held_night_night ON held_night (room_id, night);
 """
 
-# One row for each night of the calendar, both its ends included.
-CALENDAR = """
-WITH RECURSIVE day (night) AS (
-    SELECT :begins_on UNION ALL SELECT date(night, '+1 day') FROM day WHERE night < :ends_on
-) INSERT INTO calendar SELECT night FROM day
-"""
-
 
 def build_indexes(db: SnapshotDatabase) -> None:
     """Index what was entered, and derive what the invariants are asked of."""
-    ends = {"begins_on": str(CALENDAR_BEGINS_ON), "ends_on": str(CALENDAR_ENDS_ON)}
-    db.execute(CALENDAR, ends)
-    db.run(INDEXES, VIEWS, ANSWERS, CHANGES, "ANALYZE")
+    days = range(CALENDAR_BEGINS_ON.toordinal(), CALENDAR_ENDS_ON.toordinal() + 1)
+    db.insert("calendar", ((str(date.fromordinal(day)),) for day in days))
+    db.run(INDEXES, DERIVED, "ANALYZE")
 
 
 def record_row(record: Record, _published_at: float) -> tuple[object, ...]:
@@ -181,19 +173,12 @@ class _Value(msgspec.Struct, rename="camel"):
 
 
 _DECODER = msgspec.json.Decoder(_Value)
-Fields = tuple[int | None, int | None, str | None, str | None, str | None]
 
 
-def fields(value: bytes | None) -> Fields:
+def fields(value: bytes | None) -> tuple[int | str | None, ...]:
     """What a value says: reservation, room, check-in, check-out, status; all None if it is unreadable."""
     try:
         read = _DECODER.decode(value or b"")
     except (ValueError, RecursionError):  # nested too deeply: a RecursionError
         read = _Value()
-    return (
-        read.reservation_id,
-        read.room_id,
-        read.check_in_date,
-        read.check_out_date,
-        read.status,
-    )
+    return msgspec.structs.astuple(read)

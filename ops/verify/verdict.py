@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from relay.audit.snapshot import SnapshotDatabase
 
 # What a breach means to a member, where it means one of these.
 Harm = Literal["lost", "doubled", "oversold"]
-
-VIOLATIONS_NAMED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +18,11 @@ class Check:
 
     breaches: str
     harm: Harm | None = None
+
+
+lost = partial(Check, harm="lost")
+doubled = partial(Check, harm="doubled")
+oversold = partial(Check, harm="oversold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,9 @@ class Counts:
 class Verdict:
     """All findings. At rest: no open saga and no backlog, so nothing was exempt as in flight."""
 
-    findings: list[Finding]
     at_rest: bool
     counts: Counts
+    findings: list[Finding]
 
     @property
     def holds(self) -> bool:
@@ -92,12 +96,7 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         findings = [asdict(finding) | {"holds": finding.holds} for finding in self.findings]
-        return {
-            "holds": self.holds,
-            "at_rest": self.at_rest,
-            "counts": asdict(self.counts),
-            "findings": findings,
-        }
+        return {"holds": self.holds} | asdict(self) | {"findings": findings}
 
 
 _COUNTS = {
@@ -110,30 +109,22 @@ _COUNTS = {
     "records": "SELECT count(*) FROM record",
     "backlog": "SELECT count(*) FROM message WHERE NOT late AND NOT relayed",
     "repeated_records": "SELECT count(*) - count(DISTINCT message_id) FROM record",
-    "open_dead_letters": "SELECT count(*) FROM dead_letter",
+    "open_dead_letters": "SELECT count(*) FROM dead_letter WHERE state = 'OPEN'",
 }
 _IS_BUSY = "SELECT count(*) FROM message WHERE late"
 
 
-def judge(
-    db: SnapshotDatabase,
-    invariants: Sequence[Invariant],
-    *,
-    named_max: int | None = VIOLATIONS_NAMED_MAX,
-) -> Verdict:
+def judge(db: SnapshotDatabase, invariants: Sequence[Invariant], named_max: int | None) -> Verdict:
     """Ask a filled database for every breach, and name so many of each invariant; None names all."""
-    harms: Counter[Harm] = Counter()
+    harms: Counter[str] = Counter(lost=0, doubled=0, oversold=0)
     findings = [_finding(db, invariant, harms, named_max) for invariant in invariants]
-    counted = {name: db.number(query) for name, query in _COUNTS.items()}
-    counts = Counts(
-        **counted, lost=harms["lost"], doubled=harms["doubled"], oversold=harms["oversold"]
-    )
+    counts = Counts(**{name: db.number(query) for name, query in _COUNTS.items()}, **harms)
     at_rest = counts.open == 0 and counts.backlog == 0 and db.number(_IS_BUSY) == 0
-    return Verdict(findings, at_rest, counts)
+    return Verdict(at_rest, counts, findings)
 
 
 def _finding(
-    db: SnapshotDatabase, invariant: Invariant, harms: Counter[Harm], named_max: int | None
+    db: SnapshotDatabase, invariant: Invariant, harms: Counter[str], named_max: int | None
 ) -> Finding:
     named: list[str] = []
     count = 0
@@ -145,17 +136,7 @@ def _finding(
                 named.append(sentence)
         if check.harm:
             harms[check.harm] += count - before
-
-    return Finding(
-        invariant=invariant.name,
-        promise=invariant.promise,
-        how=invariant.how,
-        rows=db.number(invariant.rows),
-        violations=named,
-        violations_count=count,
-        notes=[
-            remark.sentence.format(n=n)
-            for remark in invariant.remarks
-            if (n := db.number(remark.count))
-        ],
-    )
+    counted = ((remark, db.number(remark.count)) for remark in invariant.remarks)
+    notes = [remark.sentence.format(n=n) for remark, n in counted if n]
+    checked = (invariant.name, invariant.promise, invariant.how, db.number(invariant.rows))
+    return Finding(*checked, named, count, notes)

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from ops import local
-from ops.local import Servers, account, jars
+from ops.local import Servers, jars, postgres
 from ops.local.processes import find, wait_until
 from ops.local.state import Broker, State, exclusive, save
 from ops.ports import free_port
@@ -145,7 +145,7 @@ def test_a_reused_process_id_does_not_bar_the_start(data: Path) -> None:
     left = pid_file.read_text().splitlines()
     postmaster.kill()
     psutil.wait_procs([postmaster], timeout=PATIENCE_S)
-    as_its_user = account.choose(data, print).prefix
+    as_its_user = postgres.account_for(data, print).prefix
     with subprocess.Popen([*as_its_user, "sleep", "60"]) as bystander:
         pid_file.write_text("\n".join([str(bystander.pid), *left[1:]]))
 

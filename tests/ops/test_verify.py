@@ -40,9 +40,8 @@ from ops.cli import cli
 from ops.environment import as_environment
 from ops.relay_config import relay_config
 from ops.topics import create_topics
-from ops.verify import Finding, Verdict, silent, verify
+from ops.verify import Finding, Verdict, find_unconsumed, silent, verify
 from ops.verify.consumption import GROUPS
-from ops.verify.unconsumed import find_unconsumed
 from outbox import Doorbell, reader
 from relay.commands.replay import MEND_HEADER
 from relay.publishing.cursor_store import publisher_for

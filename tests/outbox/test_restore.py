@@ -21,7 +21,7 @@ from innbox_process.database import direct_engine
 from ops import local
 from ops.environment import as_environment
 from ops.local import Servers
-from ops.local.account import BINARIES
+from ops.local.postgres import BINARIES
 from ops.migrate import migrate
 from ops.relay_config import relay_config
 from ops.topics import declare
