@@ -12,11 +12,11 @@ from os import getpid
 
 from sqlalchemy import Connection, text
 
-from innbox_process.commands import CommandError, Report, reported
+from innbox_process.commands import CommandError
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.environment import scratch, session
-from ops.bench.measure import Comparison, Measured
-from ops.topics import create_topics
+from ops.bench.environment import Run, scratch, session
+from ops.bench.measure import Comparison, Measured, in_turn
+from ops.bench.options import bounded, rounds_option
 from runtime.settings import Settings
 
 # For an embedded server; a server of the environment must allow as many.
@@ -24,34 +24,41 @@ TRANSACTIONS_MAX = 2_000
 SERVER = {"max_prepared_transactions": TRANSACTIONS_MAX}
 
 _PREPARED = text("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-_TURNS = "draining: with no open transaction, with one, with many"
 
 
-def bench_contention(
-    settings: Settings, report: Report, *, backlog: int, transactions: int, rounds: int
-) -> Measured:
-    """Drain a backlog with no, one and many transactions in flight, in turn."""
-    rates: dict[int, list[float]] = {0: [], 1: [], transactions: []}
-    with scratch(settings) as own:
-        create_topics(own)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--transactions", 2, TRANSACTIONS_MAX, 1_000)
+@rounds_option
+def bench_contention(run: Run, *, backlog: int, transactions: int, rounds: int) -> Measured:
+    """Drain while one or many transactions are open, beside draining with none open.
+
+    Your own Postgres must allow as many prepared transactions (max_prepared_transactions).
+
+    \b
+    innbox bench contention
+    innbox bench contention --transactions 100 --json
+    """
+    with scratch(run.settings) as own:
         with session(own) as connection:
             _require_prepared_transactions(connection, transactions)
-        for in_flight in reported(report, _TURNS, list(rates) * (rounds + 1)):
-            found = _rate(own, backlog, in_flight, chunks=transactions)
-            rates[in_flight].append(found)
+        rates = in_turn(
+            run.report,
+            "draining: with no open transaction, with one, with many",
+            rounds,
+            none=lambda: _rate(own, backlog, 0, chunks=transactions),
+            one=lambda: _rate(own, backlog, 1, chunks=transactions),
+            many=lambda: _rate(own, backlog, transactions, chunks=transactions),
+        )
 
-    # The first round warms up and does not count.
-    def beside(candidate: str, in_flight: int) -> Comparison:
-        return Comparison(candidate, "none in flight", "per_s", rates[in_flight][1:], rates[0][1:])
-
-    return Measured(
-        "contention",
-        {
-            "one_open": beside("one open transaction", 1),
-            "many_in_flight": beside(f"{transactions:,} in flight", transactions),
-        },
-        figures={"backlog": backlog, "transactions": transactions},
+    one, many = (
+        Comparison(candidate, "none in flight", "per_s", rates[name], rates["none"])
+        for name, candidate in (
+            ("one", "one open transaction"),
+            ("many", f"{transactions:,} in flight"),
+        )
     )
+    figures = {"backlog": backlog, "transactions": transactions}
+    return Measured("contention", {"one_open": one, "many_in_flight": many}, figures=figures)
 
 
 def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> float:

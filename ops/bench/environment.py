@@ -1,7 +1,8 @@
 """The environment of a benchmark: its own databases, topics and processes, removed at the end."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -10,20 +11,26 @@ from multiprocessing import get_context
 from os import getpid
 from pathlib import Path
 from secrets import token_urlsafe
+from threading import Event, Thread
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
 import outbox.admin
+from domain import messages
 from domain.stay import Stay
-from innbox_process.commands import CommandError
+from innbox_process.commands import CommandError, Report
+from innbox_process.database import pooled_engine
 from innbox_process.kafka import quiet_admin
+from ops.bench.backlog import KEYS
 from ops.errors import quoted
 from ops.migrate import migrate
 from ops.ports import free_port
 from ops.supervisor import Child, Supervisor, children_of
+from ops.topics import create_topics
 from runtime.settings import RelayMode, Settings
 
 READY_S = 60.0
@@ -31,22 +38,33 @@ READY_S = 60.0
 _numbers = count(1)
 
 
+class Run(NamedTuple):
+    """What a benchmark is given: settings with a prefix of its own, a directory, and its progress."""
+
+    settings: Settings
+    logs: Path
+    report: Report
+
+
 @contextmanager
 def scratch(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings with the block's own migrated database and topic prefix.
-
-    The block creates the topics, perhaps under several longer prefixes.
-    """
+    """Yield the settings with the block's own topics, and its own migrated database."""
     number = next(_numbers)
     prefix = f"{settings.kafka_prefix}{number}-"
     with _scratch_database(settings.database_url, f"innbox_bench_{getpid()}_{number}") as url:
         migrate(url)
         make_partitions(url, datetime.now(UTC).date())
-        of_database = dict.fromkeys(
-            ("database_url", "reservations_database_url", "rooms_database_url"), url
+        own = settings.model_copy(
+            update={
+                "database_url": url,
+                "reservations_database_url": url,
+                "rooms_database_url": url,
+                "kafka_prefix": prefix,
+            }
         )
         try:
-            yield settings.model_copy(update={**of_database, "kafka_prefix": prefix})
+            create_topics(own)
+            yield own
         finally:
             _delete_topics(settings, prefix)
 
@@ -67,13 +85,67 @@ def session(settings: Settings) -> Iterator[Connection]:
 
 
 @contextmanager
+def writing(settings: Settings, *, rings: bool) -> Iterator[Engine]:
+    """Open an engine as a process that appends has it, whose commits ring the doorbell or do not."""
+    engine = pooled_engine(settings, settings.database_url, "bench-writer")
+    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms) if rings else None
+    yield engine
+    if doorbell:
+        doorbell.close()
+    engine.dispose()
+
+
+def an_event(number: int) -> messages.Envelope:
+    """Return the message of a reservation; the keys take turns."""
+    return messages.room_reserve(number + 1, number % KEYS + 1, a_stay())
+
+
+def a_stay() -> Stay:
+    """Return a typical stay, of three nights."""
+    return Stay(date(2030, 1, 10), date(2030, 1, 13))
+
+
+@contextmanager
+def repeating(step: Callable[[], object]) -> Iterator[None]:
+    """Repeat a step in a thread for the length of the block."""
+    stop = Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            step()
+
+    thread = Thread(target=repeat, name="bench-repeating")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def wait_for_all(missing: Callable[[], int], what: str, within_s: float) -> None:
+    """Wait until nothing is missing; raises `CommandError`, which begins with how much still is."""
+    ends_at = time.monotonic() + within_s
+    while number := missing():
+        if time.monotonic() > ends_at:
+            raise CommandError(f"{number} {what} within {within_s:.0f} s")
+        time.sleep(0.05)  # between two tests
+
+
+@contextmanager
 def a_relay(settings: Settings, logs: Path, *, mode: RelayMode | None = None) -> Iterator[None]:
     """Run a relay as it is deployed, in its own process, until it owns its shard."""
-    (relay,) = [child for child in children_of(settings, logs) if child.name == "relay"]
+    relay = child_of(settings, logs, "relay")
     if mode:  # explicitly, since the environment may name the other mode
         relay.environment["RELAY_MODE"] = mode
     with processes(settings, [relay]):
         yield
+
+
+def child_of(settings: Settings, logs: Path, name: str) -> Child:
+    """Return one of the processes, as it is deployed."""
+    (child,) = [child for child in children_of(settings, logs) if child.name == name]
+    return child
 
 
 @contextmanager
@@ -99,21 +171,15 @@ def process_pool(size: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def with_signing_key(settings: Settings) -> Settings:
-    """Return the settings with this run's own key for tokens and port of the API."""
-    return settings.model_copy(
-        update={
-            "environment": "development",
-            "jwt_algorithm": "HS256",
-            "jwt_key": SecretStr(token_urlsafe(48)),
-            "api_port": free_port(settings.host),
-        }
-    )
-
-
-def a_stay() -> Stay:
-    """Return a typical stay, of three nights."""
-    return Stay(date(2030, 1, 10), date(2030, 1, 13))
+def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
+    """Return the settings with this run's own key for tokens and port of the API, and changes."""
+    own = {
+        "environment": "development",
+        "jwt_algorithm": "HS256",
+        "jwt_key": SecretStr(token_urlsafe(48)),
+        "api_port": free_port(settings.host),
+    }
+    return settings.model_copy(update=own | changes)
 
 
 def _delete_topics(settings: Settings, prefix: str) -> None:

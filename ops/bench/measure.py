@@ -9,7 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from innbox_process.commands import Report, reported
+
+_Found = TypeVar("_Found")
 
 Unit = Literal["per_s", "p50_ms", "bytes"]
 _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
@@ -101,6 +105,17 @@ class Times:
             return times_ms[min(len(times_ms) - 1, int(share * len(times_ms)))]
 
         return cls(len(times_ms), rank(0.5), rank(0.99), rank(0.999), times_ms[-1])
+
+
+def in_turn(
+    report: Report, what: str, rounds: int, **ways: Callable[[], _Found]
+) -> dict[str, list[_Found]]:
+    """Measure each way once in every round; one round more warms up, and does not count."""
+    found: dict[str, list[_Found]] = {name: [] for name in ways}
+    for _ in reported(report, what, range(rounds + 1)):
+        for name, measure in ways.items():
+            found[name].append(measure())
+    return {name: values[1:] for name, values in found.items()}
 
 
 def rate(messages: int, work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ COMMANDS = {
         "ops.cli.inventory", "availability", "Search the rooms that are free for a stay."
     ),
     "bench": Listed(
-        "ops.cli.bench_http", "bench", "Measure performance beside a baseline in the same run."
+        "ops.cli.bench", "bench", "Measure performance beside a baseline in the same run."
     ),
     "cancel": Listed(
         "ops.cli.reservations", "cancel", "Cancel a reservation and give its nights back."
