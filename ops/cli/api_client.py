@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import click
 import httpx
+import msgspec
 
 from innbox_client import Innbox, Problem, Unavailable
 from innbox_process.commands import CommandError
 from ops.environment import settings_for
 from ops.stack import running_url
-from relay.cli.output import print_status
+from relay.cli.output import print_json, print_status
 
 # The member of the made tokens, also of the one that `innbox up` prints.
 OWN_MEMBER = 7
@@ -29,6 +30,7 @@ _TOKEN_S = 300
 
 # Its first argument is the client; the others are its options.
 Command = Callable[..., int | None]
+Keywords = TypeVar("Keywords")
 
 
 # Drawn here and not by the client, so that an interrupted command can print it.
@@ -40,13 +42,16 @@ key_option = click.option(
 )
 
 
-def with_client(command: Command) -> Command:
-    """Give a command the options of the API's URL and token, and a client as its first argument."""
-    return with_patient_client(PATIENCE_S)(command)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
+)
 
 
-def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
-    """Do the same for a command that repeats requests for longer than a person at a terminal waits."""
+def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
+    """Give a command the options of the API's URL and token, and a client as its first argument.
+
+    `patience_s` is the default of --patience: what a person at a terminal waits, unless it is longer.
+    """
 
     def decorate(command: Command) -> Command:
         @click.option(
@@ -75,7 +80,7 @@ def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
         ) -> int | None:
             data = click.get_current_context().find_object(Path)
             assert data is not None
-            with connected(data, url, token, patience) as innbox, _interrupted(options.get("key")):
+            with _connected(data, url, token, patience) as innbox, _interrupted(options.get("key")):
                 return command(innbox, **options)
 
         return run
@@ -83,24 +88,17 @@ def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
     return decorate
 
 
-@contextmanager
-def connected(
-    data: Path, url: str | None, token: str | None, patience_s: float = PATIENCE_S
-) -> Iterator[Innbox]:
-    """Open a client for the length of a block; raises `CommandError` without a URL or a token."""
-    where = url or running_url(data)
-    if where is None:
-        raise CommandError(
-            f"no API runs on {data}: start one with `innbox up`, or name one with --url or INNBOX_URL"
-        )
-    if not _is_url(where):
-        raise CommandError(
-            f"--url: {where} is not a URL; write, for example, https://innbox.example"
-        )
-    if url and not token:
-        raise CommandError("the token is missing: set INNBOX_TOKEN, or add --token")
-    with Innbox(where, token or _own_token(data), patience_s=patience_s) as innbox:
-        yield innbox
+def given(kind: type[Keywords], **options: object) -> Keywords:
+    """Return the options that are given, as keywords of the client."""
+    return msgspec.convert({name: one for name, one in options.items() if one is not None}, kind)
+
+
+def print_found(found: object, for_people: Callable[[], None], *, as_json: bool) -> None:
+    """Print what the API answered: as JSON, or as people read it."""
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        for_people()
 
 
 def explained(error: Problem | Unavailable) -> str:
@@ -127,6 +125,26 @@ def is_refusal(problem: Problem) -> bool:
         and problem.status != httpx.codes.UNAUTHORIZED
         and problem.type != "about:blank"
     )
+
+
+@contextmanager
+def _connected(
+    data: Path, url: str | None, token: str | None, patience_s: float
+) -> Iterator[Innbox]:
+    """Open a client for the length of a block; raises `CommandError` without a URL or a token."""
+    where = url or running_url(data)
+    if where is None:
+        raise CommandError(
+            f"no API runs on {data}: start one with `innbox up`, or name one with --url or INNBOX_URL"
+        )
+    if not _is_url(where):
+        raise CommandError(
+            f"--url: {where} is not a URL; write, for example, https://innbox.example"
+        )
+    if url and not token:
+        raise CommandError("the token is missing: set INNBOX_TOKEN, or add --token")
+    with Innbox(where, token or _own_token(data), patience_s=patience_s) as innbox:
+        yield innbox
 
 
 @contextmanager

@@ -89,8 +89,7 @@ def weekday(word: str) -> int | None:
     """Return the number of the weekday that a word abbreviates; Monday is 0."""
     if len(word) < _LETTERS_MIN:
         return None
-    names = [number for number, name in enumerate(WEEKDAYS) if name.startswith(word.upper())]
-    return names[0] if names else None
+    return next((n for n, name in enumerate(WEEKDAYS) if name.startswith(word.upper())), None)
 
 
 def _relative(word: str, today: date, after: date) -> date | None:

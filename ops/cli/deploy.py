@@ -45,7 +45,8 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
             reached[" and ".join(contexts)] = {"from": before, "to": after}
     if as_json:
         print_json({"databases": reached})
-    for contexts_of, change in reached.items() if not as_json else ():
+        return
+    for contexts_of, change in reached.items():
         print_status(f"{contexts_of}: {change['from'] or 'nothing'} → {change['to']}")
 
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
-from ops.cli.api_client import with_patient_client
+from ops.cli.api_client import with_client
 from ops.cli.inventory import inventory
 from relay.cli.output import as_json, errors, print_json, print_status, print_table
 
@@ -42,7 +42,7 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "nd
     help="Write every refused line to this file, one JSON object a line.",
 )
 @as_json
-@with_patient_client(PATIENCE_S)
+@with_client(PATIENCE_S)
 def load(
     innbox: Innbox,
     file: BinaryIO,

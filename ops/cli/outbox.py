@@ -37,7 +37,7 @@ class _Outbox(LazyGroup):
 
 @cli.group("outbox", cls=_Outbox)
 @click.pass_context
-def outbox_group(context: click.Context) -> None:
+def outbox(context: click.Context) -> None:
     """Look at the outbox of each database, share its work out, and repair it."""
     context.obj = InnboxOutboxes(context.obj)
 
