@@ -20,10 +20,10 @@ from api.identity.signing import sign
 from ops.bench.environment import (
     Run,
     child_of,
+    execute,
     process_pool,
     processes,
     scratch,
-    session,
     with_own_api,
 )
 from ops.bench.load_generator import Called, Script, call
@@ -59,13 +59,13 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
     last: dict[str, Called] = {}  # by the contender's database
 
     def api(own: Settings, per_s: float | None = None) -> float:
-        _empty(own)
+        execute(own, _EMPTY)
         calling = caller.submit(call, _script(own), callers=callers, seconds=seconds, per_s=per_s)
         last[own.database_url] = calling.result()
         return last[own.database_url].per_s
 
     def pgbench(*, pipelined: bool) -> float:
-        _empty(two)
+        execute(two, _EMPTY)
         return reserve_per_s(
             two, clients=callers, seconds=seconds, members=MEMBERS, pipelined=pipelined
         )
@@ -139,11 +139,6 @@ def _processes(two: Settings, one: Settings, floor: Settings, logs: Path) -> lis
             child.arguments = [child.arguments[0], "-m", "ops.bench.framework_baseline"]
         children.append(child)
     return children
-
-
-def _empty(settings: Settings) -> None:
-    with session(settings) as connection:
-        connection.execute(_EMPTY)
 
 
 def _script(own: Settings) -> Script:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from innbox_process.commands import CommandError
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.environment import Run, scratch, session
+from ops.bench.environment import Run, execute, scratch, session
 from ops.bench.measure import Comparison, Measured, in_turn
 from ops.bench.options import bounded, rounds_option
 from runtime.settings import Settings
@@ -72,8 +72,7 @@ def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> f
             fill(connection, end - start, first=start + 1)
         connection.execute(text("ANALYZE outbox.message"))
         found = drain_rate(settings, since, backlog)
-    with session(settings) as connection:
-        connection.execute(text("TRUNCATE outbox.message"))
+    execute(settings, text("TRUNCATE outbox.message"))
     return found
 
 

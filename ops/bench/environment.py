@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from itertools import count
 from multiprocessing import get_context
@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, TextClause, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
@@ -50,23 +50,18 @@ class Run(NamedTuple):
 def scratch(settings: Settings) -> Iterator[Settings]:
     """Yield the settings with the block's own topics, and its own migrated database."""
     number = next(_numbers)
-    prefix = f"{settings.kafka_prefix}{number}-"
-    with _scratch_database(settings.database_url, f"innbox_bench_{getpid()}_{number}") as url:
+    name, prefix = f"innbox_bench_{getpid()}_{number}", f"{settings.kafka_prefix}{number}-"
+    url = make_url(settings.database_url).set(database=name).render_as_string(hide_password=False)
+    urls = dict.fromkeys(("database_url", "reservations_database_url", "rooms_database_url"), url)
+    own = settings.model_copy(update={**urls, "kafka_prefix": prefix})
+    with ExitStack() as removed:
+        execute(settings, text(f"CREATE DATABASE {name}"))
+        removed.callback(execute, settings, text(f"DROP DATABASE {name} WITH (FORCE)"))
         migrate(url)
         make_partitions(url, datetime.now(UTC).date())
-        own = settings.model_copy(
-            update={
-                "database_url": url,
-                "reservations_database_url": url,
-                "rooms_database_url": url,
-                "kafka_prefix": prefix,
-            }
-        )
-        try:
-            create_topics(own)
-            yield own
-        finally:
-            _delete_topics(settings, prefix)
+        removed.callback(_delete_topics, own)
+        create_topics(own)
+        yield own
 
 
 def make_partitions(url: str, since: date) -> None:
@@ -82,6 +77,11 @@ def session(settings: Settings) -> Iterator[Connection]:
     engine = create_engine(settings.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         yield connection
+
+
+def execute(settings: Settings, statement: TextClause) -> None:
+    with session(settings) as connection:
+        connection.execute(statement)
 
 
 @contextmanager
@@ -182,24 +182,13 @@ def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN40
     return settings.model_copy(update=own | changes)
 
 
-def _delete_topics(settings: Settings, prefix: str) -> None:
-    admin = quiet_admin(settings.kafka)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
+def _delete_topics(own: Settings) -> None:
+    admin = quiet_admin(own.kafka)
+    topics = admin.list_topics(timeout=10).topics
+    names = [name for name in topics if name.startswith(own.kafka_prefix)]
     for deletion in admin.delete_topics(names).values() if names else ():
         deletion.result(10)
 
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _scratch_database(url: str, name: str) -> Iterator[str]:
-    admin = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    try:
-        yield make_url(url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

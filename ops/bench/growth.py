@@ -52,8 +52,7 @@ def bench_growth(
 
         def p50_ms(log: Settings) -> float:
             with a_relay(log, run.logs):
-                found = latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)
-            return found.since_commit.p50_ms
+                return latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)["p50_ms"]
 
         drains = in_turn(
             run.report,

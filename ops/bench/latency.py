@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count
-from typing import Any
 
 import click
 import msgspec
@@ -39,28 +38,12 @@ from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0
 WRITERS = 8
+LATE_S = 0.01
 ARRIVED_WITHIN_S = 30.0
 _POLL_S = 0.1
 _HEAD_START_S = 0.1
 
 Instants = dict[int, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """The times at one rate; `late` events began 10 ms or more after they were due."""
-
-    events_per_s: float
-    since_commit: Times
-    since_due: Times
-    late: int
-
-    def as_dict(self) -> dict[str, Any]:
-        since_due = {f"since_due_{name}": value for name, value in asdict(self.since_due).items()}
-        del since_due["since_due_count"]
-        return {"events_per_s": self.events_per_s, **asdict(self.since_commit), **since_due} | {
-            "late": self.late
-        }
 
 
 @click.option(
@@ -94,18 +77,18 @@ def bench_latency(
             latency(own, writers, rate=rate, seconds=seconds)
             for rate in reported(run.report, "appending at each rate", rates)
         ]
-    worst = {
-        "p50_ms": max(each.since_commit.p50_ms for each in found),
-        "p99_ms": max(each.since_commit.p99_ms for each in found),
-    }
-    figures = {"mode": mode, "seconds": seconds, "rates": [each.as_dict() for each in found]}
+    worst = {name: max(each[name] for each in found) for name in ("p50_ms", "p99_ms")}
+    figures = {"mode": mode, "seconds": seconds, "rates": found}
     return Measured("latency", figures=worst | figures)
 
 
 def latency(
     settings: Settings, writers: ProcessPoolExecutor, *, rate: float, seconds: float
-) -> Latency:
-    """Append at a rate while a relay runs; the first seconds warm up."""
+) -> dict[str, float]:
+    """Append at a rate while a relay runs; the first seconds warm up.
+
+    `late` events began 10 ms or more after they were due.
+    """
     warm, events = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
     writers.submit(write_on_schedule, settings, 0, rate, 0.0).result()  # until it is there
     with _reading(settings) as arrived:
@@ -117,12 +100,14 @@ def latency(
         wait_for_all(lambda: events - len(arrived), missing, ARRIVED_WITHIN_S)
     due = {number: starts_at + number / rate for number in range(events)}
     counted = range(warm, events)
-    return Latency(
-        rate,
-        _times(committed, arrived, counted),
-        _times(due, arrived, counted),
-        sum(begun[number] - due[number] >= 0.01 for number in counted),  # noqa: PLR2004 - see `Latency`
-    )
+    since_due = asdict(_times(due, arrived, counted))
+    del since_due["count"]
+    return {
+        "events_per_s": rate,
+        **asdict(_times(committed, arrived, counted)),
+        **{f"since_due_{name}": value for name, value in since_due.items()},
+        "late": sum(begun[number] - due[number] >= LATE_S for number in counted),
+    }
 
 
 def write_on_schedule(

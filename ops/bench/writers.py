@@ -13,7 +13,16 @@ from math import ceil
 from sqlalchemy import text
 
 import outbox
-from ops.bench.environment import Run, an_event, process_pool, repeating, scratch, session, writing
+from ops.bench.environment import (
+    Run,
+    an_event,
+    execute,
+    process_pool,
+    repeating,
+    scratch,
+    session,
+    writing,
+)
 from ops.bench.measure import Comparison, Measured, in_turn
 from ops.bench.options import bounded, rounds_option
 from outbox import reader
@@ -64,10 +73,9 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
             return sum(client.result() for client in working) / seconds
 
         def notified() -> float:
-            with session(own) as connection:
-                connection.execute(_TRIGGER)
-                found = written(rings=False)
-                connection.execute(_NO_TRIGGER)
+            execute(own, _TRIGGER)
+            found = written(rings=False)
+            execute(own, _NO_TRIGGER)
             return found
 
         with repeating(lambda: reader.wait_for_notify(listening, 0.2)):
