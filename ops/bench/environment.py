@@ -15,17 +15,13 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, TextClause, create_engine, make_url, text
+from sqlalchemy import Connection, TextClause, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
 import outbox.admin
-from domain import messages
-from domain.stay import Stay
 from innbox_process.commands import CommandError, Report
-from innbox_process.database import pooled_engine
 from innbox_process.kafka import quiet_admin
-from ops.bench.backlog import KEYS
 from ops.errors import quoted
 from ops.migrate import migrate
 from ops.ports import free_port
@@ -82,27 +78,6 @@ def session(settings: Settings) -> Iterator[Connection]:
 def execute(settings: Settings, statement: TextClause) -> None:
     with session(settings) as connection:
         connection.execute(statement)
-
-
-@contextmanager
-def writing(settings: Settings, *, rings: bool) -> Iterator[Engine]:
-    """Open an engine as a process that appends has it, whose commits ring the doorbell or do not."""
-    engine = pooled_engine(settings, settings.database_url, "bench-writer")
-    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms) if rings else None
-    yield engine
-    if doorbell:
-        doorbell.close()
-    engine.dispose()
-
-
-def an_event(number: int) -> messages.Envelope:
-    """Return the message of a reservation; the keys take turns."""
-    return messages.room_reserve(number + 1, number % KEYS + 1, a_stay())
-
-
-def a_stay() -> Stay:
-    """Return a typical stay, of three nights."""
-    return Stay(date(2030, 1, 10), date(2030, 1, 13))
 
 
 @contextmanager

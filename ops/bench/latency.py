@@ -8,32 +8,28 @@ the times since an event was due, although not in those since the commit.
 
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import count
 
 import click
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
-from sqlalchemy import Engine
 
-import outbox
 from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
 from ops.bench.environment import (
     Run,
     a_relay,
-    an_event,
     process_pool,
     repeating,
     scratch,
     wait_for_all,
-    writing,
 )
 from ops.bench.measure import Measured, Times
 from ops.bench.options import bounded, mode_option
+from ops.bench.writing import Instants, write
 from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0
@@ -42,8 +38,6 @@ LATE_S = 0.01
 ARRIVED_WITHIN_S = 30.0
 _POLL_S = 0.1
 _HEAD_START_S = 0.1
-
-Instants = dict[int, float]
 
 
 @click.option(
@@ -89,17 +83,18 @@ def latency(
 
     `late` events began 10 ms or more after they were due.
     """
-    warm, events = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
-    writers.submit(write_on_schedule, settings, 0, rate, 0.0).result()  # until it is there
+    writers.submit(write, settings, WRITERS, 0.0, 0.0).result()  # until it is there
     with _reading(settings) as arrived:
         # CLOCK_MONOTONIC is the same in all processes of a machine, and cannot be set.
         starts_at = time.monotonic() + _HEAD_START_S
-        written = writers.submit(write_on_schedule, settings, events, rate, starts_at)
-        begun, committed = written.result()
+        duration_s = WARM_UP_S + seconds
+        writing = writers.submit(write, settings, WRITERS, starts_at, duration_s, per_s=rate)
+        begun, committed = writing.result()
+        events = len(committed)
         missing = f"of {events} events have not arrived"
         wait_for_all(lambda: events - len(arrived), missing, ARRIVED_WITHIN_S)
     due = {number: starts_at + number / rate for number in range(events)}
-    counted = range(warm, events)
+    counted = range(int(rate * WARM_UP_S), events)
     since_due = asdict(_times(due, arrived, counted))
     del since_due["count"]
     return {
@@ -108,33 +103,6 @@ def latency(
         **{f"since_due_{name}": value for name, value in since_due.items()},
         "late": sum(begun[number] - due[number] >= LATE_S for number in counted),
     }
-
-
-def write_on_schedule(
-    settings: Settings, events: int, rate: float, starts_at: float
-) -> tuple[Instants, Instants]:
-    """Append numbered events, each at its time; returns when each began, and was committed."""
-    numbers, begun, committed = count(), Instants(), Instants()
-    with writing(settings, rings=True) as engine, ThreadPoolExecutor(WRITERS) as pool:
-
-        def write() -> None:
-            while (number := next(numbers)) < events:
-                due_at = starts_at + number / rate
-                time.sleep(max(0.0, due_at - time.monotonic()))
-                begun[number] = time.monotonic()
-                committed[number] = _append(engine, number)
-
-        for writer in [pool.submit(write) for _ in range(WRITERS)]:
-            writer.result()
-    return begun, committed
-
-
-def _append(engine: Engine, number: int) -> float:
-    """Append one event, and return the instant of its commit; the doorbell rings after that."""
-    with engine.connect() as connection:
-        with connection.begin():
-            outbox.append(connection, [an_event(number)])
-        return time.monotonic()
 
 
 @contextmanager

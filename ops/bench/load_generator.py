@@ -7,8 +7,9 @@ only the status and the length are read. So the generator uses little processor 
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import uvloop
 
@@ -68,13 +69,17 @@ def call(script: Script, *, callers: int, seconds: float, per_s: float | None = 
 async def _call(script: Script, callers: int, seconds: float, per_s: float | None) -> Called:
     connections = [await asyncio.open_connection(script.host, script.port) for _ in range(callers)]
     own_before_s, began_at = time.process_time(), time.perf_counter()
-    due = enumerate(_schedule(began_at, seconds, per_s) if per_s else _at_once(began_at + seconds))
+    numbers = count()
     times: list[float] = []
 
     async def caller(answers: asyncio.StreamReader, requests: asyncio.StreamWriter) -> None:
-        for number, due_at in due:
-            if (early_s := due_at - time.perf_counter()) > 0:
-                await asyncio.sleep(early_s)
+        for number in numbers:
+            now = time.perf_counter()
+            due_at = began_at + number / per_s if per_s else now
+            if due_at >= began_at + seconds:
+                return
+            if due_at > now:
+                await asyncio.sleep(due_at - now)
             requests.write(script.request(number))
             await _accepted(answers)
             times.append(time.perf_counter() - due_at)
@@ -85,16 +90,6 @@ async def _call(script: Script, callers: int, seconds: float, per_s: float | Non
     for _, requests in connections:
         requests.transport.abort()
     return Called(times, took_s, time.process_time() - own_before_s)
-
-
-def _at_once(ends_at: float) -> Iterator[float]:
-    """Yield the instants of calls that are due whenever a caller is free."""
-    while (now := time.perf_counter()) < ends_at:
-        yield now
-
-
-def _schedule(began_at: float, seconds: float, per_s: float) -> Iterator[float]:
-    return (began_at + number / per_s for number in range(int(per_s * seconds)))
 
 
 async def _accepted(answers: asyncio.StreamReader) -> None:

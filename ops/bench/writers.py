@@ -7,7 +7,6 @@ is not compared.
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 
 from sqlalchemy import text
@@ -15,18 +14,16 @@ from sqlalchemy import text
 import outbox
 from ops.bench.environment import (
     Run,
-    an_event,
     execute,
     process_pool,
     repeating,
     scratch,
     session,
-    writing,
 )
 from ops.bench.measure import Comparison, Measured, in_turn
 from ops.bench.options import bounded, rounds_option
+from ops.bench.writing import write
 from outbox import reader
-from runtime.settings import Settings
 
 _HEAD_START_S = 0.1
 
@@ -67,10 +64,10 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
             """Return the transactions per second of all clients, each with its share of the writers."""
             starts_at = time.monotonic() + _HEAD_START_S
             working = [
-                clients.submit(write_for, own, share, seconds, starts_at, rings=rings)
+                clients.submit(write, own, share, starts_at, seconds, rings=rings)
                 for share in shares
             ]
-            return sum(client.result() for client in working) / seconds
+            return sum(len(client.result()[1]) for client in working) / seconds
 
         def notified() -> float:
             execute(own, _TRIGGER)
@@ -94,21 +91,3 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
         {"notify": Comparison("NOTIFY inside", "no wake-up", "per_s", rates["notify"], silent)},
         {"writers": writers, "processes": processes, "seconds": seconds},
     )
-
-
-def write_for(
-    settings: Settings, threads: int, seconds: float, starts_at: float, *, rings: bool
-) -> int:
-    """Commit transactions of one message until the time is over; returns how many."""
-    with writing(settings, rings=rings) as engine, ThreadPoolExecutor(threads) as pool:
-
-        def write(thread: int) -> int:
-            committed = 0
-            time.sleep(max(0.0, starts_at - time.monotonic()))
-            while time.monotonic() < starts_at + seconds:
-                committed += 1
-                with engine.begin() as connection:
-                    outbox.append(connection, [an_event(thread + committed)])
-            return committed
-
-        return sum(pool.map(write, range(threads)))

@@ -80,8 +80,13 @@ def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
         ) -> int | None:
             data = click.get_current_context().find_object(Path)
             assert data is not None
-            with _connected(data, url, token, patience) as innbox, _interrupted(options.get("key")):
-                return command(innbox, **options)
+            try:
+                with _connected(data, url, token, patience) as innbox:
+                    return command(innbox, **options)
+            except KeyboardInterrupt:
+                if key := options.get("key"):
+                    print_status(_repeat(key))
+                raise
 
         return run
 
@@ -107,7 +112,8 @@ def explained(error: Problem | Unavailable) -> str:
         return "\n  ".join([f"{error.request}: no answer: {error.why}", *_advice(error)])
     lines = [f"{error.title} ({error.status}): {error.detail}".rstrip(": ")]
     lines += [f"  {fault.where}: {fault.detail}" for fault in error.errors if fault.where]
-    lines += [f"  {_night_line(night)}" for night in error.document.get("nights") or []]
+    for night in error.document.get("nights") or []:
+        lines.append("  " + ", ".join(f"{name} {value}" for name, value in night.items()))
     if error.status == httpx.codes.UNAUTHORIZED:
         lines.append("  For development, `innbox token` makes tokens.")
     if error.trace_id:
@@ -115,15 +121,16 @@ def explained(error: Problem | Unavailable) -> str:
     return "\n".join(lines)
 
 
-def is_refusal(problem: Problem) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Return whether the API refused the request itself.
 
     A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
     """
     return (
-        httpx.codes.is_client_error(problem.status)
-        and problem.status != httpx.codes.UNAUTHORIZED
-        and problem.type != "about:blank"
+        isinstance(error, Problem)
+        and httpx.codes.is_client_error(error.status)
+        and error.status != httpx.codes.UNAUTHORIZED
+        and error.type != "about:blank"
     )
 
 
@@ -147,17 +154,6 @@ def _connected(
         yield innbox
 
 
-@contextmanager
-def _interrupted(key: str | None) -> Iterator[None]:
-    """Print the key if the command is interrupted before the answer."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if key:
-            print_status(_repeat(key))
-        raise
-
-
 def _is_url(where: str) -> bool:
     try:
         url = httpx.URL(where)
@@ -177,10 +173,6 @@ def _advice(error: Unavailable) -> Iterator[str]:
 
 def _repeat(key: str) -> str:
     return f"The request may have taken effect. Repeat it safely with --key {quote(key)}"
-
-
-def _night_line(night: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in night.items())
 
 
 def _own_token(data: Path) -> Callable[[], str]:

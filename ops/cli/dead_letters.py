@@ -11,8 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from innbox_process.commands import CommandError
 from innbox_process.logs import configure_logs
-from ops.cli.deploy import DATABASE
-from ops.cli.root import cli
+from ops.cli.root import DATABASE, cli
 from ops.environment import settings_for
 from relay.cli.output import as_json, print_json, print_status, print_table
 from runtime.settings import Context, Settings

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
-from ops.cli.api_client import with_client
+from ops.cli.api_client import print_found, with_client
 from ops.cli.inventory import inventory
-from relay.cli.output import as_json, errors, print_json, print_status, print_table
+from relay.cli.output import as_json, errors, print_status, print_table
 
 REFUSED = 1
 REFUSED_SHOWN_MAX = 20
@@ -81,16 +81,8 @@ def load(
                 f"Interrupted after {_counts(so_far)}. It is safe to repeat the whole load."
             )
             raise
-    if as_json:
-        print_json(
-            {
-                "lines": so_far.lines,
-                "applied": so_far.applied,
-                "refused": msgspec.to_builtins(so_far.refused),
-            }
-        )
-    else:
-        _print(so_far)
+    found = {"lines": so_far.lines, "applied": so_far.applied, "refused": so_far.refused}
+    print_found(found, lambda: _print(so_far), as_json=as_json)
     return REFUSED if so_far.refused else 0
 
 

@@ -10,6 +10,8 @@ import click
 from relay.cli.lazy import LazyGroup, Listed
 
 DEFAULT_DATA = Path(".innbox")
+# What `settings_for` is asked for by a command that does without Kafka.
+DATABASE = ("database_url",)
 
 # By its module and its name there.
 _SUMMARIES = {

@@ -36,7 +36,6 @@ def in_words(error: Exception) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-    from innbox_client import Problem
     from ops.cli.api_client import is_refusal
 
-    return isinstance(error, Problem) and is_refusal(error)
+    return is_refusal(error)

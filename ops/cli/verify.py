@@ -14,6 +14,9 @@ from relay.cli.output import as_json, console, print_json, print_status, print_t
 
 VIOLATED = 1
 
+_COUNTS = ("reservations", "confirmed", "rejected", "cancelled")
+_FAILURES = ("open", "lost", "doubled", "oversold", "violations")
+
 
 @cli.command()
 @click.option("--reservations", type=click.IntRange(min=1), default=1_200, show_default=True)
@@ -94,13 +97,13 @@ def verify(data: Path, name_all: bool, as_json: bool) -> int:
             ("", "promise", "how it was checked", "rows", "violations"),
             [
                 (
-                    finding.invariant,
-                    finding.promise,
-                    "\n".join([finding.how, *finding.notes]),
-                    f"{finding.rows:,}",
-                    finding.violations_count or "none",
+                    one.invariant,
+                    one.promise,
+                    "\n".join([one.how, *one.notes]),
+                    f"{one.rows:,}",
+                    one.violations_count or "none",
                 )
-                for finding in verdict.findings
+                for one in verdict.findings
             ],
         )
         _print_violations(verdict.as_dict())
@@ -118,7 +121,7 @@ def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
         for kill in outcome["kills"]
     )
     latency = outcome["latency_ms"]
-    rows = [(name, f"{outcome[name]:,}") for name in _DEMO_ROWS]
+    rows = [(name, f"{outcome[name]:,}") for name in (*_COUNTS, *_FAILURES)]
     rows += [
         ("request to result", f"p50 {latency['p50']:,} ms, p99 {latency['p99']:,} ms"),
         ("without a result in time", f"{outcome['without_result_in_time']:,}"),
@@ -135,20 +138,6 @@ def verdict_line(outcome: dict[str, Any]) -> str:
         return "[green]Every invariant holds.[/]"
     failures = (f"{outcome[name]:,} {name}" for name in _FAILURES if outcome[name])
     return f"[red]FAILED:[/] {', '.join(failures)}"
-
-
-_DEMO_ROWS = (
-    "reservations",
-    "confirmed",
-    "rejected",
-    "cancelled",
-    "open",
-    "lost",
-    "doubled",
-    "oversold",
-    "violations",
-)
-_FAILURES = _DEMO_ROWS[4:]
 
 
 def _print_violations(verdict: dict[str, Any]) -> None:

@@ -21,11 +21,12 @@ from ops.bench.backlog import fill
 from ops.bench.consumer import bench_consumer
 from ops.bench.contention import SERVER, bench_contention
 from ops.bench.cost import bench_cost
-from ops.bench.environment import Run, a_stay, processes
+from ops.bench.environment import Run, processes
 from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
 from ops.bench.measure import Comparison, Measured, Times
 from ops.bench.writers import bench_writers
+from ops.bench.writing import a_stay
 from ops.environment import as_environment
 from ops.supervisor import children_of
 from runtime.settings import Settings
