@@ -78,39 +78,34 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
         processes(run.settings, _processes(two, one, floor, run.logs)),
         process_pool(1) as caller,
     ):
-        rates = in_turn(
-            run.report,
-            "reserving: pgbench, the API in two processes and in one, its floor",
-            rounds,
-            pgbench=lambda: pgbench(pipelined=False),
-            two=lambda: api(two),
-            one=lambda: api(one),
-            floor=lambda: api(floor),
-            pipelined=lambda: pgbench(pipelined=True),
-        )
+        ways = {
+            "pgbench": lambda: pgbench(pipelined=False),
+            "2 API processes": lambda: api(two),
+            "1 API process": lambda: api(one),
+            "without database": lambda: api(floor),
+            "pgbench, pipelined": lambda: pgbench(pipelined=True),
+        }
+        rates = in_turn(run.report, "reserving", rounds, ways)
         busy = last[two.database_url]
         api(two, rate)
         calm = Times.of(last[two.database_url].times)
-    figures = {
-        "p50_ms": calm.p50_ms,
-        "p99_ms": calm.p99_ms,
-        "callers": callers,
-        "caller_us": busy.own_us,
-        "seconds": seconds,
-        "rates": [_at(rate, calm), _at(busy.per_s, Times.of(busy.times))],
-    }
-    return Measured("api", *_compared(rates), figures)
-
-
-def _compared(rates: dict[str, list[float]]) -> tuple[dict[str, Comparison], dict[str, Comparison]]:
-    def beside(candidate: str, of_candidate: str, baseline: str, of_baseline: str) -> Comparison:
-        return Comparison(candidate, baseline, "per_s", rates[of_candidate], rates[of_baseline])
-
-    return {"pgbench": beside("2 API processes", "two", "pgbench", "pgbench")}, {
-        "one_process": beside("1 API process", "one", "pgbench", "pgbench"),
-        "pipelined": beside("2 API processes", "two", "pgbench, pipelined", "pipelined"),
-        "floor": beside("2 API processes", "two", "without database", "floor"),
-    }
+    return Measured(
+        "api",
+        {"pgbench": Comparison.of(rates, "2 API processes", "pgbench")},
+        {
+            "one_process": Comparison.of(rates, "1 API process", "pgbench"),
+            "pipelined": Comparison.of(rates, "2 API processes", "pgbench, pipelined"),
+            "floor": Comparison.of(rates, "2 API processes", "without database"),
+        },
+        {
+            "p50_ms": calm.p50_ms,
+            "p99_ms": calm.p99_ms,
+            "callers": callers,
+            "caller_us": busy.own_us,
+            "seconds": seconds,
+            "rates": [_at(rate, calm), _at(busy.per_s, Times.of(busy.times))],
+        },
+    )
 
 
 def _at(per_s: float, times: Times) -> dict[str, Any]:

@@ -43,20 +43,17 @@ def bench_consumer(run: Run, *, total: int, one_by_one: int, rounds: int) -> Mea
     innbox bench consumer --messages 50000 --json
     """
     opens_on = datetime.now(UTC).date() + timedelta(days=1)
+    one_each = "one transaction per message"
     firsts = count(1, step=max(total, one_by_one))  # no reservation is in two rounds
     with scratch(run.settings) as own:
         _open_rooms(own.rooms_database_url, opens_on)
         unbatched = own.model_copy(update={"batch_size_max": 1})
-        rates = in_turn(
-            run.report,
-            "one by one, then in batches",
-            rounds,
-            single=lambda: _round(unbatched, opens_on, next(firsts), one_by_one),
-            batched=lambda: _round(own, opens_on, next(firsts), total),
-        )
-    applied = Comparison(
-        "in batches", "one transaction per message", "per_s", rates["batched"], rates["single"]
-    )
+        ways = {
+            one_each: lambda: _round(unbatched, opens_on, next(firsts), one_by_one),
+            "in batches": lambda: _round(own, opens_on, next(firsts), total),
+        }
+        rates = in_turn(run.report, "applying", rounds, ways)
+    applied = Comparison.of(rates, "in batches", one_each)
     figures = {"messages": total, "one_by_one": one_by_one}
     return Measured("consumer", {"applied": applied}, figures=figures)
 

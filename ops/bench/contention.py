@@ -8,6 +8,7 @@ They begin evenly while the backlog is made, so that ids of open and committed t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from os import getpid
 
 from sqlalchemy import Connection, text
@@ -38,27 +39,23 @@ def bench_contention(run: Run, *, backlog: int, transactions: int, rounds: int) 
     innbox bench contention
     innbox bench contention --transactions 100 --json
     """
+    none, one, many = "none in flight", "one open transaction", f"{transactions:,} in flight"
     with scratch(run.settings) as own:
         with session(own) as connection:
             _require_prepared_transactions(connection, transactions)
-        rates = in_turn(
-            run.report,
-            "draining: with no open transaction, with one, with many",
-            rounds,
-            none=lambda: _rate(own, backlog, 0, chunks=transactions),
-            one=lambda: _rate(own, backlog, 1, chunks=transactions),
-            many=lambda: _rate(own, backlog, transactions, chunks=transactions),
-        )
-
-    one, many = (
-        Comparison(candidate, "none in flight", "per_s", rates[name], rates["none"])
-        for name, candidate in (
-            ("one", "one open transaction"),
-            ("many", f"{transactions:,} in flight"),
-        )
-    )
+        measure = partial(_rate, own, backlog, chunks=transactions)
+        ways = {
+            none: partial(measure, 0),
+            one: partial(measure, 1),
+            many: partial(measure, transactions),
+        }
+        rates = in_turn(run.report, "draining", rounds, ways)
+    compared = {
+        "one_open": Comparison.of(rates, one, none),
+        "many_in_flight": Comparison.of(rates, many, none),
+    }
     figures = {"backlog": backlog, "transactions": transactions}
-    return Measured("contention", {"one_open": one, "many_in_flight": many}, figures=figures)
+    return Measured("contention", compared, figures=figures)
 
 
 def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> float:

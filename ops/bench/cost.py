@@ -5,9 +5,10 @@ minimum that any outbox writes, before it marks or deletes a row as sent.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, make_url, text
 
 import outbox
 from innbox_process.commands import Report
@@ -64,13 +65,11 @@ def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
     with scratch(run.settings) as own, session(own) as connection:
         connection.execute(_BARE)
         # The first round has empty tables, and does not count.
-        found = in_turn(
-            run.report,
-            "writing, one by one and in batches",
-            rounds,
-            single=lambda: _bytes_per_event(connection, own, count, 1),
-            batched=lambda: _bytes_per_event(connection, own, count, PER_BATCH),
-        )
+        ways = {
+            "one by one": lambda: _bytes_per_event(connection, own, count, 1),
+            "in batches": lambda: _bytes_per_event(connection, own, count, PER_BATCH),
+        }
+        found = in_turn(run.report, "writing", rounds, ways)
         with a_relay(own, run.logs):
             figures = _relayed(connection, own, count)
             appended = (2 * rounds + 3) * count
@@ -78,7 +77,7 @@ def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
             figures["idle_queries_per_s"] = _idle(run.settings, own, idle_s, run.report)
     one, many = (
         Comparison("outbox.message", "bare table", "bytes", *zip(*found[name], strict=True))
-        for name in ("single", "batched")
+        for name in ("one by one", "in batches")
     )
     figures |= {"messages": count, "per_batch": PER_BATCH, "idle_s": idle_s}
     return Measured("cost", {"wal_one_by_one": one, "wal_in_batches": many}, figures=figures)
@@ -88,34 +87,39 @@ def _bytes_per_event(
     connection: Connection, settings: Settings, count: int, at_once: int
 ) -> tuple[float, float]:
     """Return the bytes of appending, and of copying the same messages to the plain table."""
-    first = connection.execute(
-        text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message")
-    ).scalar_one()
-    began_at = connection.execute(_WAL).scalar_one()
-    with writing(settings, rings=False) as engine:
-        _append(engine, count, at_once)
-    appended_at = connection.execute(_WAL).scalar_one()
-    for start in range(first, first + count, at_once):
-        connection.execute(_COPY, {"first": start, "end": start + at_once})
-    copied_at = connection.execute(_WAL).scalar_one()
-    return (appended_at - began_at) / count, (copied_at - appended_at) / count
+    first = connection.scalar(text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message"))
 
+    def copy() -> None:
+        for start in range(first, first + count, at_once):
+            connection.execute(_COPY, {"first": start, "end": start + at_once})
 
-def _append(engine: Engine, count: int, at_once: int) -> None:
-    for start in range(0, count, at_once):
-        with engine.begin() as connection:
-            outbox.append(connection, map(an_event, range(start, start + at_once)))
+    appended = _wal_bytes(connection, lambda: _append(settings, count, at_once, rings=False))
+    return appended / count, _wal_bytes(connection, copy) / count
 
 
 def _relayed(connection: Connection, settings: Settings, count: int) -> dict[str, Any]:
     """Append one by one while the relay publishes and saves its cursors."""
+
+    def append_and_relay() -> None:
+        _append(settings, count, 1, rings=True)
+        _wait_until_relayed(connection)
+
     _wait_until_relayed(connection)
+    wal_bytes = _wal_bytes(connection, append_and_relay)
+    return {"wal_bytes_per_relayed_event": wal_bytes / count}
+
+
+def _wal_bytes(connection: Connection, work: Callable[[], None]) -> int:
     began_at = connection.execute(_WAL).scalar_one()
-    with writing(settings, rings=True) as engine:
-        _append(engine, count, 1)
-    _wait_until_relayed(connection)
-    wal = connection.execute(_WAL).scalar_one() - began_at
-    return {"wal_bytes_per_relayed_event": wal / count}
+    work()
+    return int(connection.execute(_WAL).scalar_one() - began_at)
+
+
+def _append(settings: Settings, count: int, at_once: int, *, rings: bool) -> None:
+    with writing(settings, rings=rings) as engine:
+        for start in range(0, count, at_once):
+            with engine.begin() as connection:
+                outbox.append(connection, map(an_event, range(start, start + at_once)))
 
 
 def _wait_until_relayed(connection: Connection) -> None:

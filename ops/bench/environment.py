@@ -139,11 +139,10 @@ def processes(settings: Settings, children: list[Child]) -> Iterator[Supervisor]
                 )
 
 
-@contextmanager
-def process_pool(size: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(size: int) -> ProcessPoolExecutor:
     """Run clients in their own processes, so that they share no interpreter with the timing."""
-    with ProcessPoolExecutor(size, get_context("spawn"), _ignore_interrupts) as pool:
-        yield pool
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    return ProcessPoolExecutor(size, get_context("spawn"), signal.signal, ignored)
 
 
 def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
@@ -163,7 +162,3 @@ def _delete_topics(own: Settings) -> None:
     names = [name for name in topics if name.startswith(own.kafka_prefix)]
     for deletion in admin.delete_topics(names).values() if names else ():
         deletion.result(10)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,6 +5,7 @@ and written to in turn.
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy import text
 
@@ -21,7 +22,6 @@ from runtime.settings import Settings
 # Else filling, at some 50,000 messages a second, would cause checkpoints all the time.
 SERVER = {"max_wal_size": "4GB"}
 EVENTS_PER_S = 200.0
-_TURNS = "the log with history, then the empty log"
 
 
 @bounded("--history", 1_000, 100_000_000, 10_000_000)
@@ -54,22 +54,17 @@ def bench_growth(
             with a_relay(log, run.logs):
                 return latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)["p50_ms"]
 
-        drains = in_turn(
-            run.report,
-            f"draining: {_TURNS}",
-            rounds,
-            grown=lambda: drained(grown),
-            empty=lambda: drained(empty),
-        )
+        drain = {"with history": partial(drained, grown), "empty log": partial(drained, empty)}
+        drains = in_turn(run.report, "draining", rounds, drain)
+        write = {"with history": partial(p50_ms, grown), "empty log": partial(p50_ms, empty)}
         # A latency has its own warm-up.
-        latencies = [
-            (p50_ms(grown), p50_ms(empty))
-            for _ in reported(run.report, f"writing: {_TURNS}", range(rounds))
-        ]
-    drain = Comparison("with history", "empty log", "per_s", drains["grown"], drains["empty"])
-    wait = Comparison("with history", "empty log", "p50_ms", *zip(*latencies, strict=True))
+        latencies = in_turn(run.report, "writing", rounds, write, warm_up=0)
+    compared = {
+        "drain": Comparison.of(drains, "with history", "empty log"),
+        "latency": Comparison.of(latencies, "with history", "empty log", "p50_ms"),
+    }
     figures = {"history": history, "days": days, "backlog": backlog, "events_per_s": EVENTS_PER_S}
-    return Measured("growth", {"drain": drain, "latency": wait}, figures=figures)
+    return Measured("growth", compared, figures=figures)
 
 
 def _grow(log: Settings, history: int, days: int, report: Report) -> None:

@@ -108,9 +108,13 @@ def latency(
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Instants]:
     """Yield the instants at which events arrive from now on, by number."""
-    arrived = Instants()
+    arrived, topic = Instants(), settings.kafka_prefix + ROOM_RESERVE
     consumer = Consumer(consumer_properties(settings, "bench"))
-    consumer.assign(list(_ends(consumer, settings.kafka_prefix + ROOM_RESERVE)))
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    for place in places:
+        _, place.offset = consumer.get_watermark_offsets(place, timeout=10)
+    consumer.assign(places)
 
     def read() -> None:
         message = consumer.poll(_POLL_S)
@@ -124,12 +128,6 @@ def _reading(settings: Settings) -> Iterator[Instants]:
             yield arrived
     finally:
         consumer.close()
-
-
-def _ends(consumer: Consumer, topic: str) -> Iterator[TopicPartition]:
-    for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-        yield TopicPartition(topic, partition, end)
 
 
 def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:

@@ -15,6 +15,9 @@ from innbox_process.commands import Report, reported
 
 _Found = TypeVar("_Found")
 
+# What is measured in turn, and what was found in each round, by the name of the way.
+Ways = Mapping[str, Callable[[], _Found]]
+Rounds = Mapping[str, Sequence[float]]
 Unit = Literal["per_s", "p50_ms", "bytes"]
 _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
 
@@ -31,6 +34,11 @@ class Comparison:
     unit: Unit
     of_candidate: Sequence[float]
     of_baseline: Sequence[float]
+
+    @classmethod
+    def of(cls, found: Rounds, candidate: str, baseline: str, unit: Unit = "per_s") -> "Comparison":
+        """Compare two of the ways that were measured in turn."""
+        return cls(candidate, baseline, unit, found[candidate], found[baseline])
 
     @property
     def ratio(self) -> float:
@@ -108,14 +116,14 @@ class Times:
 
 
 def in_turn(
-    report: Report, what: str, rounds: int, **ways: Callable[[], _Found]
+    report: Report, doing: str, rounds: int, ways: Ways[_Found], *, warm_up: int = 1
 ) -> dict[str, list[_Found]]:
-    """Measure each way once in every round; one round more warms up, and does not count."""
+    """Measure each way once in every round; the rounds that warm up are more, and do not count."""
     found: dict[str, list[_Found]] = {name: [] for name in ways}
-    for _ in reported(report, what, range(rounds + 1)):
+    for _ in reported(report, f"{doing}: {', '.join(ways)}", range(warm_up + rounds)):
         for name, measure in ways.items():
             found[name].append(measure())
-    return {name: values[1:] for name, values in found.items()}
+    return {name: values[warm_up:] for name, values in found.items()}
 
 
 def rate(messages: int, work: Callable[[], object]) -> float:

@@ -38,14 +38,12 @@ def bench_relay(run: Run, *, backlog: int, rounds: int, mode: RelayMode) -> Meas
             fill(connection, backlog, report=lambda done: run.report("filling", done, backlog))
             connection.execute(text("VACUUM ANALYZE outbox.message"))
             rows = _in_memory(connection, since, backlog)
-        rates = in_turn(
-            run.report,
-            "the bare producer, then the relay",
-            rounds,
-            bare=lambda: rate(backlog, lambda: _produce_bare(own, rows)),
-            relay=lambda: drain_rate(own, since, backlog),
-        )
-    drain = Comparison("relay", "bare producer loop", "per_s", rates["relay"], rates["bare"])
+        ways = {
+            "bare producer loop": lambda: rate(backlog, lambda: _produce_bare(own, rows)),
+            "relay": lambda: drain_rate(own, since, backlog),
+        }
+        rates = in_turn(run.report, "draining", rounds, ways)
+    drain = Comparison.of(rates, "relay", "bare producer loop")
     return Measured("relay", {"drain": drain}, figures={"backlog": backlog, "mode": mode})
 
 

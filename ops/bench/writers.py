@@ -76,18 +76,15 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
             return found
 
         with repeating(lambda: reader.wait_for_notify(listening, 0.2)):
-            rates = in_turn(
-                run.report,
-                "writing: no wake-up, the doorbell, NOTIFY by a trigger",
-                rounds,
-                silent=lambda: written(rings=False),
-                doorbell=lambda: written(rings=True),
-                notify=notified,
-            )
-    silent = rates["silent"]
+            ways = {
+                "no wake-up": lambda: written(rings=False),
+                "doorbell": lambda: written(rings=True),
+                "NOTIFY inside": notified,
+            }
+            rates = in_turn(run.report, "writing", rounds, ways)
     return Measured(
         "writers",
-        {"doorbell": Comparison("doorbell", "no wake-up", "per_s", rates["doorbell"], silent)},
-        {"notify": Comparison("NOTIFY inside", "no wake-up", "per_s", rates["notify"], silent)},
+        {"doorbell": Comparison.of(rates, "doorbell", "no wake-up")},
+        {"notify": Comparison.of(rates, "NOTIFY inside", "no wake-up")},
         {"writers": writers, "processes": processes, "seconds": seconds},
     )

@@ -1,7 +1,6 @@
 """`innbox bench`: its commands are the functions of `ops.bench`, with their options and help."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from importlib import import_module
@@ -17,7 +16,6 @@ from relay.cli.lazy import LazyGroup, Listed
 from relay.cli.output import as_json, print_json, print_status, print_table, progress
 
 if TYPE_CHECKING:
-    from ops.bench.environment import Run
     from ops.bench.measure import Measured
 
 BENCHES = {
@@ -62,30 +60,24 @@ def _command(
 
     @wraps(measure)
     def command(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the benchmark's own
-        with _running(server) as run:
-            found = measure(run, **options)
+        from ops.bench.environment import Run
+        from ops.stack import servers
+
+        with (
+            temporary("innbox-bench-") as data,
+            servers(data, print_status, brokers=1, postgres_settings=server),
+            progress() as report,
+        ):
+            prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
+            settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+            configure_logs(settings, "bench")
+            found = measure(Run(settings, data / "logs", report), **options)
         if as_json:
             print_json(found.as_dict())
         else:
             _print(found)
 
     return as_json(click.command(name)(command))
-
-
-@contextmanager
-def _running(postgres_settings: Mapping[str, object] | None) -> "Iterator[Run]":
-    from ops.bench.environment import Run
-    from ops.stack import servers
-
-    with (
-        temporary("innbox-bench-") as data,
-        servers(data, print_status, brokers=1, postgres_settings=postgres_settings),
-        progress() as report,
-    ):
-        prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
-        settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
-        configure_logs(settings, "bench")
-        yield Run(settings, data / "logs", report)
 
 
 def _print(found: "Measured") -> None:

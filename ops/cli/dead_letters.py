@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -93,11 +94,9 @@ def retry(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bo
 
     engine, settings = _database(data, context)
     with retrying(engine, settings) as handlers:
+        retry_one = partial(retry_dead_letter, engine, handlers)
         # Any error that a message causes is its outcome.
-        outcomes = _decide_each(
-            ids, lambda id_: retry_dead_letter(engine, handlers, id_), Exception
-        )
-    return _print_outcomes(outcomes, "applied", as_json=as_json)
+        return _decide_each(ids, retry_one, Exception, "applied", as_json=as_json)
 
 
 @dead_letters.command()
@@ -116,8 +115,7 @@ def discard(data: Path, ids: tuple[int, ...], context: Context | None, as_json: 
         with engine.begin() as connection:
             discard_now(connection, id_)
 
-    outcomes = _decide_each(ids, discard_one, NoSuchDeadLetter)
-    return _print_outcomes(outcomes, "discarded", as_json=as_json)
+    return _decide_each(ids, discard_one, NoSuchDeadLetter, "discarded", as_json=as_json)
 
 
 def _database(data: Path, context: Context | None) -> tuple[Engine, Settings]:
@@ -132,27 +130,26 @@ def _database(data: Path, context: Context | None) -> tuple[Engine, Settings]:
 
 
 def _decide_each(
-    ids: Iterable[int], decide: Callable[[int], object], expected: type[Exception]
-) -> dict[int, str | None]:
-    """Decide each dead letter by itself; returns the error of each, None after a success."""
-    errors: dict[int, str | None] = dict.fromkeys(ids)
+    ids: Iterable[int],
+    decide: Callable[[int], object],
+    expected: type[Exception],
+    done: str,
+    *,
+    as_json: bool,
+) -> int:
+    """Decide each dead letter by itself, and print its outcome; returns 1 if one has an error."""
+    outcomes = dict.fromkeys(ids, done)
     for id_ in ids:
         try:
             decide(id_)
         except expected as error:
-            errors[id_] = f"{type(error).__name__}: {error}"
-    return errors
-
-
-def _print_outcomes(errors: dict[int, str | None], done: str, *, as_json: bool) -> int:
-    """Print the outcome of each dead letter; returns 1 if one has an error."""
-    outcomes = {id_: error or done for id_, error in errors.items()}
+            outcomes[id_] = f"{type(error).__name__}: {error}"
     if as_json:
         print_json({"dead_letters": outcomes})
     else:
         for id_, outcome in outcomes.items():
             print_status(f"{id_}: {outcome}")
-    return int(any(errors.values()))
+    return int(any(outcome != done for outcome in outcomes.values()))
 
 
 def _shown(letter: Any) -> dict[str, Any]:  # noqa: ANN401 - a DeadLetter, imported when needed

@@ -110,32 +110,25 @@ def reservations() -> None:
 
 @reservations.command("list")
 @click.option("--status", type=click.Choice(STATUSES, case_sensitive=False))
-@click.option("--room", type=click.IntRange(min=1), help="A room's id.")
+@click.option("--room", "room_id", type=click.IntRange(min=1), help="A room's id.")
 @click.option("--from", "from_on", type=Day(), is_eager=True, help="Check-in on this day or later.")
 @click.option("--to", "to_on", type=Day(behind="from_on"), help="Check-in on this day or earlier.")
-@click.option("--member", type=click.IntRange(min=1), help="A member's, if you are staff.")
+@click.option(
+    "--member", "member_id", type=click.IntRange(min=1), help="A member's, if you are staff."
+)
 @limit_option
 @as_json
 @with_client()
 def list_(
     innbox: Innbox,
-    status: str | None,
-    room: int | None,
     from_on: date | None,
     to_on: date | None,
-    member: int | None,
     limit: int,
     as_json: bool,
+    **others: object,
 ) -> None:
     """List reservations, newest first."""
-    filters = given(
-        Filters,
-        status=status,
-        room_id=room,
-        check_in_from=from_on,
-        check_in_to=to_on,
-        member_id=member,
-    )
+    filters = given(Filters, check_in_from=from_on, check_in_to=to_on, **others)
     found = list(islice(innbox.reservations(**filters), limit))
     columns = ("id", "member", "room", "check-in", "check-out", "status", "reason")
     print_found(
