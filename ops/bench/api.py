@@ -11,7 +11,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 from sqlalchemy import text
 
@@ -103,13 +102,12 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
             "callers": callers,
             "caller_us": busy.own_us,
             "seconds": seconds,
-            "rates": [_at(rate, calm), _at(busy.per_s, Times.of(busy.times))],
+            "rates": [
+                {"requests_per_s": per_s, **asdict(times)}
+                for per_s, times in ((rate, calm), (busy.per_s, Times.of(busy.times)))
+            ],
         },
     )
-
-
-def _at(per_s: float, times: Times) -> dict[str, Any]:
-    return {"requests_per_s": per_s, **asdict(times)}
 
 
 def _unbounded(settings: Settings, seconds: int, **changes: object) -> Settings:

@@ -53,11 +53,11 @@ def bench_inventory(run: Run, *, rooms: int, nights: int) -> Measured:
     innbox bench inventory --rooms 100 --json
     """
     figures: dict[str, Any] = {"rooms": rooms, "nights": rooms * nights}
-    for kind, write in (("csv", _csv), ("ndjson", _ndjson)):
+    for kind, (media_type, write) in _FORMATS.items():
         with _served(run.settings, run.logs) as (own, client):
             for what in ("load", "load_again"):
                 body = write(rooms, reported(run.report, f"{kind}, {what}", range(nights)))
-                took_s = _load(client, kind, body, rooms * nights)
+                took_s = _load(client, media_type, body, rooms * nights)
                 figures[f"{kind}_{what}_s"] = took_s
                 figures[f"{kind}_{what}_nights_per_s"] = rooms * nights / took_s
             if kind == "ndjson":
@@ -79,11 +79,10 @@ def _served(settings: Settings, logs: Path) -> Iterator[tuple[Settings, httpx.Cl
             yield own, client
 
 
-def _load(client: httpx.Client, kind: str, body: Iterator[bytes], expected: int) -> float:
+def _load(client: httpx.Client, media_type: str, body: Iterator[bytes], expected: int) -> float:
     """Return the seconds until the last answer; raises `CommandError` unless all lines were applied."""
-    types = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
     began_at = perf_counter()
-    headers = {"Content-Type": types[kind]}
+    headers = {"Content-Type": media_type}
     with client.stream("POST", "/v1/inventory", content=body, headers=headers) as response:
         [last] = deque(response.iter_lines(), maxlen=1)
     if msgspec.json.decode(last).get("applied") != expected:
@@ -97,11 +96,10 @@ def _search(connection: Connection, nights: int) -> dict[str, float]:
     connection.execute(text("VACUUM ANALYZE rooms.room, rooms.room_night"))
     figures = {}
     for length in (length for length in LENGTHS if length < nights):
-        figures[f"search_{length}_nights_page_ms"] = _search_ms(connection, length, bookable=None)
+        name = f"search_{length}_nights"
+        figures[f"{name}_page_ms"] = _search_ms(connection, length, bookable=None)
         connection.execute(_CLOSE, {"day": OPENS_ON})
-        figures[f"search_{length}_nights_all_rooms_ms"] = _search_ms(
-            connection, length, bookable=True
-        )
+        figures[f"{name}_all_rooms_ms"] = _search_ms(connection, length, bookable=True)
         connection.execute(_OPEN)
     return figures
 
@@ -134,3 +132,6 @@ def _ndjson(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
         on = OPENS_ON + timedelta(days=day)
         rest = f'"night":"{on}","capacity":5,"closed":false,"minStay":1}}\n'
         yield "".join(f'{{"roomId":{room},{rest}' for room in range(1, rooms + 1)).encode()
+
+
+_FORMATS = {"csv": ("text/csv", _csv), "ndjson": ("application/x-ndjson", _ndjson)}

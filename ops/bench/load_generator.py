@@ -40,20 +40,11 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """The time of each call, of all calls, and of the generator's processor, in seconds."""
+    """The time of each call, in seconds, their rate, and the generator's processor time for each."""
 
     times: Sequence[float]
-    took_s: float
-    own_s: float
-
-    @property
-    def per_s(self) -> float:
-        return len(self.times) / self.took_s
-
-    @property
-    def own_us(self) -> float:
-        """The generator's processor time for each call, in microseconds."""
-        return self.own_s / len(self.times) * 1e6
+    per_s: float
+    own_us: float
 
 
 def call(script: Script, *, callers: int, seconds: float, per_s: float | None = None) -> Called:
@@ -86,10 +77,10 @@ async def _call(script: Script, callers: int, seconds: float, per_s: float | Non
 
     async with asyncio.timeout(seconds + _PATIENCE_S):
         await asyncio.gather(*(caller(*connection) for connection in connections))
-    took_s = time.perf_counter() - began_at
+    took_s, own_s = time.perf_counter() - began_at, time.process_time() - own_before_s
     for _, requests in connections:
         requests.transport.abort()
-    return Called(times, took_s, time.process_time() - own_before_s)
+    return Called(times, len(times) / took_s, own_s / len(times) * 1e6)
 
 
 async def _accepted(answers: asyncio.StreamReader) -> None:

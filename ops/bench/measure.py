@@ -91,7 +91,12 @@ class Measured:
         if self.contrasts:
             found["contrasts"] = _as_dicts(self.contrasts)
         found |= rounded(self.figures)
-        return found | {"machine": machine()}
+        machine = {
+            "cpus": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        }
+        return found | {"machine": machine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +136,6 @@ def rate(messages: int, work: Callable[[], object]) -> float:
     started_at = time.perf_counter()
     work()
     return messages / (time.perf_counter() - started_at)
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
 
 
 def rounded(found: Any) -> Any:  # noqa: ANN401 - JSON
