@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from itertools import count
 
@@ -22,12 +22,13 @@ Instants = dict[int, float]
 @contextmanager
 def writing(settings: Settings, *, rings: bool) -> Iterator[Engine]:
     """Open an engine as a process that appends has it, whose commits ring the doorbell or do not."""
-    engine = pooled_engine(settings, settings.database_url, "bench-writer")
-    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms) if rings else None
-    yield engine
-    if doorbell:
-        doorbell.close()
-    engine.dispose()
+    with ExitStack() as closed:
+        engine = pooled_engine(settings, settings.database_url, "bench-writer")
+        closed.callback(engine.dispose)
+        if rings:
+            doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
+            closed.callback(doorbell.close)
+        yield engine
 
 
 def write(

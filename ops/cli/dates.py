@@ -30,11 +30,8 @@ class Day(click.ParamType[date]):
         given = str(value).strip()
         first = ctx.params.get(self._behind) if ctx and self._behind else None
         after = first if isinstance(first, date) else today()
-        found = _relative(given.lower(), today(), after)
-        if found is not None:
-            return found
         try:
-            return date.fromisoformat(given)
+            return _relative(given.lower(), today(), after) or date.fromisoformat(given)
         except ValueError:
             self.fail(
                 f"{given!r} is not a day; write 2027-01-10, today, tomorrow, +14 or fri", param, ctx

@@ -1,6 +1,5 @@
 """`innbox demo | verify`: the commands that check the invariants."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,10 @@ def demo(
         return 0
 
     chosen = load_hotel(hotel)
-    with ExitStack() as exits:
-        data = exits.enter_context(temporary("innbox-demo-"))
-        stack = exits.enter_context(running_stack(data, print_status, brokers=int(brokers)))
+    with (
+        temporary("innbox-demo-") as data,
+        running_stack(data, print_status, brokers=int(brokers)) as stack,
+    ):
         with progress() as report:
             outcome = run_demo(stack, chosen, reservations, seed, report)
         if as_json:

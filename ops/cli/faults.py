@@ -1,19 +1,6 @@
-"""Running `innbox`: what `relay.cli.exits` does, and what may go wrong with the API besides.
-
-The codes are those of `ops.cli`.
-"""
-
-import click
+"""What may go wrong in a command of `innbox`: what `relay.cli.exits` knows, and the API's answers."""
 
 from relay.cli import exits
-from relay.cli.exits import FAILED
-
-__all__ = ["FAILED", "expected", "in_words", "run"]
-
-
-def run(cli: click.Command) -> int:
-    """Run the command line and return the exit code."""
-    return exits.run(cli, "innbox", expected=expected, in_words=in_words, is_refusal=_is_refusal)
 
 
 def expected() -> exits.Expected:
@@ -35,7 +22,8 @@ def in_words(error: Exception) -> str:
     return exits.in_words(error)
 
 
-def _is_refusal(error: Exception) -> bool:
-    from ops.cli.api_client import is_refusal
+def is_refusal(error: Exception) -> bool:
+    """Return whether the API refused the request itself."""
+    from ops.cli import api_client
 
-    return is_refusal(error)
+    return api_client.is_refusal(error)
