@@ -6,7 +6,6 @@ Callers, API and Postgres share the processors, with and without the database; p
 beside it. Nobody relays or answers: what is measured is accepting.
 """
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -136,11 +135,7 @@ def _processes(two: Settings, one: Settings, floor: Settings, logs: Path) -> lis
 
 def _script(own: Settings) -> Script:
     check_in = datetime.now(UTC).date() + timedelta(days=30)
-    stay = {
-        "roomId": 7,
-        "checkInDate": check_in.isoformat(),
-        "checkOutDate": (check_in + timedelta(days=3)).isoformat(),
-    }
-    body = json.dumps(stay, separators=(",", ":")).encode()
+    check_out = check_in + timedelta(days=3)
+    body = f'{{"roomId":7,"checkInDate":"{check_in}","checkOutDate":"{check_out}"}}'.encode()
     tokens = [sign(own, member, (READ, WRITE)) for member in range(1, MEMBERS + 1)]
     return Script(own.host, own.api_port, tokens, body, token_hex(6))

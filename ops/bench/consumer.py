@@ -67,18 +67,18 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     runner = Runner(engine, RoomsHandler(), own, Health(), Event())
     try:
         with runner.membership():
-            handled = 0
-            while not handled:  # joining the group is not measured
-                handled = runner.run_once()
-
-            def rest() -> None:
-                done = handled
-                while done < count:
-                    done += runner.run_once()
-
-            return rate(count - handled, rest)
+            rest = count - _handle(runner, 1)  # joining the group is not measured
+            return rate(rest, lambda: _handle(runner, rest))
     finally:
         engine.dispose()
+
+
+def _handle(runner: Runner, least: int) -> int:
+    """Handle batches until there were so many messages, and return how many there were."""
+    handled = 0
+    while handled < least:
+        handled += runner.run_once()
+    return handled
 
 
 def _fill(settings: Settings, opens_on: date, first: int, count: int) -> None:

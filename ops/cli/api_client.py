@@ -5,7 +5,6 @@ That is for development alone: no token is made for a URL that the user names, n
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from shlex import quote
@@ -40,8 +39,6 @@ key_option = click.option(
     show_default="a new one",
     help="The idempotency key: a request repeated with it takes effect once.",
 )
-
-
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
 )
@@ -81,7 +78,7 @@ def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
             data = click.get_current_context().find_object(Path)
             assert data is not None
             try:
-                with _connected(data, url, token, patience) as innbox:
+                with _client(data, url, token, patience) as innbox:
                     return command(innbox, **options)
             except KeyboardInterrupt:
                 if key := options.get("key"):
@@ -121,24 +118,8 @@ def explained(error: Problem | Unavailable) -> str:
     return "\n".join(lines)
 
 
-def is_refusal(error: Exception) -> bool:
-    """Return whether the API refused the request itself.
-
-    A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
-    """
-    return (
-        isinstance(error, Problem)
-        and httpx.codes.is_client_error(error.status)
-        and error.status != httpx.codes.UNAUTHORIZED
-        and error.type != "about:blank"
-    )
-
-
-@contextmanager
-def _connected(
-    data: Path, url: str | None, token: str | None, patience_s: float
-) -> Iterator[Innbox]:
-    """Open a client for the length of a block; raises `CommandError` without a URL or a token."""
+def _client(data: Path, url: str | None, token: str | None, patience_s: float) -> Innbox:
+    """Return a client, to be closed; raises `CommandError` without a URL or a token."""
     where = url or running_url(data)
     if where is None:
         raise CommandError(
@@ -150,8 +131,7 @@ def _connected(
         )
     if url and not token:
         raise CommandError("the token is missing: set INNBOX_TOKEN, or add --token")
-    with Innbox(where, token or _own_token(data), patience_s=patience_s) as innbox:
-        yield innbox
+    return Innbox(where, token or _own_token(data), patience_s=patience_s)
 
 
 def _is_url(where: str) -> bool:

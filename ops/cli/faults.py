@@ -23,7 +23,17 @@ def in_words(error: Exception) -> str:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether the API refused the request itself."""
-    from ops.cli import api_client
+    """Return whether the API refused the request itself.
 
-    return api_client.is_refusal(error)
+    A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
+    """
+    import httpx
+
+    from innbox_client import Problem
+
+    return (
+        isinstance(error, Problem)
+        and httpx.codes.is_client_error(error.status)
+        and error.status != httpx.codes.UNAUTHORIZED
+        and error.type != "about:blank"
+    )
