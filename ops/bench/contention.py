@@ -77,26 +77,20 @@ def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> f
 def _transactions(settings: Settings, in_flight: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that opens a transaction with a message; all are rolled back at the end."""
     with session(settings) as connection:
-        if in_flight <= 1:
-            yield lambda _number: _append_uncommitted(connection)
-            connection.execute(text("ROLLBACK"))
-            return
 
-        def prepare(number: int) -> None:
-            _append_uncommitted(connection)
-            connection.execute(text(f"PREPARE TRANSACTION 'innbox-bench-{getpid()}-{number}'"))
+        def open_one(number: int) -> None:
+            # BEGIN explicitly, since the connection is in autocommit.
+            connection.execute(text("BEGIN"))
+            fill(connection, 1)
+            if in_flight > 1:
+                connection.execute(text(f"PREPARE TRANSACTION 'innbox-bench-{getpid()}-{number}'"))
 
         try:
-            yield prepare
+            yield open_one
         finally:
+            connection.execute(text("ROLLBACK"))
             for gid in connection.execute(_PREPARED).scalars().all():
                 connection.execute(text(f"ROLLBACK PREPARED '{gid}'"))
-
-
-def _append_uncommitted(connection: Connection) -> None:
-    # BEGIN explicitly, since the connection is in autocommit.
-    connection.execute(text("BEGIN"))
-    fill(connection, 1)
 
 
 def _require_prepared_transactions(connection: Connection, transactions: int) -> None:

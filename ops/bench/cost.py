@@ -123,10 +123,7 @@ def _append(settings: Settings, count: int, at_once: int, *, rings: bool) -> Non
 
 
 def _wait_until_relayed(connection: Connection) -> None:
-    def unrelayed() -> int:
-        return connection.scalar(_UNRELAYED) or 0
-
-    wait_for_all(unrelayed, "messages were not relayed", WITHIN_S)
+    wait_for_all(lambda: connection.scalar(_UNRELAYED) or 0, "messages were not relayed", WITHIN_S)
 
 
 def _rows(connection: Connection, appended: int) -> dict[str, Any]:

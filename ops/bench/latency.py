@@ -19,17 +19,10 @@ from confluent_kafka import Consumer, TopicPartition
 from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
-from ops.bench.environment import (
-    Run,
-    a_relay,
-    process_pool,
-    repeating,
-    scratch,
-    wait_for_all,
-)
+from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
 from ops.bench.measure import Measured, Times
 from ops.bench.options import bounded, mode_option
-from ops.bench.writing import Instants, write
+from ops.bench.writing import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0
@@ -37,7 +30,6 @@ WRITERS = 8
 LATE_S = 0.01
 ARRIVED_WITHIN_S = 30.0
 _POLL_S = 0.1
-_HEAD_START_S = 0.1
 
 
 @click.option(
@@ -86,7 +78,7 @@ def latency(
     writers.submit(write, settings, WRITERS, 0.0, 0.0).result()  # until it is there
     with _reading(settings) as arrived:
         # CLOCK_MONOTONIC is the same in all processes of a machine, and cannot be set.
-        starts_at = time.monotonic() + _HEAD_START_S
+        starts_at = time.monotonic() + HEAD_START_S
         duration_s = WARM_UP_S + seconds
         writing = writers.submit(write, settings, WRITERS, starts_at, duration_s, per_s=rate)
         begun, committed = writing.result()

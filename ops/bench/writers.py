@@ -12,20 +12,11 @@ from math import ceil
 from sqlalchemy import text
 
 import outbox
-from ops.bench.environment import (
-    Run,
-    execute,
-    process_pool,
-    repeating,
-    scratch,
-    session,
-)
+from ops.bench.environment import Run, execute, process_pool, repeating, scratch, session
 from ops.bench.measure import Comparison, Measured, in_turn
 from ops.bench.options import bounded, rounds_option
-from ops.bench.writing import write
+from ops.bench.writing import HEAD_START_S, write
 from outbox import reader
-
-_HEAD_START_S = 0.1
 
 _FUNCTION = text(f"""
     CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql
@@ -62,7 +53,7 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
 
         def written(*, rings: bool) -> float:
             """Return the transactions per second of all clients, each with its share of the writers."""
-            starts_at = time.monotonic() + _HEAD_START_S
+            starts_at = time.monotonic() + HEAD_START_S
             working = [
                 clients.submit(write, own, share, starts_at, seconds, rings=rings)
                 for share in shares

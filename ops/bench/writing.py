@@ -16,6 +16,9 @@ from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from runtime.settings import Settings
 
+# Until then a pool's processes have been told to begin.
+HEAD_START_S = 0.1
+
 Instants = dict[int, float]
 
 

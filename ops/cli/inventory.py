@@ -101,8 +101,7 @@ def rooms(innbox: Innbox, as_json: bool) -> None:
 def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
     """Name a room; a new room is created."""
     named = innbox.set_room(room_id, name, key=key)
-    text = f"Room {named.id} is {named.name}."
-    print_found(named, lambda: print_status(text), as_json=as_json)
+    print_found(named, lambda: print_status(f"Room {named.id} is {named.name}."), as_json=as_json)
 
 
 @inventory.command("show")

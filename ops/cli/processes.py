@@ -36,9 +36,7 @@ def api(data: Path, port: int | None) -> None:
     help="The context whose outbox to relay. Default: RELAY_CONTEXT, or reservations.",
 )
 @click.option(
-    "--mode",
-    type=click.Choice(get_args(RelayMode)),
-    help="Default: RELAY_MODE, or at-least-once.",
+    "--mode", type=click.Choice(get_args(RelayMode)), help="Default: RELAY_MODE, or at-least-once."
 )
 @click.pass_obj
 def relay(data: Path, context: str | None, mode: str | None) -> None:
