@@ -52,11 +52,12 @@ def bench_inventory(run: Run, *, rooms: int, nights: int) -> Measured:
     innbox bench inventory                    about three minutes
     innbox bench inventory --rooms 100 --json
     """
+    season = [OPENS_ON + timedelta(days=day) for day in range(nights)]
     figures: dict[str, Any] = {"rooms": rooms, "nights": rooms * nights}
     for kind, (media_type, write) in _FORMATS.items():
         with _served(run.settings, run.logs) as (own, client):
             for what in ("load", "load_again"):
-                body = write(rooms, reported(run.report, f"{kind}, {what}", range(nights)))
+                body = write(rooms, reported(run.report, f"{kind}, {what}", season))
                 took_s = _load(client, media_type, body, rooms * nights)
                 figures[f"{kind}_{what}_s"] = took_s
                 figures[f"{kind}_{what}_nights_per_s"] = rooms * nights / took_s
@@ -119,17 +120,15 @@ def _search_ms(connection: Connection, length: int, *, bookable: bool | None) ->
     )
 
 
-def _csv(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
-    for day in days:
-        on = OPENS_ON + timedelta(days=day)
+def _csv(rooms: int, season: Iterable[date]) -> Iterator[bytes]:
+    for on in season:
         lines = [f"{room},{on},5,false,1\n" for room in range(1, rooms + 1)]
-        header = "roomId,night,capacity,closed,minStay\n" if day == 0 else ""
+        header = "roomId,night,capacity,closed,minStay\n" if on == OPENS_ON else ""
         yield (header + "".join(lines)).encode()
 
 
-def _ndjson(rooms: int, days: Iterable[int]) -> Iterator[bytes]:
-    for day in days:
-        on = OPENS_ON + timedelta(days=day)
+def _ndjson(rooms: int, season: Iterable[date]) -> Iterator[bytes]:
+    for on in season:
         rest = f'"night":"{on}","capacity":5,"closed":false,"minStay":1}}\n'
         yield "".join(f'{{"roomId":{room},{rest}' for room in range(1, rooms + 1)).encode()
 
