@@ -4,7 +4,8 @@ Both are the same runner over topics of their own, with the same messages; the b
 message, as in a consumer without batches: a database commit and an offset commit for each.
 """
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from threading import Event
 
 from confluent_kafka import Producer
@@ -17,11 +18,11 @@ from domain import messages
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import Change, NightsSet, nights_of
 from domain.stay import Stay
-from innbox_process.commands import Report, reported
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
-from ops.bench.environment import scratch
-from ops.bench.measure import Comparison, Measured, rate
+from ops.bench.environment import Run, scratch
+from ops.bench.measure import Comparison, Measured, in_turn, rate
+from ops.bench.options import bounded, rounds_option
 from ops.topics import create_topics
 from relay.publishing.producer import producer_properties
 from runtime.settings import Settings
@@ -31,25 +32,30 @@ NIGHTS = 60
 STAY_NIGHTS = 3
 
 
-def bench_consumer(
-    settings: Settings, opens_on: date, report: Report, *, total: int, one_by_one: int, rounds: int
-) -> Measured:
-    """Apply `total` requests in batches, in turn with `one_by_one` requests one by one."""
-    with scratch(settings) as own:
+@bounded("--messages", 1_000, 1_000_000, 20_000, into="total")
+@bounded("--one-by-one", 100, 100_000, 1_000)
+@rounds_option
+def bench_consumer(run: Run, *, total: int, one_by_one: int, rounds: int) -> Measured:
+    """Apply requests in batches, beside one transaction per message.
+
+    \b
+    innbox bench consumer
+    innbox bench consumer --messages 50000 --json
+    """
+    opens_on = datetime.now(UTC).date() + timedelta(days=1)
+    one_each = "one transaction per message"
+    firsts = count(1, step=max(total, one_by_one))  # no reservation is in two rounds
+    with scratch(run.settings) as own:
         _open_rooms(own.rooms_database_url, opens_on)
-        batched, single = [], []
-        for number in reported(report, "one by one, then in batches", range(rounds + 1)):
-            first = 1 + number * (total + one_by_one)
-            unbatched = own.model_copy(update={"batch_size_max": 1})
-            single.append(_round(unbatched, opens_on, first, one_by_one))
-            batched.append(_round(own, opens_on, first + one_by_one, total))
-    # The first round warms up and does not count.
-    applied = Comparison(
-        "in batches", "one transaction per message", "per_s", batched[1:], single[1:]
-    )
-    return Measured(
-        "consumer", {"applied": applied}, figures={"messages": total, "one_by_one": one_by_one}
-    )
+        unbatched = own.model_copy(update={"batch_size_max": 1})
+        ways = {
+            one_each: lambda: _round(unbatched, opens_on, next(firsts), one_by_one),
+            "in batches": lambda: _round(own, opens_on, next(firsts), total),
+        }
+        rates = in_turn(run.report, "applying", rounds, ways)
+    applied = Comparison.of(rates, "in batches", one_each)
+    figures = {"messages": total, "one_by_one": one_by_one}
+    return Measured("consumer", {"applied": applied}, figures=figures)
 
 
 def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
@@ -61,18 +67,18 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     runner = Runner(engine, RoomsHandler(), own, Health(), Event())
     try:
         with runner.membership():
-            handled = 0
-            while not handled:  # joining the group is not measured
-                handled = runner.run_once()
-
-            def rest() -> None:
-                done = handled
-                while done < count:
-                    done += runner.run_once()
-
-            return rate(count - handled, rest)
+            rest = count - _handle(runner, 1)  # joining the group is not measured
+            return rate(rest, lambda: _handle(runner, rest))
     finally:
         engine.dispose()
+
+
+def _handle(runner: Runner, least: int) -> int:
+    """Handle batches until there were so many messages, and return how many there were."""
+    handled = 0
+    while handled < least:
+        handled += runner.run_once()
+    return handled
 
 
 def _fill(settings: Settings, opens_on: date, first: int, count: int) -> None:

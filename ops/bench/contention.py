@@ -8,15 +8,16 @@ They begin evenly while the backlog is made, so that ids of open and committed t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from os import getpid
 
 from sqlalchemy import Connection, text
 
-from innbox_process.commands import CommandError, Report, reported
+from innbox_process.commands import CommandError
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.environment import scratch, session
-from ops.bench.measure import Comparison, Measured
-from ops.topics import create_topics
+from ops.bench.environment import Run, execute, scratch, session
+from ops.bench.measure import Comparison, Measured, in_turn
+from ops.bench.options import bounded, rounds_option
 from runtime.settings import Settings
 
 # For an embedded server; a server of the environment must allow as many.
@@ -24,34 +25,37 @@ TRANSACTIONS_MAX = 2_000
 SERVER = {"max_prepared_transactions": TRANSACTIONS_MAX}
 
 _PREPARED = text("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-_TURNS = "draining: with no open transaction, with one, with many"
 
 
-def bench_contention(
-    settings: Settings, report: Report, *, backlog: int, transactions: int, rounds: int
-) -> Measured:
-    """Drain a backlog with no, one and many transactions in flight, in turn."""
-    rates: dict[int, list[float]] = {0: [], 1: [], transactions: []}
-    with scratch(settings) as own:
-        create_topics(own)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--transactions", 2, TRANSACTIONS_MAX, 1_000)
+@rounds_option
+def bench_contention(run: Run, *, backlog: int, transactions: int, rounds: int) -> Measured:
+    """Drain while one or many transactions are open, beside draining with none open.
+
+    Your own Postgres must allow as many prepared transactions (max_prepared_transactions).
+
+    \b
+    innbox bench contention
+    innbox bench contention --transactions 100 --json
+    """
+    none, one, many = "none in flight", "one open transaction", f"{transactions:,} in flight"
+    with scratch(run.settings) as own:
         with session(own) as connection:
             _require_prepared_transactions(connection, transactions)
-        for in_flight in reported(report, _TURNS, list(rates) * (rounds + 1)):
-            found = _rate(own, backlog, in_flight, chunks=transactions)
-            rates[in_flight].append(found)
-
-    # The first round warms up and does not count.
-    def beside(candidate: str, in_flight: int) -> Comparison:
-        return Comparison(candidate, "none in flight", "per_s", rates[in_flight][1:], rates[0][1:])
-
-    return Measured(
-        "contention",
-        {
-            "one_open": beside("one open transaction", 1),
-            "many_in_flight": beside(f"{transactions:,} in flight", transactions),
-        },
-        figures={"backlog": backlog, "transactions": transactions},
-    )
+        measure = partial(_rate, own, backlog, chunks=transactions)
+        ways = {
+            none: partial(measure, 0),
+            one: partial(measure, 1),
+            many: partial(measure, transactions),
+        }
+        rates = in_turn(run.report, "draining", rounds, ways)
+    compared = {
+        "one_open": Comparison.of(rates, one, none),
+        "many_in_flight": Comparison.of(rates, many, none),
+    }
+    figures = {"backlog": backlog, "transactions": transactions}
+    return Measured("contention", compared, figures=figures)
 
 
 def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> float:
@@ -65,8 +69,7 @@ def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> f
             fill(connection, end - start, first=start + 1)
         connection.execute(text("ANALYZE outbox.message"))
         found = drain_rate(settings, since, backlog)
-    with session(settings) as connection:
-        connection.execute(text("TRUNCATE outbox.message"))
+    execute(settings, text("TRUNCATE outbox.message"))
     return found
 
 
@@ -74,26 +77,20 @@ def _rate(settings: Settings, backlog: int, in_flight: int, *, chunks: int) -> f
 def _transactions(settings: Settings, in_flight: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that opens a transaction with a message; all are rolled back at the end."""
     with session(settings) as connection:
-        if in_flight <= 1:
-            yield lambda _number: _append_uncommitted(connection)
-            connection.execute(text("ROLLBACK"))
-            return
 
-        def prepare(number: int) -> None:
-            _append_uncommitted(connection)
-            connection.execute(text(f"PREPARE TRANSACTION 'innbox-bench-{getpid()}-{number}'"))
+        def open_one(number: int) -> None:
+            # BEGIN explicitly, since the connection is in autocommit.
+            connection.execute(text("BEGIN"))
+            fill(connection, 1)
+            if in_flight > 1:
+                connection.execute(text(f"PREPARE TRANSACTION 'innbox-bench-{getpid()}-{number}'"))
 
         try:
-            yield prepare
+            yield open_one
         finally:
+            connection.execute(text("ROLLBACK"))
             for gid in connection.execute(_PREPARED).scalars().all():
                 connection.execute(text(f"ROLLBACK PREPARED '{gid}'"))
-
-
-def _append_uncommitted(connection: Connection) -> None:
-    # BEGIN explicitly, since the connection is in autocommit.
-    connection.execute(text("BEGIN"))
-    fill(connection, 1)
 
 
 def _require_prepared_transactions(connection: Connection, transactions: int) -> None:

@@ -5,20 +5,17 @@ minimum that any outbox writes, before it marks or deletes a row as sent.
 """
 
 import time
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, make_url, text
 
 import outbox
-from domain import messages
-from innbox_process.commands import CommandError, Report, reported
-from innbox_process.database import pooled_engine
-from ops.bench.backlog import KEYS
-from ops.bench.environment import a_relay, a_stay, scratch, session
-from ops.bench.measure import Comparison, Measured
-from ops.topics import create_topics
+from innbox_process.commands import Report
+from ops.bench.environment import Run, a_relay, scratch, session, wait_for_all
+from ops.bench.measure import Comparison, Measured, in_turn
+from ops.bench.options import bounded, rounds_option
+from ops.bench.writing import an_event, writing
 from runtime.settings import Settings
 
 PER_BATCH = 100
@@ -53,27 +50,34 @@ _TRANSACTIONS = text("""
 """)
 
 
-def bench_cost(
-    settings: Settings, logs: Path, report: Report, *, count: int, idle_s: float, rounds: int
-) -> Measured:
-    """Append one by one and in batches, then beside a relay, and then leave the relay idle."""
-    single, batched = [], []
-    with scratch(settings) as own:
-        create_topics(own)
-        with session(own) as connection:
-            connection.execute(_BARE)
-            for _ in reported(report, "writing, one by one and in batches", range(rounds + 1)):
-                single.append(_bytes_per_event(connection, own, count, 1))
-                batched.append(_bytes_per_event(connection, own, count, PER_BATCH))
-            with a_relay(own, logs):
-                figures = _relayed(connection, own, count)
-                appended = (2 * rounds + 3) * count
-                figures |= _rows(connection, appended)
-                figures["idle_queries_per_s"] = _idle(settings, own, idle_s, report)
-    # The first round has empty tables, and does not count.
+@bounded("--messages", 100, 1_000_000, 2_000, into="count")
+@bounded("--idle", 0.1, 3_600, 60, into="idle_s")
+@rounds_option
+def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
+    """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
+
+    The ratio is the WAL of a plain table of the same messages to the WAL of the outbox.
+
+    \b
+    innbox bench cost
+    innbox bench cost --idle 300 --json
+    """
+    with scratch(run.settings) as own, session(own) as connection:
+        connection.execute(_BARE)
+        # The first round has empty tables, and does not count.
+        ways = {
+            "one by one": lambda: _bytes_per_event(connection, own, count, 1),
+            "in batches": lambda: _bytes_per_event(connection, own, count, PER_BATCH),
+        }
+        found = in_turn(run.report, "writing", rounds, ways)
+        with a_relay(own, run.logs):
+            figures = _relayed(connection, own, count)
+            appended = (2 * rounds + 3) * count
+            figures |= _rows(connection, appended)
+            figures["idle_queries_per_s"] = _idle(run.settings, own, idle_s, run.report)
     one, many = (
-        Comparison("outbox.message", "bare table", "bytes", *zip(*found[1:], strict=True))
-        for found in (single, batched)
+        Comparison("outbox.message", "bare table", "bytes", *zip(*found[name], strict=True))
+        for name in ("one by one", "in batches")
     )
     figures |= {"messages": count, "per_batch": PER_BATCH, "idle_s": idle_s}
     return Measured("cost", {"wal_one_by_one": one, "wal_in_batches": many}, figures=figures)
@@ -83,59 +87,53 @@ def _bytes_per_event(
     connection: Connection, settings: Settings, count: int, at_once: int
 ) -> tuple[float, float]:
     """Return the bytes of appending, and of copying the same messages to the plain table."""
-    first = connection.execute(
-        text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message")
-    ).scalar_one()
-    began_at = connection.execute(_WAL).scalar_one()
-    engine = pooled_engine(settings, settings.database_url, "bench-writer")
-    _append(engine, count, at_once)
-    engine.dispose()
-    appended_at = connection.execute(_WAL).scalar_one()
-    for start in range(first, first + count, at_once):
-        connection.execute(_COPY, {"first": start, "end": start + at_once})
-    copied_at = connection.execute(_WAL).scalar_one()
-    return (appended_at - began_at) / count, (copied_at - appended_at) / count
+    first = connection.scalar(text("SELECT coalesce(max(position), 0) + 1 FROM outbox.message"))
 
+    def copy() -> None:
+        for start in range(first, first + count, at_once):
+            connection.execute(_COPY, {"first": start, "end": start + at_once})
 
-def _append(engine: Engine, count: int, at_once: int) -> None:
-    for start in range(0, count, at_once):
-        numbers = range(start, start + at_once)
-        with engine.begin() as connection:
-            batch = [messages.room_reserve(n + 1, n % KEYS + 1, a_stay()) for n in numbers]
-            outbox.append(connection, batch)
+    appended = _wal_bytes(connection, lambda: _append(settings, count, at_once, rings=False))
+    return appended / count, _wal_bytes(connection, copy) / count
 
 
 def _relayed(connection: Connection, settings: Settings, count: int) -> dict[str, Any]:
     """Append one by one while the relay publishes and saves its cursors."""
+
+    def append_and_relay() -> None:
+        _append(settings, count, 1, rings=True)
+        _wait_until_relayed(connection)
+
     _wait_until_relayed(connection)
+    wal_bytes = _wal_bytes(connection, append_and_relay)
+    return {"wal_bytes_per_relayed_event": wal_bytes / count}
+
+
+def _wal_bytes(connection: Connection, work: Callable[[], None]) -> int:
     began_at = connection.execute(_WAL).scalar_one()
-    engine = pooled_engine(settings, settings.database_url, "bench-writer")
-    with closing(outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)):
-        _append(engine, count, 1)
-    engine.dispose()
-    _wait_until_relayed(connection)
-    wal = connection.execute(_WAL).scalar_one() - began_at
-    return {"wal_bytes_per_relayed_event": wal / count}
+    work()
+    return int(connection.execute(_WAL).scalar_one() - began_at)
+
+
+def _append(settings: Settings, count: int, at_once: int, *, rings: bool) -> None:
+    with writing(settings, rings=rings) as engine:
+        for start in range(0, count, at_once):
+            with engine.begin() as connection:
+                outbox.append(connection, map(an_event, range(start, start + at_once)))
 
 
 def _wait_until_relayed(connection: Connection) -> None:
-    ends_at = time.monotonic() + WITHIN_S
-    while unrelayed := connection.execute(_UNRELAYED).scalar_one():
-        if time.monotonic() > ends_at:
-            raise CommandError(f"{unrelayed} messages were not relayed within {WITHIN_S:.0f} s")
-        time.sleep(0.05)  # between two queries
+    wait_for_all(lambda: connection.scalar(_UNRELAYED) or 0, "messages were not relayed", WITHIN_S)
 
 
 def _rows(connection: Connection, appended: int) -> dict[str, Any]:
     """Return the updated and dead rows of the log, once the statistics have counted all its rows."""
-    ends_at = time.monotonic() + WITHIN_S
-    while (found := connection.execute(_ROWS).one()).inserted < appended:
-        if time.monotonic() > ends_at:
-            raise CommandError(
-                f"the statistics counted {found.inserted} of {appended} messages within "
-                f"{WITHIN_S:.0f} s"
-            )
-        time.sleep(0.2)  # between two queries
+    wait_for_all(
+        lambda: max(0, appended - connection.execute(_ROWS).one().inserted),
+        f"of {appended} messages were not counted by the statistics",
+        WITHIN_S,
+    )
+    found = connection.execute(_ROWS).one()
     return {"messages_appended": appended, "rows_touched": found.touched, "dead_rows": found.dead}
 
 

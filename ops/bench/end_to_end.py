@@ -8,18 +8,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from innbox_process.commands import CommandError, Report
-from ops.bench.environment import processes, scratch, with_signing_key
+from ops.bench.environment import Run, processes, scratch, with_own_api
 from ops.bench.measure import Measured, Times
+from ops.bench.options import bounded
 from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
 from ops.demo.hotel import Hotel, RoomType, Season
 from ops.demo.run import open_hotel
 from ops.stack import Running
 from ops.supervisor import children_of
-from ops.topics import create_topics
-from runtime.settings import Settings
 
 WARM_UP_SHARE = 0.1
 NIGHTS = 60
@@ -32,20 +30,26 @@ HOTEL = Hotel(
 )
 
 
-def bench_end_to_end(
-    settings: Settings, logs: Path, report: Report, *, reservations: int, clients: int
-) -> Measured:
-    """Reserve over HTTP; the first tenth of the requests warms up and does not count."""
-    with scratch(with_signing_key(settings)) as own:
-        create_topics(own)
-        with processes(own, children_of(own, logs)) as supervisor:
-            stack = Running(own, supervisor, f"http://{own.host}:{own.api_port}")
-            open_hotel(stack, HOTEL, datetime.now(UTC).date(), report)
-            warm_up = max(clients, int(reservations * WARM_UP_SHARE))
-            _reserve(stack, clients, "warm", warm_up, report)
-            began_at = time.perf_counter()
-            served = _reserve(stack, clients, "bench", reservations, report)
-            took_s = time.perf_counter() - began_at
+@bounded("--reservations", 10, 1_000_000, 5_000)
+@bounded("--clients", 1, 100, 8)
+def bench_end_to_end(run: Run, *, reservations: int, clients: int) -> Measured:
+    """Time reservations over HTTP from the request to the final status, through all processes.
+
+    \b
+    innbox bench end-to-end
+    innbox bench end-to-end --clients 1 --reservations 1000 --json
+    """
+    with (
+        scratch(with_own_api(run.settings)) as own,
+        processes(own, children_of(own, run.logs)) as supervisor,
+    ):
+        stack = Running(own, supervisor, f"http://{own.host}:{own.api_port}")
+        open_hotel(stack, HOTEL, datetime.now(UTC).date(), run.report)
+        warm_up = max(clients, int(reservations * WARM_UP_SHARE))
+        _reserve(stack, clients, "warm", warm_up, run.report)
+        began_at = time.perf_counter()
+        served = _reserve(stack, clients, "bench", reservations, run.report)
+        took_s = time.perf_counter() - began_at
     times = Times.of([one.took_ms / 1000 for one in served])
     counted = {"reservations": reservations, "clients": clients}
     return Measured(

@@ -1,29 +1,32 @@
 """The environment of a benchmark: its own databases, topics and processes, removed at the end."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from itertools import count
 from multiprocessing import get_context
 from os import getpid
 from pathlib import Path
 from secrets import token_urlsafe
+from threading import Event, Thread
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection, TextClause, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import outbox
 import outbox.admin
-from domain.stay import Stay
-from innbox_process.commands import CommandError
+from innbox_process.commands import CommandError, Report
 from innbox_process.kafka import quiet_admin
 from ops.errors import quoted
 from ops.migrate import migrate
 from ops.ports import free_port
 from ops.supervisor import Child, Supervisor, children_of
+from ops.topics import create_topics
 from runtime.settings import RelayMode, Settings
 
 READY_S = 60.0
@@ -31,24 +34,30 @@ READY_S = 60.0
 _numbers = count(1)
 
 
+class Run(NamedTuple):
+    """What a benchmark is given: settings with a prefix of its own, a directory, and its progress."""
+
+    settings: Settings
+    logs: Path
+    report: Report
+
+
 @contextmanager
 def scratch(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings with the block's own migrated database and topic prefix.
-
-    The block creates the topics, perhaps under several longer prefixes.
-    """
+    """Yield the settings with the block's own topics, and its own migrated database."""
     number = next(_numbers)
-    prefix = f"{settings.kafka_prefix}{number}-"
-    with _scratch_database(settings.database_url, f"innbox_bench_{getpid()}_{number}") as url:
+    name, prefix = f"innbox_bench_{getpid()}_{number}", f"{settings.kafka_prefix}{number}-"
+    url = make_url(settings.database_url).set(database=name).render_as_string(hide_password=False)
+    urls = dict.fromkeys(("database_url", "reservations_database_url", "rooms_database_url"), url)
+    own = settings.model_copy(update={**urls, "kafka_prefix": prefix})
+    with ExitStack() as removed:
+        execute(settings, text(f"CREATE DATABASE {name}"))
+        removed.callback(execute, settings, text(f"DROP DATABASE {name} WITH (FORCE)"))
         migrate(url)
         make_partitions(url, datetime.now(UTC).date())
-        of_database = dict.fromkeys(
-            ("database_url", "reservations_database_url", "rooms_database_url"), url
-        )
-        try:
-            yield settings.model_copy(update={**of_database, "kafka_prefix": prefix})
-        finally:
-            _delete_topics(settings, prefix)
+        removed.callback(_delete_topics, own)
+        create_topics(own)
+        yield own
 
 
 def make_partitions(url: str, since: date) -> None:
@@ -66,14 +75,52 @@ def session(settings: Settings) -> Iterator[Connection]:
         yield connection
 
 
+def execute(settings: Settings, statement: TextClause) -> None:
+    with session(settings) as connection:
+        connection.execute(statement)
+
+
+@contextmanager
+def repeating(step: Callable[[], object]) -> Iterator[None]:
+    """Repeat a step in a thread for the length of the block."""
+    stop = Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            step()
+
+    thread = Thread(target=repeat, name="bench-repeating")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def wait_for_all(missing: Callable[[], int], what: str, within_s: float) -> None:
+    """Wait until nothing is missing; raises `CommandError`, which begins with how much still is."""
+    ends_at = time.monotonic() + within_s
+    while number := missing():
+        if time.monotonic() > ends_at:
+            raise CommandError(f"{number} {what} within {within_s:.0f} s")
+        time.sleep(0.05)  # between two tests
+
+
 @contextmanager
 def a_relay(settings: Settings, logs: Path, *, mode: RelayMode | None = None) -> Iterator[None]:
     """Run a relay as it is deployed, in its own process, until it owns its shard."""
-    (relay,) = [child for child in children_of(settings, logs) if child.name == "relay"]
+    relay = child_of(settings, logs, "relay")
     if mode:  # explicitly, since the environment may name the other mode
         relay.environment["RELAY_MODE"] = mode
     with processes(settings, [relay]):
         yield
+
+
+def child_of(settings: Settings, logs: Path, name: str) -> Child:
+    """Return one of the processes, as it is deployed."""
+    (child,) = [child for child in children_of(settings, logs) if child.name == name]
+    return child
 
 
 @contextmanager
@@ -92,48 +139,26 @@ def processes(settings: Settings, children: list[Child]) -> Iterator[Supervisor]
                 )
 
 
-@contextmanager
-def process_pool(size: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(size: int) -> ProcessPoolExecutor:
     """Run clients in their own processes, so that they share no interpreter with the timing."""
-    with ProcessPoolExecutor(size, get_context("spawn"), _ignore_interrupts) as pool:
-        yield pool
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    return ProcessPoolExecutor(size, get_context("spawn"), signal.signal, ignored)
 
 
-def with_signing_key(settings: Settings) -> Settings:
-    """Return the settings with this run's own key for tokens and port of the API."""
-    return settings.model_copy(
-        update={
-            "environment": "development",
-            "jwt_algorithm": "HS256",
-            "jwt_key": SecretStr(token_urlsafe(48)),
-            "api_port": free_port(settings.host),
-        }
-    )
+def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
+    """Return the settings with this run's own key for tokens and port of the API, and changes."""
+    own = {
+        "environment": "development",
+        "jwt_algorithm": "HS256",
+        "jwt_key": SecretStr(token_urlsafe(48)),
+        "api_port": free_port(settings.host),
+    }
+    return settings.model_copy(update=own | changes)
 
 
-def a_stay() -> Stay:
-    """Return a typical stay, of three nights."""
-    return Stay(date(2030, 1, 10), date(2030, 1, 13))
-
-
-def _delete_topics(settings: Settings, prefix: str) -> None:
-    admin = quiet_admin(settings.kafka)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
+def _delete_topics(own: Settings) -> None:
+    admin = quiet_admin(own.kafka)
+    topics = admin.list_topics(timeout=10).topics
+    names = [name for name in topics if name.startswith(own.kafka_prefix)]
     for deletion in admin.delete_topics(names).values() if names else ():
         deletion.result(10)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _scratch_database(url: str, name: str) -> Iterator[str]:
-    admin = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    try:
-        yield make_url(url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -5,16 +5,16 @@ and written to in turn.
 """
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 from sqlalchemy import text
 
 from innbox_process.commands import Report, reported
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.environment import a_relay, make_partitions, process_pool, scratch, session
+from ops.bench.environment import Run, a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
-from ops.bench.measure import Comparison, Measured
-from ops.topics import create_topics
+from ops.bench.measure import Comparison, Measured, in_turn
+from ops.bench.options import bounded, rounds_option
 from outbox import admin
 from outbox.reader import Cursor
 from runtime.settings import Settings
@@ -22,48 +22,49 @@ from runtime.settings import Settings
 # Else filling, at some 50,000 messages a second, would cause checkpoints all the time.
 SERVER = {"max_wal_size": "4GB"}
 EVENTS_PER_S = 200.0
-_TURNS = "the log with history, then the empty log"
 
 
+@bounded("--history", 1_000, 100_000_000, 10_000_000)
+@bounded("--days", 1, 365, 30)
+@bounded("--backlog", 1_000, 5_000_000, 200_000)
+@bounded("--seconds", 0.1, 600, 10)
+@rounds_option
 def bench_growth(
-    settings: Settings,
-    logs: Path,
-    report: Report,
-    *,
-    history: int,
-    days: int,
-    backlog: int,
-    seconds: float,
-    rounds: int,
+    run: Run, *, history: int, days: int, backlog: int, seconds: float, rounds: int
 ) -> Measured:
-    """Measure both logs in turn: the drain rate, and the latency at 200 events a second."""
+    """Relay from a log with a long history in daily partitions, beside an empty one.
+
+    Ten million messages of history take some minutes to make and up to 10 GB of disk. --seconds is the
+    length of one latency measurement.
+
+    \b
+    innbox bench growth
+    innbox bench growth --history 1000000 --json
+    """
     # Else the partition maintenance would drop the history.
-    kept = settings.model_copy(update={"retention_days": days + 7.0})
+    kept = run.settings.model_copy(update={"retention_days": days + 7.0})
     with scratch(kept) as empty, scratch(kept) as grown, process_pool(1) as writers:
-        _grow(grown, history, days, report)
+        _grow(grown, history, days, run.report)
         starts = {log.database_url: _prepare(log, backlog) for log in (empty, grown)}
 
         def drained(log: Settings) -> float:
             return drain_rate(log, starts[log.database_url], backlog)
 
         def p50_ms(log: Settings) -> float:
-            with a_relay(log, logs):
-                found = latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)
-            return found.since_commit.p50_ms
+            with a_relay(log, run.logs):
+                return latency(log, writers, rate=EVENTS_PER_S, seconds=seconds)["p50_ms"]
 
-        drains = [
-            (drained(grown), drained(empty))
-            for _ in reported(report, f"draining: {_TURNS}", range(rounds + 1))
-        ]
-        latencies = [
-            (p50_ms(grown), p50_ms(empty))
-            for _ in reported(report, f"writing: {_TURNS}", range(rounds))
-        ]
-    # The first drains warm up and do not count; a latency has its own warm-up.
-    drain = Comparison("with history", "empty log", "per_s", *zip(*drains[1:], strict=True))
-    wait = Comparison("with history", "empty log", "p50_ms", *zip(*latencies, strict=True))
+        drain = {"with history": partial(drained, grown), "empty log": partial(drained, empty)}
+        drains = in_turn(run.report, "draining", rounds, drain)
+        write = {"with history": partial(p50_ms, grown), "empty log": partial(p50_ms, empty)}
+        # A latency has its own warm-up.
+        latencies = in_turn(run.report, "writing", rounds, write, warm_up=0)
+    compared = {
+        "drain": Comparison.of(drains, "with history", "empty log"),
+        "latency": Comparison.of(latencies, "with history", "empty log", "p50_ms"),
+    }
     figures = {"history": history, "days": days, "backlog": backlog, "events_per_s": EVENTS_PER_S}
-    return Measured("growth", {"drain": drain, "latency": wait}, figures=figures)
+    return Measured("growth", compared, figures=figures)
 
 
 def _grow(log: Settings, history: int, days: int, report: Report) -> None:
@@ -88,7 +89,6 @@ def _grow(log: Settings, history: int, days: int, report: Report) -> None:
 
 def _prepare(log: Settings, backlog: int) -> Cursor:
     """Add a backlog, and return the cursor before it."""
-    create_topics(log)
     with session(log) as connection:
         since = behind_all(connection)
         fill(connection, backlog)

@@ -8,175 +8,118 @@ the times since an event was due, although not in those since the commit.
 
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import count
-from pathlib import Path
-from threading import Event, Thread
-from typing import Any
+from dataclasses import asdict
 
+import click
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
-from sqlalchemy import Engine
 
-import outbox
 from consumers.group import consumer_properties
-from domain import messages
 from domain.messages import ROOM_RESERVE
-from innbox_process.commands import CommandError, Report, reported
-from innbox_process.database import pooled_engine
-from ops.bench.backlog import KEYS
-from ops.bench.environment import a_relay, a_stay, process_pool, scratch
+from innbox_process.commands import reported
+from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
 from ops.bench.measure import Measured, Times
-from ops.topics import create_topics
+from ops.bench.options import bounded, mode_option
+from ops.bench.writing import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0
 WRITERS = 8
+LATE_S = 0.01
 ARRIVED_WITHIN_S = 30.0
 _POLL_S = 0.1
-_HEAD_START_S = 0.1
-
-Instants = dict[int, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """The times at one rate; `late` events began 10 ms or more after they were due."""
-
-    events_per_s: float
-    since_commit: Times
-    since_due: Times
-    late: int
-
-    def as_dict(self) -> dict[str, Any]:
-        since_due = {f"since_due_{name}": value for name, value in asdict(self.since_due).items()}
-        del since_due["since_due_count"]
-        return {"events_per_s": self.events_per_s, **asdict(self.since_commit), **since_due} | {
-            "late": self.late
-        }
-
-
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(1, 100_000),
+    multiple=True,
+    default=(200, 1_000),
+    show_default=True,
+    help="Events per second; may be repeated.",
+)
+@bounded("--seconds", 0.1, 600, 20)
+@mode_option
 def bench_latency(
-    settings: Settings,
-    logs: Path,
-    report: Report,
-    *,
-    rates: tuple[float, ...],
-    seconds: float,
-    mode: RelayMode,
+    run: Run, *, rates: tuple[float, ...], seconds: float, mode: RelayMode
 ) -> Measured:
-    """Append at each rate in turn; the result is the worst rate's."""
-    with scratch(settings) as own, process_pool(1) as writers:
-        create_topics(own)
-        with a_relay(own, logs, mode=mode):
-            found = [
-                latency(own, writers, rate=rate, seconds=seconds)
-                for rate in reported(report, "appending at each rate", rates)
-            ]
-    worst = {
-        "p50_ms": max(each.since_commit.p50_ms for each in found),
-        "p99_ms": max(each.since_commit.p99_ms for each in found),
-    }
-    figures = {"mode": mode, "seconds": seconds, "rates": [each.as_dict() for each in found]}
+    """Time events from commit to consumer at a steady rate, through a relay process.
+
+    The first two seconds of each rate warm up. The p50 and p99 at the top are the worst of all rates.
+
+    \b
+    innbox bench latency
+    innbox bench latency --mode exactly-once --rate 200 --json
+    """
+    with (
+        scratch(run.settings) as own,
+        process_pool(1) as writers,
+        a_relay(own, run.logs, mode=mode),
+    ):
+        found = [
+            latency(own, writers, rate=rate, seconds=seconds)
+            for rate in reported(run.report, "appending at each rate", rates)
+        ]
+    worst = {name: max(each[name] for each in found) for name in ("p50_ms", "p99_ms")}
+    figures = {"mode": mode, "seconds": seconds, "rates": found}
     return Measured("latency", figures=worst | figures)
 
 
 def latency(
     settings: Settings, writers: ProcessPoolExecutor, *, rate: float, seconds: float
-) -> Latency:
-    """Append at a rate while a relay runs; the first seconds warm up."""
-    warm, events = int(rate * WARM_UP_S), int(rate * (WARM_UP_S + seconds))
-    writers.submit(write_on_schedule, settings, 0, rate, 0.0).result()  # until it is there
+) -> dict[str, float]:
+    """Append at a rate while a relay runs; the first seconds warm up.
+
+    `late` events began 10 ms or more after they were due.
+    """
+    writers.submit(write, settings, WRITERS, 0.0, 0.0).result()  # until it is there
     with _reading(settings) as arrived:
         # CLOCK_MONOTONIC is the same in all processes of a machine, and cannot be set.
-        starts_at = time.monotonic() + _HEAD_START_S
-        written = writers.submit(write_on_schedule, settings, events, rate, starts_at)
-        begun, committed = written.result()
-        _wait_for(arrived, events)
+        starts_at = time.monotonic() + HEAD_START_S
+        duration_s = WARM_UP_S + seconds
+        writing = writers.submit(write, settings, WRITERS, starts_at, duration_s, per_s=rate)
+        begun, committed = writing.result()
+        events = len(committed)
+        missing = f"of {events} events have not arrived"
+        wait_for_all(lambda: events - len(arrived), missing, ARRIVED_WITHIN_S)
     due = {number: starts_at + number / rate for number in range(events)}
-    counted = range(warm, events)
-    return Latency(
-        rate,
-        _times(committed, arrived, counted),
-        _times(due, arrived, counted),
-        sum(begun[number] - due[number] >= 0.01 for number in counted),  # noqa: PLR2004 - see `Latency`
-    )
-
-
-def write_on_schedule(
-    settings: Settings, events: int, rate: float, starts_at: float
-) -> tuple[Instants, Instants]:
-    """Append numbered events, each at its time; returns when each began, and was committed."""
-    engine = pooled_engine(settings, settings.database_url, "bench-writer")
-    doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
-    numbers, begun, committed = count(), Instants(), Instants()
-
-    def write() -> None:
-        while (number := next(numbers)) < events:
-            due_at = starts_at + number / rate
-            time.sleep(max(0.0, due_at - time.monotonic()))
-            begun[number] = time.monotonic()
-            committed[number] = _append(engine, number)
-
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for writing in [pool.submit(write) for _ in range(WRITERS)]:
-            writing.result()
-    doorbell.close()
-    engine.dispose()
-    return begun, committed
-
-
-def _append(engine: Engine, number: int) -> float:
-    """Append one event, and return the instant of its commit; the doorbell rings after that."""
-    with engine.connect() as connection:
-        with connection.begin():
-            event = messages.room_reserve(number + 1, number % KEYS + 1, a_stay())
-            outbox.append(connection, [event])
-        return time.monotonic()
+    counted = range(int(rate * WARM_UP_S), events)
+    since_due = asdict(_times(due, arrived, counted))
+    del since_due["count"]
+    return {
+        "events_per_s": rate,
+        **asdict(_times(committed, arrived, counted)),
+        **{f"since_due_{name}": value for name, value in since_due.items()},
+        "late": sum(begun[number] - due[number] >= LATE_S for number in counted),
+    }
 
 
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Instants]:
     """Yield the instants at which events arrive from now on, by number."""
-    arrived, stop = Instants(), Event()
+    arrived, topic = Instants(), settings.kafka_prefix + ROOM_RESERVE
     consumer = Consumer(consumer_properties(settings, "bench"))
-    consumer.assign(list(_ends(consumer, settings.kafka_prefix + ROOM_RESERVE)))
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    for place in places:
+        _, place.offset = consumer.get_watermark_offsets(place, timeout=10)
+    consumer.assign(places)
 
     def read() -> None:
-        while not stop.is_set():
-            message = consumer.poll(_POLL_S)
-            now = time.monotonic()
-            if message is not None and not message.error():
-                number = msgspec.json.decode(message.value() or b"")["reservationId"] - 1
-                arrived.setdefault(number, now)
+        message = consumer.poll(_POLL_S)
+        now = time.monotonic()
+        if message is not None and not message.error():
+            number = msgspec.json.decode(message.value() or b"")["reservationId"] - 1
+            arrived.setdefault(number, now)
 
-    reader = Thread(target=read, name="bench-consumer")
-    reader.start()
     try:
-        yield arrived
+        with repeating(read):
+            yield arrived
     finally:
-        stop.set()
-        reader.join()
         consumer.close()
-
-
-def _ends(consumer: Consumer, topic: str) -> Iterator[TopicPartition]:
-    for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-        yield TopicPartition(topic, partition, end)
-
-
-def _wait_for(arrived: Mapping[int, float], events: int) -> None:
-    ends_at = time.monotonic() + ARRIVED_WITHIN_S
-    while len(arrived) < events:
-        if time.monotonic() > ends_at:
-            raise CommandError(
-                f"{events - len(arrived)} of {events} events have not arrived within "
-                f"{ARRIVED_WITHIN_S:.0f} s"
-            )
-        time.sleep(0.05)  # between two tests
 
 
 def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:

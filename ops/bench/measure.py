@@ -9,8 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from innbox_process.commands import Report, reported
+
+_Found = TypeVar("_Found")
+
+# What is measured in turn, and what was found in each round, by the name of the way.
+Ways = Mapping[str, Callable[[], _Found]]
+Rounds = Mapping[str, Sequence[float]]
 Unit = Literal["per_s", "p50_ms", "bytes"]
 _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
 
@@ -27,6 +34,11 @@ class Comparison:
     unit: Unit
     of_candidate: Sequence[float]
     of_baseline: Sequence[float]
+
+    @classmethod
+    def of(cls, found: Rounds, candidate: str, baseline: str, unit: Unit = "per_s") -> "Comparison":
+        """Compare two of the ways that were measured in turn."""
+        return cls(candidate, baseline, unit, found[candidate], found[baseline])
 
     @property
     def ratio(self) -> float:
@@ -79,7 +91,12 @@ class Measured:
         if self.contrasts:
             found["contrasts"] = _as_dicts(self.contrasts)
         found |= rounded(self.figures)
-        return found | {"machine": machine()}
+        machine = {
+            "cpus": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        }
+        return found | {"machine": machine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +120,22 @@ class Times:
         return cls(len(times_ms), rank(0.5), rank(0.99), rank(0.999), times_ms[-1])
 
 
+def in_turn(
+    report: Report, doing: str, rounds: int, ways: Ways[_Found], *, warm_up: int = 1
+) -> dict[str, list[_Found]]:
+    """Measure each way once in every round; the rounds that warm up are more, and do not count."""
+    found: dict[str, list[_Found]] = {name: [] for name in ways}
+    for _ in reported(report, f"{doing}: {', '.join(ways)}", range(warm_up + rounds)):
+        for name, measure in ways.items():
+            found[name].append(measure())
+    return {name: values[warm_up:] for name, values in found.items()}
+
+
 def rate(messages: int, work: Callable[[], object]) -> float:
     """Return the messages per second of a function that processes them."""
     started_at = time.perf_counter()
     work()
     return messages / (time.perf_counter() - started_at)
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
 
 
 def rounded(found: Any) -> Any:  # noqa: ANN401 - JSON

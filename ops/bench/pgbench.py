@@ -85,12 +85,8 @@ def reserve_per_s(
 
 def _script(members: int, *, pipelined: bool) -> str:
     set_member, _ = set_member_statement(ALL_MEMBERS)
-    statements = [
-        "BEGIN",
-        *(one.text for one in (set_member, TAKE_TURN, reserve_sql(append_within))),
-        "COMMIT",
-    ]
-    sent = "".join(f"{statement.strip()};\n" for statement in statements)
+    own = [one.text.strip() for one in (set_member, TAKE_TURN, reserve_sql(append_within))]
+    sent = "".join(f"{statement};\n" for statement in ("BEGIN", *own, "COMMIT"))
     drawn = _DRAWN.format(members=members)
     return f"{drawn}\\startpipeline\n{sent}\\endpipeline\n" if pipelined else drawn + sent
 

@@ -12,34 +12,38 @@ from confluent_kafka import Producer
 from sqlalchemy import Connection, text
 
 from domain.messages import ROOM_RESERVE
-from innbox_process.commands import Report, reported
 from ops.bench.backlog import behind_all, drain_rate, fill
-from ops.bench.environment import scratch, session
-from ops.bench.measure import Comparison, Measured, rate
-from ops.topics import create_topics
+from ops.bench.environment import Run, scratch, session
+from ops.bench.measure import Comparison, Measured, in_turn, rate
+from ops.bench.options import bounded, mode_option, rounds_option
 from outbox import reader
 from outbox.reader import Cursor
 from relay.publishing.producer import producer_properties
 from runtime.settings import RelayMode, Settings
 
 
-def bench_relay(
-    settings: Settings, report: Report, *, backlog: int, rounds: int, mode: RelayMode
-) -> Measured:
-    """Drain a backlog repeatedly, in turn with the bare loop."""
-    relayed, bare = [], []
-    with scratch(settings.model_copy(update={"relay_mode": mode})) as own:
-        create_topics(own)
+@bounded("--backlog", 1_000, 5_000_000, 500_000)
+@mode_option
+@rounds_option
+def bench_relay(run: Run, *, backlog: int, rounds: int, mode: RelayMode) -> Measured:
+    """Drain a backlog with one relay, beside the bare producer loop with the same headers.
+
+    \b
+    innbox bench relay                     about two minutes
+    innbox bench relay --backlog 100000 --json
+    """
+    with scratch(run.settings.model_copy(update={"relay_mode": mode})) as own:
         with session(own) as connection:
             since = behind_all(connection)
-            fill(connection, backlog, report=lambda done: report("filling", done, backlog))
+            fill(connection, backlog, report=lambda done: run.report("filling", done, backlog))
             connection.execute(text("VACUUM ANALYZE outbox.message"))
             rows = _in_memory(connection, since, backlog)
-        for _ in reported(report, "the bare producer, then the relay", range(rounds + 1)):
-            bare.append(rate(backlog, lambda: _produce_bare(own, rows)))
-            relayed.append(drain_rate(own, since, backlog))
-    # The first round warms up and does not count.
-    drain = Comparison("relay", "bare producer loop", "per_s", relayed[1:], bare[1:])
+        ways = {
+            "bare producer loop": lambda: rate(backlog, lambda: _produce_bare(own, rows)),
+            "relay": lambda: drain_rate(own, since, backlog),
+        }
+        rates = in_turn(run.report, "draining", rounds, ways)
+    drain = Comparison.of(rates, "relay", "bare producer loop")
     return Measured("relay", {"drain": drain}, figures={"backlog": backlog, "mode": mode})
 
 

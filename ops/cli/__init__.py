@@ -12,12 +12,13 @@ Commands print tables and lines for people, and with `--json` one object for pro
 
 import sys
 
+from ops.cli.faults import expected, in_words, is_refusal
 from ops.cli.root import cli
-from ops.cli.run import run
+from relay.cli import exits
 
 
 def main() -> None:
-    sys.exit(run(cli))
+    sys.exit(exits.run(cli, "innbox", expected=expected, in_words=in_words, is_refusal=is_refusal))
 
 
 __all__ = ["cli", "main"]

@@ -5,21 +5,21 @@ That is for development alone: no token is made for a URL that the user names, n
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import click
 import httpx
+import msgspec
 
 from innbox_client import Innbox, Problem, Unavailable
 from innbox_process.commands import CommandError
 from ops.environment import settings_for
 from ops.stack import running_url
-from relay.cli.output import print_status
+from relay.cli.output import print_json, print_status
 
 # The member of the made tokens, also of the one that `innbox up` prints.
 OWN_MEMBER = 7
@@ -29,6 +29,7 @@ _TOKEN_S = 300
 
 # Its first argument is the client; the others are its options.
 Command = Callable[..., int | None]
+Keywords = TypeVar("Keywords")
 
 
 # Drawn here and not by the client, so that an interrupted command can print it.
@@ -38,15 +39,16 @@ key_option = click.option(
     show_default="a new one",
     help="The idempotency key: a request repeated with it takes effect once.",
 )
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
+)
 
 
-def with_client(command: Command) -> Command:
-    """Give a command the options of the API's URL and token, and a client as its first argument."""
-    return with_patient_client(PATIENCE_S)(command)
+def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
+    """Give a command the options of the API's URL and token, and a client as its first argument.
 
-
-def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
-    """Do the same for a command that repeats requests for longer than a person at a terminal waits."""
+    `patience_s` is the default of --patience: what a person at a terminal waits, unless it is longer.
+    """
 
     def decorate(command: Command) -> Command:
         @click.option(
@@ -75,19 +77,49 @@ def with_patient_client(patience_s: float) -> Callable[[Command], Command]:
         ) -> int | None:
             data = click.get_current_context().find_object(Path)
             assert data is not None
-            with connected(data, url, token, patience) as innbox, _interrupted(options.get("key")):
-                return command(innbox, **options)
+            try:
+                with _client(data, url, token, patience) as innbox:
+                    return command(innbox, **options)
+            except KeyboardInterrupt:
+                if key := options.get("key"):
+                    print_status(_repeat(key))
+                raise
 
         return run
 
     return decorate
 
 
-@contextmanager
-def connected(
-    data: Path, url: str | None, token: str | None, patience_s: float = PATIENCE_S
-) -> Iterator[Innbox]:
-    """Open a client for the length of a block; raises `CommandError` without a URL or a token."""
+def given(kind: type[Keywords], **options: object) -> Keywords:
+    """Return the options that are given, as keywords of the client."""
+    return msgspec.convert({name: one for name, one in options.items() if one is not None}, kind)
+
+
+def print_found(found: object, for_people: Callable[[], None], *, as_json: bool) -> None:
+    """Print what the API answered: as JSON, or as people read it."""
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        for_people()
+
+
+def explained(error: Problem | Unavailable) -> str:
+    """Return what failed, where in the request, and what to do next."""
+    if isinstance(error, Unavailable):
+        return "\n  ".join([f"{error.request}: no answer: {error.why}", *_advice(error)])
+    lines = [f"{error.title} ({error.status}): {error.detail}".rstrip(": ")]
+    lines += [f"  {fault.where}: {fault.detail}" for fault in error.errors if fault.where]
+    for night in error.document.get("nights") or []:
+        lines.append("  " + ", ".join(f"{name} {value}" for name, value in night.items()))
+    if error.status == httpx.codes.UNAUTHORIZED:
+        lines.append("  For development, `innbox token` makes tokens.")
+    if error.trace_id:
+        lines.append(f"  Trace {error.trace_id}")
+    return "\n".join(lines)
+
+
+def _client(data: Path, url: str | None, token: str | None, patience_s: float) -> Innbox:
+    """Return a client, to be closed; raises `CommandError` without a URL or a token."""
     where = url or running_url(data)
     if where is None:
         raise CommandError(
@@ -99,45 +131,7 @@ def connected(
         )
     if url and not token:
         raise CommandError("the token is missing: set INNBOX_TOKEN, or add --token")
-    with Innbox(where, token or _own_token(data), patience_s=patience_s) as innbox:
-        yield innbox
-
-
-def explained(error: Problem | Unavailable) -> str:
-    """Return what failed, where in the request, and what to do next."""
-    if isinstance(error, Unavailable):
-        return "\n  ".join([f"{error.request}: no answer: {error.why}", *_advice(error)])
-    lines = [f"{error.title} ({error.status}): {error.detail}".rstrip(": ")]
-    lines += [f"  {fault.where}: {fault.detail}" for fault in error.errors if fault.where]
-    lines += [f"  {_night_line(night)}" for night in error.document.get("nights") or []]
-    if error.status == httpx.codes.UNAUTHORIZED:
-        lines.append("  For development, `innbox token` makes tokens.")
-    if error.trace_id:
-        lines.append(f"  Trace {error.trace_id}")
-    return "\n".join(lines)
-
-
-def is_refusal(problem: Problem) -> bool:
-    """Return whether the API refused the request itself.
-
-    A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
-    """
-    return (
-        httpx.codes.is_client_error(problem.status)
-        and problem.status != httpx.codes.UNAUTHORIZED
-        and problem.type != "about:blank"
-    )
-
-
-@contextmanager
-def _interrupted(key: str | None) -> Iterator[None]:
-    """Print the key if the command is interrupted before the answer."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if key:
-            print_status(_repeat(key))
-        raise
+    return Innbox(where, token or _own_token(data), patience_s=patience_s)
 
 
 def _is_url(where: str) -> bool:
@@ -159,10 +153,6 @@ def _advice(error: Unavailable) -> Iterator[str]:
 
 def _repeat(key: str) -> str:
     return f"The request may have taken effect. Repeat it safely with --key {quote(key)}"
-
-
-def _night_line(night: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in night.items())
 
 
 def _own_token(data: Path) -> Callable[[], str]:

@@ -1,39 +1,50 @@
-"""`innbox bench`: throughput, latency and cost, each beside a baseline of the same run."""
+"""`innbox bench`: its commands are the functions of `ops.bench`, with their options and help."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import get_args
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import wraps
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.cli.bench_output import bench_environment, show
+from innbox_process.logs import configure_logs
 from ops.cli.root import cli
-from relay.cli.output import as_json
-from runtime.settings import RelayMode
+from ops.cli.tempdir import temporary
+from ops.environment import settings_for
+from relay.cli.lazy import LazyGroup, Listed
+from relay.cli.output import as_json, print_json, print_status, print_table, progress
 
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+if TYPE_CHECKING:
+    from ops.bench.measure import Measured
 
-
-def bounded(
-    name: str, low: float, high: float, default: float, help_: str | None = None
-) -> Decorator:
-    """Return an option for a number between bounds, for a whole number if `low` is one."""
-    type_ = click.IntRange(low, int(high)) if isinstance(low, int) else click.FloatRange(low, high)
-    return click.option(name, type=type_, default=default, show_default=True, help=help_)
-
-
-rounds_option = bounded("--rounds", 1, 20, 3, "Measured rounds; one more warms up.")
-
-_mode = click.option(
-    "--mode",
-    type=click.Choice(get_args(RelayMode)),
-    default="at-least-once",
-    show_default=True,
-    help="The relay's mode.",
-)
+BENCHES = {
+    "api": "Reserve over HTTP with two API processes, beside pgbench with the same SQL.",
+    "consumer": "Apply requests in batches, beside one transaction per message.",
+    "contention": "Drain while one or many transactions are open, beside draining with none open.",
+    "cost": "Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.",
+    "end-to-end": "Time reservations over HTTP from the request to the final status.",
+    "growth": "Relay from a log with a long history in daily partitions, beside an empty one.",
+    "inventory": "Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.",
+    "latency": "Time events from commit to consumer at a steady rate, through a relay process.",
+    "relay": "Drain a backlog with one relay, beside the bare producer loop with the same headers.",
+    "writers": "Count writers' commits with the doorbell, beside the same writers without a wake-up.",
+}
+LISTED = {name: Listed("ops.bench", name, summary) for name, summary in BENCHES.items()}
 
 
-@cli.group()
+class _Benches(LazyGroup):
+    listed = LISTED
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in LISTED:
+            return None
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"ops.bench.{name}")
+        return _command(cmd_name, getattr(module, f"bench_{name}"), getattr(module, "SERVER", None))
+
+
+@cli.group(cls=_Benches)
 def bench() -> None:
     """Measure performance beside a baseline in the same run.
 
@@ -42,173 +53,48 @@ def bench() -> None:
     """
 
 
-@bench.command()
-@bounded("--backlog", 1_000, 5_000_000, 500_000)
-@_mode
-@rounds_option
-@as_json
-def relay(backlog: int, mode: RelayMode, rounds: int, as_json: bool) -> None:
-    """Drain a backlog with one relay, beside the bare producer loop with the same headers.
+def _command(
+    name: str, measure: "Callable[..., Measured]", server: Mapping[str, object] | None
+) -> click.Command:
+    """Return the command of a benchmark, on an embedded server with these settings."""
 
-    \b
-    innbox bench relay                     about two minutes
-    innbox bench relay --backlog 100000 --json
-    """
-    from ops.bench import bench_relay
+    @wraps(measure)
+    def command(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the benchmark's own
+        from ops.bench.environment import Run
+        from ops.stack import servers
 
-    with bench_environment() as (settings, _, report):
-        found = bench_relay(settings, report, backlog=backlog, rounds=rounds, mode=mode)
-    show(found, as_json=as_json)
+        with (
+            temporary("innbox-bench-") as data,
+            servers(data, print_status, brokers=1, postgres_settings=server),
+            progress() as report,
+        ):
+            prefix = f"bench-{datetime.now(UTC):%Y%m%d%H%M%S}-"
+            settings = settings_for(data, kafka_prefix=prefix, log_level="ERROR")
+            configure_logs(settings, "bench")
+            found = measure(Run(settings, data / "logs", report), **options)
+        if as_json:
+            print_json(found.as_dict())
+        else:
+            _print(found)
 
-
-@bench.command()
-@click.option(
-    "--rate",
-    "rates",
-    type=click.FloatRange(1, 100_000),
-    multiple=True,
-    default=(200, 1_000),
-    show_default=True,
-    help="Events per second; may be repeated.",
-)
-@bounded("--seconds", 0.1, 600, 20)
-@_mode
-@as_json
-def latency(rates: tuple[float, ...], seconds: float, mode: RelayMode, as_json: bool) -> None:
-    """Time events from commit to consumer at a steady rate, through a relay process.
-
-    The first two seconds of each rate warm up. The p50 and p99 at the top are the worst of all rates.
-
-    \b
-    innbox bench latency
-    innbox bench latency --mode exactly-once --rate 200 --json
-    """
-    from ops.bench import bench_latency
-
-    with bench_environment() as (settings, logs, report):
-        found = bench_latency(settings, logs, report, rates=rates, seconds=seconds, mode=mode)
-    show(found, as_json=as_json)
+    return as_json(click.command(name)(command))
 
 
-@bench.command()
-@bounded("--writers", 1, 100, 16)
-@bounded("--seconds", 0.1, 600, 5)
-@rounds_option
-@as_json
-def writers(writers: int, seconds: float, rounds: int, as_json: bool) -> None:
-    """Count writers' commits with the doorbell, beside the same writers without a wake-up.
-
-    For contrast also with NOTIFY in each transaction. --seconds is the length of one turn.
-
-    \b
-    innbox bench writers
-    innbox bench writers --writers 32 --seconds 10 --json
-    """
-    from ops.bench import bench_writers
-
-    with bench_environment() as (settings, _, report):
-        found = bench_writers(settings, report, writers=writers, seconds=seconds, rounds=rounds)
-    show(found, as_json=as_json)
+def _print(found: "Measured") -> None:
+    for name, comparison in (found.comparisons | found.contrasts).items():
+        columns = ("", "unit", "median", "rounds")
+        print_table(f"{found.bench}: {_words(name)}", columns, comparison.rows())
+    figures = dict(found.figures)
+    if rates := figures.pop("rates", []):
+        rows = [tuple(map(_cell, each.values())) for each in rates]
+        print_table(f"{found.bench} at each rate", tuple(map(_words, rates[0])), rows)
+    rows = [(_words(name), _cell(value)) for name, value in figures.items()]
+    print_table(found.bench, ("", ""), rows)
 
 
-@bench.command()
-@bounded("--backlog", 1_000, 5_000_000, 200_000)
-@bounded("--transactions", 2, 2_000, 1_000)
-@rounds_option
-@as_json
-def contention(backlog: int, transactions: int, rounds: int, as_json: bool) -> None:
-    """Drain while one or many transactions are open, beside draining with none open.
-
-    Your own Postgres must allow as many prepared transactions (max_prepared_transactions).
-
-    \b
-    innbox bench contention
-    innbox bench contention --transactions 100 --json
-    """
-    from ops.bench import bench_contention
-    from ops.bench.contention import SERVER
-
-    with bench_environment(SERVER) as (settings, _, report):
-        found = bench_contention(
-            settings, report, backlog=backlog, transactions=transactions, rounds=rounds
-        )
-    show(found, as_json=as_json)
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
-@bench.command()
-@bounded("--messages", 1_000, 1_000_000, 20_000)
-@bounded("--one-by-one", 100, 100_000, 1_000)
-@rounds_option
-@as_json
-def consumer(messages: int, one_by_one: int, rounds: int, as_json: bool) -> None:
-    """Apply requests in batches, beside one transaction per message.
-
-    \b
-    innbox bench consumer
-    innbox bench consumer --messages 50000 --json
-    """
-    from ops.bench import bench_consumer
-
-    opens_on = datetime.now(UTC).date() + timedelta(days=1)
-    with bench_environment() as (settings, _, report):
-        found = bench_consumer(
-            settings, opens_on, report, total=messages, one_by_one=one_by_one, rounds=rounds
-        )
-    show(found, as_json=as_json)
-
-
-@bench.command()
-@bounded("--history", 1_000, 100_000_000, 10_000_000)
-@bounded("--days", 1, 365, 30)
-@bounded("--backlog", 1_000, 5_000_000, 200_000)
-@bounded("--seconds", 0.1, 600, 10)
-@rounds_option
-@as_json
-def growth(
-    history: int, days: int, backlog: int, seconds: float, rounds: int, as_json: bool
-) -> None:
-    """Relay from a log with a long history in daily partitions, beside an empty one.
-
-    Ten million messages of history take some minutes to make and up to 10 GB of disk. --seconds is the
-    length of one latency measurement.
-
-    \b
-    innbox bench growth
-    innbox bench growth --history 1000000 --json
-    """
-    from ops.bench import bench_growth
-    from ops.bench.growth import SERVER
-
-    with bench_environment(SERVER) as (settings, logs, report):
-        found = bench_growth(
-            settings,
-            logs,
-            report,
-            history=history,
-            days=days,
-            backlog=backlog,
-            seconds=seconds,
-            rounds=rounds,
-        )
-    show(found, as_json=as_json)
-
-
-@bench.command()
-@bounded("--messages", 100, 1_000_000, 2_000)
-@bounded("--idle", 0.1, 3_600, 60)
-@rounds_option
-@as_json
-def cost(messages: int, idle: float, rounds: int, as_json: bool) -> None:
-    """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
-
-    The ratio is the WAL of a plain table of the same messages to the WAL of the outbox.
-
-    \b
-    innbox bench cost
-    innbox bench cost --idle 300 --json
-    """
-    from ops.bench import bench_cost
-
-    with bench_environment() as (settings, logs, report):
-        found = bench_cost(settings, logs, report, count=messages, idle_s=idle, rounds=rounds)
-    show(found, as_json=as_json)
+def _cell(value: Any) -> str:  # noqa: ANN401 - a figure or a word
+    return f"{round(value, 2):,}" if isinstance(value, int | float) else str(value)

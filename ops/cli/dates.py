@@ -30,11 +30,8 @@ class Day(click.ParamType[date]):
         given = str(value).strip()
         first = ctx.params.get(self._behind) if ctx and self._behind else None
         after = first if isinstance(first, date) else today()
-        found = _relative(given.lower(), today(), after)
-        if found is not None:
-            return found
         try:
-            return date.fromisoformat(given)
+            return _relative(given.lower(), today(), after) or date.fromisoformat(given)
         except ValueError:
             self.fail(
                 f"{given!r} is not a day; write 2027-01-10, today, tomorrow, +14 or fri", param, ctx
@@ -89,8 +86,7 @@ def weekday(word: str) -> int | None:
     """Return the number of the weekday that a word abbreviates; Monday is 0."""
     if len(word) < _LETTERS_MIN:
         return None
-    names = [number for number, name in enumerate(WEEKDAYS) if name.startswith(word.upper())]
-    return names[0] if names else None
+    return next((n for n, name in enumerate(WEEKDAYS) if name.startswith(word.upper())), None)
 
 
 def _relative(word: str, today: date, after: date) -> date | None:

@@ -1,7 +1,8 @@
 """`innbox dead-letters`: show dead letters, and retry or discard them."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from innbox_process.commands import CommandError
 from innbox_process.logs import configure_logs
-from ops.cli.deploy import DATABASE
-from ops.cli.root import cli
+from ops.cli.root import DATABASE, cli
 from ops.environment import settings_for
 from relay.cli.output import as_json, print_json, print_status, print_table
 from runtime.settings import Context, Settings
@@ -26,7 +26,7 @@ _ids = click.argument("ids", type=int, nargs=-1, required=True)
 
 
 @cli.group("dead-letters")
-def dead_letters_group() -> None:
+def dead_letters() -> None:
     """Show messages that could not be applied, and retry or discard them.
 
     \b
@@ -37,22 +37,21 @@ def dead_letters_group() -> None:
     """
 
 
-@dead_letters_group.command("list")
+@dead_letters.command("list")
 @_context
 @as_json
 @click.pass_obj
 def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
     """List the open dead letters, oldest first, 1,000 at most."""
-    from consumers import dead_letters
+    from consumers.dead_letters import open_letters
 
-    settings = settings_for(data, DATABASE)
     found = []
-    for url, contexts in settings.databases.items():
+    for url, contexts in settings_for(data, DATABASE).databases.items():
         if context is None or context in contexts:
-            with _engine(url) as engine, engine.connect() as connection:
+            with create_engine(url, poolclass=NullPool).connect() as connection:
                 found += [
                     {"database": " and ".join(contexts), **_shown(letter)}
-                    for letter in dead_letters.open_letters(connection)
+                    for letter in open_letters(connection)
                 ]
     if as_json:
         print_json({"dead_letters": found})
@@ -62,24 +61,28 @@ def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
     print_table("Open dead letters", columns, rows)
 
 
-@dead_letters_group.command()
+@dead_letters.command()
 @click.argument("id_", metavar="ID", type=int)
 @_context
 @as_json
 @click.pass_obj
 def show(data: Path, id_: int, context: Context | None, as_json: bool) -> None:
     """Show a dead letter: its value, its headers and the decision."""
-    from consumers import dead_letters
+    from consumers.dead_letters import NoSuchDeadLetter, find
 
-    with _database(data, context) as (engine, _), engine.connect() as connection, _known():
-        letter = _shown(dead_letters.find(connection, id_))
+    engine, _ = _database(data, context)
+    try:
+        with engine.connect() as connection:
+            letter = _shown(find(connection, id_))
+    except NoSuchDeadLetter as error:
+        raise CommandError(str(error)) from error
     if as_json:
         print_json(letter)
         return
     print_table(f"Dead letter {id_}", ("", ""), letter.items())
 
 
-@dead_letters_group.command()
+@dead_letters.command()
 @_ids
 @_context
 @as_json
@@ -89,104 +92,71 @@ def retry(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bo
     from consumers.handling import retry_dead_letter
     from consumers.process import retrying
 
-    with _database(data, context) as (engine, settings), retrying(engine, settings) as handlers:
+    engine, settings = _database(data, context)
+    with retrying(engine, settings) as handlers:
+        retry_one = partial(retry_dead_letter, engine, handlers)
         # Any error that a message causes is its outcome.
-        outcomes = _decide_each(
-            ids, lambda id_: retry_dead_letter(engine, handlers, id_), Exception
-        )
-    return _print_outcomes(outcomes, "applied", as_json=as_json)
+        return _decide_each(ids, retry_one, Exception, "applied", as_json=as_json)
 
 
-@dead_letters_group.command()
+@dead_letters.command()
 @_ids
 @_context
 @as_json
 @click.pass_obj
 def discard(data: Path, ids: tuple[int, ...], context: Context | None, as_json: bool) -> int:
     """Decide that messages are never applied. They are kept, marked as discarded."""
-    from consumers import dead_letters
+    from consumers.dead_letters import NoSuchDeadLetter
+    from consumers.dead_letters import discard as discard_now
+
+    engine, _ = _database(data, context)
 
     def discard_one(id_: int) -> None:
         with engine.begin() as connection:
-            dead_letters.discard(connection, id_)
+            discard_now(connection, id_)
 
-    with _database(data, context) as (engine, _):
-        outcomes = _decide_each(ids, discard_one, dead_letters.NoSuchDeadLetter)
-    return _print_outcomes(outcomes, "discarded", as_json=as_json)
+    return _decide_each(ids, discard_one, NoSuchDeadLetter, "discarded", as_json=as_json)
 
 
-@contextmanager
-def _database(data: Path, context: Context | None) -> Iterator[tuple[Engine, Settings]]:
+def _database(data: Path, context: Context | None) -> tuple[Engine, Settings]:
     settings = settings_for(data, DATABASE)
     if context is None and len(settings.databases) > 1:
         raise CommandError(
             "each context has a database of its own; add --context rooms or --context reservations"
         )
     configure_logs(settings.model_copy(update={"log_level": "ERROR"}), "dead-letters")
-    with _engine(settings.database_of(context or "reservations")) as engine:
-        yield engine, settings
-
-
-@contextmanager
-def _engine(url: str) -> Iterator[Engine]:
-    engine = create_engine(url, poolclass=NullPool)
-    yield engine
-    engine.dispose()
-
-
-@contextmanager
-def _known() -> Iterator[None]:
-    from consumers.dead_letters import NoSuchDeadLetter
-
-    try:
-        yield
-    except NoSuchDeadLetter as error:
-        raise CommandError(str(error)) from error
+    url = settings.database_of(context or "reservations")
+    return create_engine(url, poolclass=NullPool), settings
 
 
 def _decide_each(
-    ids: Iterable[int], decide: Callable[[int], object], expected: type[Exception]
-) -> dict[int, str | None]:
-    """Decide each dead letter by itself; returns the error of each, None after a success."""
-    errors: dict[int, str | None] = {}
+    ids: Iterable[int],
+    decide: Callable[[int], object],
+    expected: type[Exception],
+    done: str,
+    *,
+    as_json: bool,
+) -> int:
+    """Decide each dead letter by itself, and print its outcome; returns 1 if one has an error."""
+    outcomes = dict.fromkeys(ids, done)
     for id_ in ids:
         try:
             decide(id_)
         except expected as error:
-            errors[id_] = f"{type(error).__name__}: {error}"
-        else:
-            errors[id_] = None
-    return errors
-
-
-def _print_outcomes(errors: dict[int, str | None], done: str, *, as_json: bool) -> int:
-    """Print the outcome of each dead letter; returns 1 if one has an error."""
-    outcomes = {id_: error or done for id_, error in errors.items()}
+            outcomes[id_] = f"{type(error).__name__}: {error}"
     if as_json:
         print_json({"dead_letters": outcomes})
     else:
         for id_, outcome in outcomes.items():
             print_status(f"{id_}: {outcome}")
-    return int(any(errors.values()))
+    return int(any(outcome != done for outcome in outcomes.values()))
 
 
 def _shown(letter: Any) -> dict[str, Any]:  # noqa: ANN401 - a DeadLetter, imported when needed
-    record = letter.record
-    return {
-        "id": letter.id,
-        "group": letter.group,
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "key": _text(record.key),
-        "value": _text(record.value),
-        "headers": record.headers,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "state": letter.state,
-        "created_at": letter.created_at,
-        "decided_at": letter.decided_at,
-    }
+    shown = asdict(letter)
+    record = shown.pop("record")
+    texts = {"key": _text(record["key"]), "value": _text(record["value"])}
+    return {"id": letter.id, "group": letter.group, **record, **texts, **shown}
 
 
 def _text(content: bytes | None) -> str | None:

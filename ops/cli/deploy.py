@@ -5,13 +5,11 @@ from pathlib import Path
 import click
 
 from innbox_process.commands import reported
-from ops.cli.root import cli
+from ops.cli.root import DATABASE, cli
 from ops.environment import settings_for
 from ops.topics import create_topics
 from relay.cli.output import as_json, print_json, print_status, progress
 from relay.cli.topics import print_topics
-
-DATABASE = ("database_url",)
 
 
 @cli.command()
@@ -45,7 +43,8 @@ def migrate(data: Path, revision: str, sql: bool, as_json: bool) -> None:
             reached[" and ".join(contexts)] = {"from": before, "to": after}
     if as_json:
         print_json({"databases": reached})
-    for contexts_of, change in reached.items() if not as_json else ():
+        return
+    for contexts_of, change in reached.items():
         print_status(f"{contexts_of}: {change['from'] or 'nothing'} → {change['to']}")
 
 

@@ -5,13 +5,12 @@ from datetime import date
 from itertools import islice
 
 import click
-import msgspec
 
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
-from ops.cli.api_client import key_option, with_client
+from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
 from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
 from ops.cli.root import cli
-from relay.cli.output import as_json, print_json, print_status, print_table
+from relay.cli.output import as_json, print_status, print_table
 
 NOT_BOOKABLE = 1
 NIGHTS_NAMED_MAX = 3
@@ -30,11 +29,9 @@ _to = click.option(
 @leaves
 @click.option("--room", type=click.IntRange(min=1), help="Only this room.")
 @click.option("--all", "every", is_flag=True, help="Also rooms that are not bookable, and why.")
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
-)
+@limit_option
 @as_json
-@with_client
+@with_client()
 def availability(
     innbox: Innbox,
     check_in: date,
@@ -62,10 +59,12 @@ def availability(
         seen = found
         rows = [(one.room_id, one.name, *_row(one)) for one in found]
         columns = ("room", "name", "bookable", "free", "failing nights")
-    if as_json:
-        print_json(msgspec.to_builtins(seen[0]) if room else {"rooms": msgspec.to_builtins(seen)})
-    else:
-        print_table(f"{shown(check_in)} to {shown(check_out)}", columns, rows)
+    title = f"{shown(check_in)} to {shown(check_out)}"
+    print_found(
+        seen[0] if room else {"rooms": seen},
+        lambda: print_table(title, columns, rows),
+        as_json=as_json,
+    )
     return 0 if any(one.bookable for one in seen) else NOT_BOOKABLE
 
 
@@ -83,14 +82,14 @@ def inventory() -> None:
 
 @inventory.command()
 @as_json
-@with_client
+@with_client()
 def rooms(innbox: Innbox, as_json: bool) -> None:
     """List the rooms."""
     found = list(innbox.rooms())
-    if as_json:
-        print_json({"rooms": msgspec.to_builtins(found)})
-        return
-    print_table("Rooms", ("room", "name"), [(room.id, room.name) for room in found])
+    rows = [(room.id, room.name) for room in found]
+    print_found(
+        {"rooms": found}, lambda: print_table("Rooms", ("room", "name"), rows), as_json=as_json
+    )
 
 
 @inventory.command()
@@ -98,14 +97,11 @@ def rooms(innbox: Innbox, as_json: bool) -> None:
 @click.argument("name")
 @key_option
 @as_json
-@with_client
+@with_client()
 def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
     """Name a room; a new room is created."""
     named = innbox.set_room(room_id, name, key=key)
-    if as_json:
-        print_json(msgspec.to_builtins(named))
-        return
-    print_status(f"Room {named.id} is {named.name}.")
+    print_found(named, lambda: print_status(f"Room {named.id} is {named.name}."), as_json=as_json)
 
 
 @inventory.command("show")
@@ -113,20 +109,17 @@ def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> 
 @_from
 @_to
 @as_json
-@with_client
+@with_client()
 def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_json: bool) -> None:
     """Show the nights of a room: capacity, held and free rooms, and rules."""
     found = innbox.calendar(room_id, from_on, to_on)
-    if as_json:
-        print_json(msgspec.to_builtins(found))
-        return
     title = f"Room {room_id}" + (f", {found.name}" if found.name else "")
     columns = ("night", "rooms", "held", "free", "rules")
     rows = [
         (shown(night.night), night.capacity, night.taken, night.free, ", ".join(_rules(night)))
         for night in found.nights
     ]
-    print_table(title, columns, rows)
+    print_found(found, lambda: print_table(title, columns, rows), as_json=as_json)
 
 
 @inventory.command("set")
@@ -142,7 +135,7 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
 @click.option("--name", help="The room's name.")
 @key_option
 @as_json
-@with_client
+@with_client()
 def set_(
     innbox: Innbox,
     room_id: int,
@@ -159,13 +152,9 @@ def set_(
     innbox inventory set 7 --from 2027-01-01 --to 2027-02-01 --weekdays FRI,SAT --min-stay 2
     innbox inventory set 7 --from 2027-01-20 --to 2027-01-25 --closed
     """
-    wanted = {name: value for name, value in change.items() if value is not None}
-    valid = msgspec.convert(wanted, NightsChange)
-    done = innbox.set_nights(room_id, from_on, to_on, key=key, **valid)
-    if as_json:
-        print_json(msgspec.to_builtins(done))
-        return
-    print_status(f"Room {done.room_id}: {done.nights} nights set.")
+    done = innbox.set_nights(room_id, from_on, to_on, key=key, **given(NightsChange, **change))
+    text = f"Room {done.room_id}: {done.nights} nights set."
+    print_found(done, lambda: print_status(text), as_json=as_json)
 
 
 def _row(one: Availability) -> tuple[object, ...]:

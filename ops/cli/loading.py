@@ -4,7 +4,7 @@ import os
 import stat
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -16,9 +16,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from innbox_client import Format, Innbox, LineRefused, Loaded, Problem, Unavailable
 from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
-from ops.cli.api_client import with_patient_client
+from ops.cli.api_client import print_found, with_client
 from ops.cli.inventory import inventory
-from relay.cli.output import as_json, errors, print_json, print_status, print_table
+from relay.cli.output import as_json, errors, print_status, print_table
 
 REFUSED = 1
 REFUSED_SHOWN_MAX = 20
@@ -42,7 +42,7 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "nd
     help="Write every refused line to this file, one JSON object a line.",
 )
 @as_json
-@with_patient_client(PATIENCE_S)
+@with_client(PATIENCE_S)
 def load(
     innbox: Innbox,
     file: BinaryIO,
@@ -65,13 +65,16 @@ def load(
     innbox inventory load season.ndjson --report refused.ndjson
     """
     so_far = Loaded()
-    with _report(report, file) as keep, _bar(_size(file)) as advance:
+    with ExitStack() as shown:
+        listeners = [shown.enter_context(_report(report, file))] if report else []
+        if errors.is_terminal:
+            listeners.append(shown.enter_context(_bar(file)))
 
         def on_progress(loaded: Loaded) -> None:
             nonlocal so_far
             so_far = loaded
-            keep(loaded)
-            advance(loaded)
+            for listener in listeners:
+                listener(loaded)
 
         try:
             chosen = format_of(file) if format_ == "auto" else format_
@@ -81,16 +84,8 @@ def load(
                 f"Interrupted after {_counts(so_far)}. It is safe to repeat the whole load."
             )
             raise
-    if as_json:
-        print_json(
-            {
-                "lines": so_far.lines,
-                "applied": so_far.applied,
-                "refused": msgspec.to_builtins(so_far.refused),
-            }
-        )
-    else:
-        _print(so_far)
+    found = {"lines": so_far.lines, "applied": so_far.applied, "refused": so_far.refused}
+    print_found(found, lambda: _print(so_far), as_json=as_json)
     return REFUSED if so_far.refused else 0
 
 
@@ -122,19 +117,9 @@ def format_of(file: BinaryIO) -> Format:
     return "ndjson" if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"{") else "csv"
 
 
-def _size(file: BinaryIO) -> int | None:
-    """Return the file's size in bytes; a pipe has none."""
-    status = os.fstat(file.fileno())
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
 @contextmanager
-def _report(path: Path | None, read: BinaryIO) -> Iterator[Callable[[Loaded], None]]:
+def _report(path: Path, read: BinaryIO) -> Iterator[Callable[[Loaded], None]]:
     """Open the report, and yield a function that appends the lines refused since its last call."""
-    if path is None:
-        yield lambda _: None
-        return
-
     if path.exists() and os.path.samestat(path.stat(), os.fstat(read.fileno())):
         raise CommandError(f"--report: {path} is the file to load; choose another file")
     with path.open("wb") as report:
@@ -150,12 +135,10 @@ def _report(path: Path | None, read: BinaryIO) -> Iterator[Callable[[Loaded], No
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[Loaded], None]]:
+def _bar(file: BinaryIO) -> Iterator[Callable[[Loaded], None]]:
     """Show on a terminal how many lines are answered, and how many of them refused."""
-    if not errors.is_terminal:
-        yield lambda _: None
-        return
-
+    status = os.fstat(file.fileno())
+    total = status.st_size if stat.S_ISREG(status.st_mode) else None  # a pipe has no size
     columns = (
         TextColumn("loading"),
         BarColumn(),

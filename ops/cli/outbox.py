@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from innbox_process.commands import Report
-from ops.cli.root import cli
+from ops.cli.root import DATABASE, cli
+from ops.environment import settings_for
 from relay.cli.lazy import LazyGroup
 from relay.cli.root import OPERATORS
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from relay.config import RelayConfig
     from relay.databases import Database
 
-_DATABASE = ("database_url",)
 _CONSUMED = """
 --consumed reads the contexts' tables as well: a record that its consumer group is past has an
 allocation, a settled reservation or a dead letter, or it was never consumed, and the exit code is 1.
@@ -37,7 +37,7 @@ class _Outbox(LazyGroup):
 
 @cli.group("outbox", cls=_Outbox)
 @click.pass_context
-def outbox_group(context: click.Context) -> None:
+def outbox(context: click.Context) -> None:
     """Look at the outbox of each database, share its work out, and repair it."""
     context.obj = InnboxOutboxes(context.obj)
 
@@ -50,16 +50,14 @@ class InnboxOutboxes:
     command: str = "innbox outbox"
 
     def databases(self) -> "Sequence[Database]":
-        from ops.environment import settings_for
         from ops.relay_config import databases_of
 
-        return databases_of(settings_for(self.data, _DATABASE))
+        return databases_of(settings_for(self.data, DATABASE))
 
     def relay_config(self, database: "Database", *, asks_kafka: bool = True) -> "RelayConfig":
-        from ops.environment import settings_for
         from ops.relay_config import relay_config
 
-        needs = (*_DATABASE, "kafka_bootstrap_servers") if asks_kafka else _DATABASE
+        needs = (*DATABASE, "kafka_bootstrap_servers") if asks_kafka else DATABASE
         settings = settings_for(self.data, needs)
         return relay_config(settings, settings.databases[database.url][0])
 
@@ -67,7 +65,6 @@ class InnboxOutboxes:
         self, window: "Window", topics: Collection[str], report: Report
     ) -> list[dict[str, Any]]:
         """Return the window's records that their consumer group is past without an effect."""
-        from ops.environment import settings_for
         from ops.verify import find_unconsumed
 
         settings = settings_for(self.data)

@@ -9,10 +9,11 @@ import click
 import structlog
 
 from innbox_process.logs import configure_logs
+from ops.cli.faults import expected, in_words
 from ops.cli.root import cli
-from ops.cli.run import FAILED, expected, in_words
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor
+from relay.cli import exits
 from runtime.settings import Context, RelayMode, Settings
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +26,7 @@ def api(data: Path, port: int | None) -> None:
     """Serve the REST API."""
     from api.serving.process import run
 
-    _run(data, "api", run, **({} if port is None else {"api_port": port}))
+    _run(data, "api", run, api_port=port)
 
 
 @cli.command()
@@ -35,9 +36,7 @@ def api(data: Path, port: int | None) -> None:
     help="The context whose outbox to relay. Default: RELAY_CONTEXT, or reservations.",
 )
 @click.option(
-    "--mode",
-    type=click.Choice(get_args(RelayMode)),
-    help="Default: RELAY_MODE, or at-least-once.",
+    "--mode", type=click.Choice(get_args(RelayMode)), help="Default: RELAY_MODE, or at-least-once."
 )
 @click.pass_obj
 def relay(data: Path, context: str | None, mode: str | None) -> None:
@@ -52,13 +51,10 @@ def relay(data: Path, context: str | None, mode: str | None) -> None:
     from ops.relay_config import relay_config
     from relay.process import run
 
-    given = {"relay_context": context, "relay_mode": mode}
-    _run(
-        data,
-        "relay",
-        lambda settings: run(relay_config(settings)),
-        **{name: value for name, value in given.items() if value},
-    )
+    def run_relay(settings: Settings) -> None:
+        run(relay_config(settings))
+
+    _run(data, "relay", run_relay, relay_context=context, relay_mode=mode)
 
 
 @cli.command()
@@ -79,13 +75,15 @@ def results(data: Path) -> None:
     _run(data, "results", run_results)
 
 
-def _run(data: Path, name: str, run: Callable[[Settings], None], **overrides: object) -> None:
+def _run(data: Path, name: str, run: Callable[[Settings], None], **options: object) -> None:
+    """Run a process with its settings, which the options that are given override."""
     end_with_supervisor()
-    settings = settings_for(data, **overrides)
+    given = {option: value for option, value in options.items() if value is not None}
+    settings = settings_for(data, **given)
     configure_logs(settings, name)
     try:
         run(settings)
     except expected() as error:
         # A line of the log, since programs read it, and not a plain text.
         _log.critical("the process cannot continue", reason=in_words(error))
-        sys.exit(FAILED)
+        sys.exit(exits.FAILED)

@@ -8,10 +8,10 @@ import click
 import msgspec
 
 from innbox_client import Filters, Innbox, Reservation, Transition
-from ops.cli.api_client import key_option, with_client
+from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
 from ops.cli.dates import Day, arrives, leaves, shown, shown_instant
 from ops.cli.root import cli
-from relay.cli.output import as_json, print_json, print_status, print_table
+from relay.cli.output import as_json, print_status, print_table
 
 REFUSED = 1
 UNANSWERED = 3
@@ -34,7 +34,7 @@ _wait = click.option(
 @_wait
 @key_option
 @as_json
-@with_client
+@with_client()
 def reserve(
     innbox: Innbox,
     room: int,
@@ -65,7 +65,7 @@ def reserve(
 @_wait
 @key_option
 @as_json
-@with_client
+@with_client()
 def cancel(
     innbox: Innbox,
     reservation_id: int,
@@ -110,49 +110,38 @@ def reservations() -> None:
 
 @reservations.command("list")
 @click.option("--status", type=click.Choice(STATUSES, case_sensitive=False))
-@click.option("--room", type=click.IntRange(min=1), help="A room's id.")
+@click.option("--room", "room_id", type=click.IntRange(min=1), help="A room's id.")
 @click.option("--from", "from_on", type=Day(), is_eager=True, help="Check-in on this day or later.")
 @click.option("--to", "to_on", type=Day(behind="from_on"), help="Check-in on this day or earlier.")
-@click.option("--member", type=click.IntRange(min=1), help="A member's, if you are staff.")
 @click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most."
+    "--member", "member_id", type=click.IntRange(min=1), help="A member's, if you are staff."
 )
+@limit_option
 @as_json
-@with_client
+@with_client()
 def list_(
     innbox: Innbox,
-    status: str | None,
-    room: int | None,
     from_on: date | None,
     to_on: date | None,
-    member: int | None,
     limit: int,
     as_json: bool,
+    **others: object,
 ) -> None:
     """List reservations, newest first."""
-    filters: Filters = {}
-    if status:
-        filters["status"] = status
-    if room:
-        filters["room_id"] = room
-    if from_on:
-        filters["check_in_from"] = from_on
-    if to_on:
-        filters["check_in_to"] = to_on
-    if member:
-        filters["member_id"] = member
+    filters = given(Filters, check_in_from=from_on, check_in_to=to_on, **others)
     found = list(islice(innbox.reservations(**filters), limit))
-    if as_json:
-        print_json({"reservations": msgspec.to_builtins(found)})
-        return
     columns = ("id", "member", "room", "check-in", "check-out", "status", "reason")
-    print_table("Reservations", columns, [_row(one) for one in found])
+    print_found(
+        {"reservations": found},
+        lambda: print_table("Reservations", columns, map(_row, found)),
+        as_json=as_json,
+    )
 
 
 @reservations.command()
 @_id
 @as_json
-@with_client
+@with_client()
 def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     """Show one reservation."""
     _show(innbox.get(reservation_id), as_json=as_json)
@@ -161,23 +150,21 @@ def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
 @reservations.command()
 @_id
 @as_json
-@with_client
+@with_client()
 def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     """Show the changes of a reservation and their actors, oldest first."""
     found = innbox.history(reservation_id)
-    if as_json:
-        print_json({"history": msgspec.to_builtins(found)})
-        return
     columns = ("version", "at", "status", "by", "reason", "trace")
     rows = [(*_cells(one), one.trace_id) for one in found]
-    print_table(f"History of reservation {reservation_id}", columns, rows)
+    title = f"History of reservation {reservation_id}"
+    print_found({"history": found}, lambda: print_table(title, columns, rows), as_json=as_json)
 
 
 @reservations.command()
 @_id
 @click.option("--until-answered", is_flag=True, help="End when the rooms have answered.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@with_client
+@with_client()
 def watch(innbox: Innbox, reservation_id: int, until_answered: bool, as_json: bool) -> None:
     """Print the changes of a reservation, from the first, until its final status or Ctrl-C."""
     for one in innbox.events(reservation_id):
@@ -200,9 +187,6 @@ def _waited(one: Reservation, wait_s: int | None) -> int:
 
 
 def _show(one: Reservation, *, as_json: bool) -> None:
-    if as_json:
-        print_json(msgspec.to_builtins(one))
-        return
     rows = [
         ("status", one.status),
         *([("reason", one.reason)] if one.reason else []),
@@ -214,7 +198,7 @@ def _show(one: Reservation, *, as_json: bool) -> None:
         ("created", shown_instant(one.created_at)),
         ("updated", shown_instant(one.updated_at)),
     ]
-    print_table(f"Reservation {one.id}", ("", ""), rows)
+    print_found(one, lambda: print_table(f"Reservation {one.id}", ("", ""), rows), as_json=as_json)
 
 
 def _row(one: Reservation) -> Sequence[object]:

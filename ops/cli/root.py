@@ -10,65 +10,35 @@ import click
 from relay.cli.lazy import LazyGroup, Listed
 
 DEFAULT_DATA = Path(".innbox")
+# What `settings_for` is asked for by a command that does without Kafka.
+DATABASE = ("database_url",)
 
-
+# By its module and its name there.
+_SUMMARIES = {
+    "processes.api": "Serve the REST API.",
+    "inventory.availability": "Search the rooms that are free for a stay.",
+    "bench.bench": "Measure performance beside a baseline in the same run.",
+    "reservations.cancel": "Cancel a reservation and give its nights back.",
+    "dead_letters.dead_letters": "Show messages that could not be applied, and retry or discard them.",
+    "verify.demo": "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",
+    "health.health": "Check whether a process is ready.",
+    "loading.inventory": "Show and change rooms and their nights.",
+    "servers.local": "Start and stop Postgres and Kafka servers on this machine.",
+    "deploy.migrate": "Migrate every database of the settings to the newest schema.",
+    "outbox.outbox": "Look at the outbox of each database, share its work out, and repair it.",
+    "processes.relay": "Publish the outbox of one database to Kafka.",
+    "reservations.reservations": "List reservations, or show one.",
+    "reservations.reserve": "Reserve a room.",
+    "processes.results": "Settle reservations by the rooms' answers.",
+    "processes.rooms": "Apply requests to the rooms' inventory, and answer them.",
+    "token.token": "Sign a bearer token for a member (development only).",
+    "deploy.topics": "Create the topics on the brokers and declare them to the outboxes.",
+    "servers.up": "Run everything on this machine until Ctrl-C.",
+    "verify.verify": "Check the invariants in the databases and the topics, while the system runs.",
+}
 COMMANDS = {
-    "api": Listed("ops.cli.processes", "api", "Serve the REST API."),
-    "availability": Listed(
-        "ops.cli.inventory", "availability", "Search the rooms that are free for a stay."
-    ),
-    "bench": Listed(
-        "ops.cli.bench_http", "bench", "Measure performance beside a baseline in the same run."
-    ),
-    "cancel": Listed(
-        "ops.cli.reservations", "cancel", "Cancel a reservation and give its nights back."
-    ),
-    "dead-letters": Listed(
-        "ops.cli.dead_letters",
-        "dead_letters_group",
-        "Show messages that could not be applied, and retry or discard them.",
-    ),
-    "demo": Listed(
-        "ops.cli.verify",
-        "demo",
-        "Reserve through HTTP, Postgres and Kafka, kill processes on the way, and verify.",
-    ),
-    "health": Listed("ops.cli.health", "health", "Check whether a process is ready."),
-    "inventory": Listed("ops.cli.loading", "inventory", "Show and change rooms and their nights."),
-    "local": Listed(
-        "ops.cli.servers", "local", "Start and stop Postgres and Kafka servers on this machine."
-    ),
-    "migrate": Listed(
-        "ops.cli.deploy", "migrate", "Migrate every database of the settings to the newest schema."
-    ),
-    "outbox": Listed(
-        "ops.cli.outbox",
-        "outbox_group",
-        "Look at the outbox of each database, share its work out, and repair it.",
-    ),
-    "relay": Listed("ops.cli.processes", "relay", "Publish the outbox of one database to Kafka."),
-    "reservations": Listed(
-        "ops.cli.reservations", "reservations", "List reservations, or show one."
-    ),
-    "reserve": Listed("ops.cli.reservations", "reserve", "Reserve a room."),
-    "results": Listed("ops.cli.processes", "results", "Settle reservations by the rooms' answers."),
-    "rooms": Listed(
-        "ops.cli.processes", "rooms", "Apply requests to the rooms' inventory, and answer them."
-    ),
-    "token": Listed(
-        "ops.cli.token", "token", "Sign a bearer token for a member (development only)."
-    ),
-    "topics": Listed(
-        "ops.cli.deploy",
-        "topics",
-        "Create the topics on the brokers and declare them to the outboxes.",
-    ),
-    "up": Listed("ops.cli.servers", "up", "Run everything on this machine until Ctrl-C."),
-    "verify": Listed(
-        "ops.cli.verify",
-        "verify",
-        "Check the invariants in the databases and the topics, while the system runs.",
-    ),
+    attribute.replace("_", "-"): Listed(f"ops.cli.{module}", attribute, summary)
+    for (module, attribute), summary in ((path.split("."), _SUMMARIES[path]) for path in _SUMMARIES)
 }
 
 

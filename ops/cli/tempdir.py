@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from relay.cli.output import print_status
@@ -13,12 +13,11 @@ from relay.cli.output import print_status
 def temporary(prefix: str) -> Iterator[Path]:
     """Make a directory for the length of a block; it is kept, with its logs, if the block fails."""
     directory = Path(tempfile.mkdtemp(prefix=prefix))
-    try:
-        yield directory
-    except Exception:
-        print_status(f"The logs are kept in {directory}.")
-        raise
-    except BaseException:  # interrupted: the logs are of no use
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
+    with ExitStack() as removed:
+        removed.callback(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            yield directory
+        except Exception:  # if it is interrupted, the logs are of no use
+            removed.pop_all()
+            print_status(f"The logs are kept in {directory}.")
+            raise

@@ -1,6 +1,5 @@
 """`innbox demo | verify`: the commands that check the invariants."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ from ops.environment import settings_for
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
 
 VIOLATED = 1
+
+_COUNTS = ("reservations", "confirmed", "rejected", "cancelled")
+_FAILURES = ("open", "lost", "doubled", "oversold", "violations")
 
 
 @cli.command()
@@ -50,9 +52,10 @@ def demo(
         return 0
 
     chosen = load_hotel(hotel)
-    with ExitStack() as exits:
-        data = exits.enter_context(temporary("innbox-demo-"))
-        stack = exits.enter_context(running_stack(data, print_status, brokers=int(brokers)))
+    with (
+        temporary("innbox-demo-") as data,
+        running_stack(data, print_status, brokers=int(brokers)) as stack,
+    ):
         with progress() as report:
             outcome = run_demo(stack, chosen, reservations, seed, report)
         if as_json:
@@ -94,13 +97,13 @@ def verify(data: Path, name_all: bool, as_json: bool) -> int:
             ("", "promise", "how it was checked", "rows", "violations"),
             [
                 (
-                    finding.invariant,
-                    finding.promise,
-                    "\n".join([finding.how, *finding.notes]),
-                    f"{finding.rows:,}",
-                    finding.violations_count or "none",
+                    one.invariant,
+                    one.promise,
+                    "\n".join([one.how, *one.notes]),
+                    f"{one.rows:,}",
+                    one.violations_count or "none",
                 )
-                for finding in verdict.findings
+                for one in verdict.findings
             ],
         )
         _print_violations(verdict.as_dict())
@@ -118,7 +121,7 @@ def _print_demo(outcome: dict[str, Any], hotel: str) -> None:
         for kill in outcome["kills"]
     )
     latency = outcome["latency_ms"]
-    rows = [(name, f"{outcome[name]:,}") for name in _DEMO_ROWS]
+    rows = [(name, f"{outcome[name]:,}") for name in (*_COUNTS, *_FAILURES)]
     rows += [
         ("request to result", f"p50 {latency['p50']:,} ms, p99 {latency['p99']:,} ms"),
         ("without a result in time", f"{outcome['without_result_in_time']:,}"),
@@ -135,20 +138,6 @@ def verdict_line(outcome: dict[str, Any]) -> str:
         return "[green]Every invariant holds.[/]"
     failures = (f"{outcome[name]:,} {name}" for name in _FAILURES if outcome[name])
     return f"[red]FAILED:[/] {', '.join(failures)}"
-
-
-_DEMO_ROWS = (
-    "reservations",
-    "confirmed",
-    "rejected",
-    "cancelled",
-    "open",
-    "lost",
-    "doubled",
-    "oversold",
-    "violations",
-)
-_FAILURES = _DEMO_ROWS[4:]
 
 
 def _print_violations(verdict: dict[str, Any]) -> None:

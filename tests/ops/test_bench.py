@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,17 @@ import outbox
 from domain import messages
 from innbox_process.commands import CommandError
 from ops import local
-from ops.bench import (
-    Comparison,
-    Measured,
-    Times,
-    bench_api,
-    bench_consumer,
-    bench_contention,
-    bench_cost,
-    bench_growth,
-    bench_latency,
-    bench_writers,
-)
+from ops.bench.api import bench_api
 from ops.bench.backlog import fill
-from ops.bench.contention import SERVER
-from ops.bench.environment import a_stay, processes
+from ops.bench.consumer import bench_consumer
+from ops.bench.contention import SERVER, bench_contention
+from ops.bench.cost import bench_cost
+from ops.bench.environment import Run, processes
+from ops.bench.growth import bench_growth
+from ops.bench.latency import bench_latency
+from ops.bench.measure import Comparison, Measured, Times
+from ops.bench.writers import bench_writers
+from ops.bench.writing import a_stay
 from ops.environment import as_environment
 from ops.supervisor import children_of
 from runtime.settings import Settings
@@ -103,13 +98,13 @@ def test_relay_is_compared_in_a_table_for_people(settings: Settings, tmp_path: P
 
 
 def test_consumer_compares_batches_with_one_by_one_and_leaves_nothing(
-    settings: Settings, engine: Engine
+    settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
-    opens_on, topics_before = date(2030, 1, 1), topics_of(settings)
+    topics_before = topics_of(settings)
     # What comes with the first batch is not measured, so there must be more than one.
     total = settings.batch_size_max + 200
     found = bench_consumer(
-        settings, opens_on, nobody, total=total, one_by_one=20, rounds=1
+        Run(settings, tmp_path, nobody), total=total, one_by_one=20, rounds=1
     ).as_dict()
     assert found["ratio"] > 0
     assert len(found["ours_per_s"]) == len(found["baseline_per_s"]) == 1
@@ -120,7 +115,7 @@ def test_consumer_compares_batches_with_one_by_one_and_leaves_nothing(
 
 def test_latency_tells_each_rate_and_the_worst_on_top(settings: Settings, tmp_path: Path) -> None:
     found = bench_latency(
-        settings, tmp_path, nobody, rates=(50, 100), seconds=0.4, mode="at-least-once"
+        Run(settings, tmp_path, nobody), rates=(50, 100), seconds=0.4, mode="at-least-once"
     ).as_dict()
     assert [each["events_per_s"] for each in found["rates"]] == [50, 100]
     assert [each["count"] for each in found["rates"]] == [20, 40]
@@ -131,34 +126,40 @@ def test_latency_tells_each_rate_and_the_worst_on_top(settings: Settings, tmp_pa
     assert_ordered(found, "p50_ms", "p99_ms")
 
 
-def test_writers_compare_the_doorbell_and_show_notify_beside_it(settings: Settings) -> None:
-    found = bench_writers(settings, nobody, writers=3, seconds=0.2, rounds=1).as_dict()
+def test_writers_compare_the_doorbell_and_show_notify_beside_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    found = bench_writers(
+        Run(settings, tmp_path, nobody), writers=3, seconds=0.2, rounds=1
+    ).as_dict()
     assert found["ratio"] > 0
     assert found["contrasts"]["notify"]["ratio"] > 0
 
 
-def test_contention_names_both_ratios_and_takes_the_lesser(roomy: Settings) -> None:
-    found = bench_contention(roomy, nobody, backlog=1_000, transactions=20, rounds=1).as_dict()
+def test_contention_names_both_ratios_and_takes_the_lesser(roomy: Settings, tmp_path: Path) -> None:
+    found = bench_contention(
+        Run(roomy, tmp_path, nobody), backlog=1_000, transactions=20, rounds=1
+    ).as_dict()
     ratios = {name: each["ratio"] for name, each in found["comparisons"].items()}
     assert ratios.keys() == {"one_open", "many_in_flight"}
     assert found["ratio"] == min(ratios.values()) > 0
 
 
-def test_contention_says_what_a_server_lacks(settings: Settings) -> None:
+def test_contention_says_what_a_server_lacks(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="max_prepared_transactions"):
-        bench_contention(settings, nobody, backlog=1_000, transactions=999, rounds=1)
+        bench_contention(Run(settings, tmp_path, nobody), backlog=1_000, transactions=999, rounds=1)
 
 
 def test_growth_compares_the_drain_and_the_latency(settings: Settings, tmp_path: Path) -> None:
     found = bench_growth(
-        settings, tmp_path, nobody, history=3_000, days=3, backlog=1_000, seconds=0.4, rounds=1
+        Run(settings, tmp_path, nobody), history=3_000, days=3, backlog=1_000, seconds=0.4, rounds=1
     ).as_dict()
     assert found["comparisons"].keys() == {"drain", "latency"}
     assert found["ratio"] > 0
 
 
 def test_cost_finds_no_row_of_the_log_touched(settings: Settings, tmp_path: Path) -> None:
-    found = bench_cost(settings, tmp_path, nobody, count=100, idle_s=0.5, rounds=3).as_dict()
+    found = bench_cost(Run(settings, tmp_path, nobody), count=100, idle_s=0.5, rounds=3).as_dict()
     assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
     assert found["dead_rows"] == found["rows_touched"] == 0
     assert found["idle_queries_per_s"] >= 0
@@ -182,7 +183,9 @@ def test_end_to_end_has_a_result_for_every_request(settings: Settings, tmp_path:
 def test_api_is_compared_with_pgbench_and_shown_beside_its_floor(
     settings: Settings, tmp_path: Path
 ) -> None:
-    found = bench_api(settings, tmp_path, nobody, callers=3, seconds=1, rounds=1, rate=50).as_dict()
+    found = bench_api(
+        Run(settings, tmp_path, nobody), callers=3, seconds=1, rounds=1, rate=50
+    ).as_dict()
     assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
     assert found["ratio"] > 0
     assert found["contrasts"].keys() == {"one_process", "pipelined", "floor"}

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ops.bench import bench_inventory
+from ops.bench.environment import Run
+from ops.bench.inventory import bench_inventory
 from runtime.settings import Settings
 
 
@@ -11,7 +12,7 @@ def nobody(_what: str, _done: int, _total: int | None) -> None:
 
 
 def test_loads_and_searches_are_timed(settings: Settings, tmp_path: Path) -> None:
-    found = bench_inventory(settings, tmp_path, nobody, rooms=3, nights=10).as_dict()
+    found = bench_inventory(Run(settings, tmp_path, nobody), rooms=3, nights=10).as_dict()
 
     assert found["nights"] == 30
     assert {name for name in found if name.endswith("_s")} == {

@@ -11,6 +11,7 @@ import pytest
 import relay.cli
 import relay.cli.root
 from ops.cli import cli
+from ops.cli.bench import BENCHES
 from ops.cli.root import COMMANDS
 
 pytestmark = pytest.mark.unit
@@ -62,6 +63,17 @@ def test_the_list_says_of_a_command_what_the_command_says_of_itself(name: str) -
     assert command is not None
     said = command.get_short_help_str(limit=1_000)
     assert said.startswith(COMMANDS[name].help.removesuffix("."))
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_the_list_of_benchmarks_says_what_each_says_of_itself(name: str) -> None:
+    benchmarks = cli.get_command(click.Context(cli), "bench")
+    assert isinstance(benchmarks, click.Group)
+    command = benchmarks.get_command(click.Context(benchmarks), name)
+    assert command is not None
+    assert command.name == name
+    said = command.get_short_help_str(limit=1_000)
+    assert said.startswith(BENCHES[name].removesuffix("."))
 
 
 def test_the_list_has_every_command() -> None:

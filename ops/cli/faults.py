@@ -1,19 +1,6 @@
-"""Running `innbox`: what `relay.cli.exits` does, and what may go wrong with the API besides.
-
-The codes are those of `ops.cli`.
-"""
-
-import click
+"""What may go wrong in a command of `innbox`: what `relay.cli.exits` knows, and the API's answers."""
 
 from relay.cli import exits
-from relay.cli.exits import FAILED
-
-__all__ = ["FAILED", "expected", "in_words", "run"]
-
-
-def run(cli: click.Command) -> int:
-    """Run the command line and return the exit code."""
-    return exits.run(cli, "innbox", expected=expected, in_words=in_words, is_refusal=_is_refusal)
 
 
 def expected() -> exits.Expected:
@@ -35,8 +22,18 @@ def in_words(error: Exception) -> str:
     return exits.in_words(error)
 
 
-def _is_refusal(error: Exception) -> bool:
-    from innbox_client import Problem
-    from ops.cli.api_client import is_refusal
+def is_refusal(error: Exception) -> bool:
+    """Return whether the API refused the request itself.
 
-    return isinstance(error, Problem) and is_refusal(error)
+    A missing or invalid token (401) is no refusal of the request, and neither is another program's page.
+    """
+    import httpx
+
+    from innbox_client import Problem
+
+    return (
+        isinstance(error, Problem)
+        and httpx.codes.is_client_error(error.status)
+        and error.status != httpx.codes.UNAUTHORIZED
+        and error.type != "about:blank"
+    )
