@@ -68,10 +68,20 @@ class PoisonMessage(ValueError):
 def room_reserve(
     reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
 ) -> Envelope:
-    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
-    return _envelope(
-        ROOM_RESERVE, room_id, "innbox.room.reserve.v1", RESERVATIONS_SOURCE, value, message_id
-    )
+    return _room_request(ROOM_RESERVE, reservation_id, room_id, stay, message_id)
+
+
+def room_cancel(
+    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
+) -> Envelope:
+    return _room_request(ROOM_CANCEL, reservation_id, room_id, stay, message_id)
+
+
+def reservation_result(
+    reservation_id: int, answer: Answer, message: str, message_id: UUID | None = None
+) -> Envelope:
+    value = _ResultValue(reservation_id, answer, message)
+    return _envelope(RESERVATION_RESULT, reservation_id, value, message_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +102,6 @@ def room_reserve_template(room_id: int, stay: Stay, message_id: UUID) -> Message
     # The first one: the room's id may have the same digits.
     head, _, tail = envelope.value.partition(b"%d" % _ID_MAX)
     return MessageTemplate(envelope, head, tail)
-
-
-def room_cancel(
-    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
-) -> Envelope:
-    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
-    return _envelope(
-        ROOM_CANCEL, room_id, "innbox.room.cancel.v1", RESERVATIONS_SOURCE, value, message_id
-    )
-
-
-def reservation_result(
-    reservation_id: int, answer: Answer, message: str, message_id: UUID | None = None
-) -> Envelope:
-    value = _ResultValue(reservation_id, answer, message)
-    return _envelope(
-        RESERVATION_RESULT,
-        reservation_id,
-        "innbox.reservation.result.v1",
-        ROOMS_SOURCE,
-        value,
-        message_id,
-    )
 
 
 def decode_room_request(
@@ -160,6 +147,11 @@ class _ResultValue(msgspec.Struct, rename="camel"):
     message: _Message
 
 
+_TYPES: Final = {
+    ROOM_RESERVE: ("innbox.room.reserve.v1", RESERVATIONS_SOURCE),
+    ROOM_CANCEL: ("innbox.room.cancel.v1", RESERVATIONS_SOURCE),
+    RESERVATION_RESULT: ("innbox.reservation.result.v1", ROOMS_SOURCE),
+}
 _KINDS: Final = {ROOM_RESERVE: RequestKind.RESERVE, ROOM_CANCEL: RequestKind.CANCEL}
 _ENCODER: Final = msgspec.json.Encoder()
 _STAY_DECODER: Final = msgspec.json.Decoder(_StayValue)
@@ -167,14 +159,17 @@ _RESULT_DECODER: Final = msgspec.json.Decoder(_ResultValue)
 _Value = TypeVar("_Value", _StayValue, _ResultValue)
 
 
-def _envelope(
-    topic: str,
-    key: int,
-    type_: str,
-    source: str,
-    value: _StayValue | _ResultValue,
-    message_id: UUID | None,
+def _room_request(
+    topic: str, reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None
 ) -> Envelope:
+    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
+    return _envelope(topic, room_id, value, message_id)
+
+
+def _envelope(
+    topic: str, key: int, value: _StayValue | _ResultValue, message_id: UUID | None
+) -> Envelope:
+    type_, source = _TYPES[topic]
     return Envelope(message_id or uuid4(), topic, str(key), type_, source, _ENCODER.encode(value))
 
 

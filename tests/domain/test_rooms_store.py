@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.answers import Answer, ReasonCode, RequestKind, RoomRequest
 from domain.rooms import calendar, store
+from domain.rooms.calendar import lock_nights
 from domain.rooms.change import (
     BelowTaken,
     Change,
@@ -21,7 +22,6 @@ from domain.rooms.change import (
     NightsSet,
     WithoutCapacity,
 )
-from domain.rooms.locking import lock_nights
 from domain.rooms.model import Outcome, State, decide
 from domain.rooms.nights import NightKey, RoomNight
 from domain.stay import Stay
