@@ -10,7 +10,7 @@ ignored.
 """
 
 from innbox_client.errors import Fault, Problem, Unavailable
-from innbox_client.innbox import Innbox
+from innbox_client.innbox import Filters, Innbox, NightsChange
 from innbox_client.loading import Format, LineRefused, Loaded
 from innbox_client.results import (
     Availability,
@@ -23,7 +23,6 @@ from innbox_client.results import (
     RoomAvailability,
     Transition,
 )
-from innbox_client.words import Filters, NightsChange
 
 __all__ = [
     "Availability",

@@ -8,7 +8,7 @@ _OPEN = frozenset({"PENDING", "CANCELLING"})
 
 
 class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What all of them have in common."""
+    pass
 
 
 class Reservation(_Seen, frozen=True, kw_only=True):
