@@ -56,8 +56,6 @@ class PoisonReason(StrEnum):
 class PoisonMessage(ValueError):
     """A message that can never succeed, however often it is read."""
 
-    code = "POISON_MESSAGE"
-
     def __init__(self, code: PoisonReason, detail: str) -> None:
         # The detail may quote the sender: bounded, and printable because Postgres stores no NUL.
         printable = "".join(letter if letter.isprintable() else "?" for letter in detail)

@@ -212,7 +212,7 @@ class Innbox:
 
     def _get(self, path: str, kind: type[Item], params: Mapping[str, Any] | None = None) -> Item:
         asked = Asked("GET", path, _camel(params or {}))
-        return self._wire.ask(asked, kind)
+        return self._wire.send(asked, msgspec.json.Decoder(kind).decode)
 
     def _pages(
         self, path: str, kind: type[_Page[Item]], params: Mapping[str, Any] | None = None
@@ -244,7 +244,7 @@ class Innbox:
             key=str(uuid4()) if key is None else key,
             wait_s=wait_s or 0,
         )
-        return self._wire.ask(asked, kind)
+        return self._wire.send(asked, msgspec.json.Decoder(kind).decode)
 
 
 def _camel(named: Mapping[str, Any]) -> dict[str, Any]:

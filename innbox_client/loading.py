@@ -6,12 +6,12 @@ applying it twice is applying it once. Of a part that was stopped in the middle 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal
 
-import httpx
 import msgspec
 
-from innbox_client.errors import UNREADABLE, Problem, Unavailable
+from innbox_client.errors import Problem
 from innbox_client.sending import Asked, Attempts, Wire
 
 Format = Literal["ndjson", "csv"]
@@ -52,10 +52,6 @@ class Loaded:
 
 class _Answer(msgspec.Struct, frozen=True):
     status: str
-    code: str = ""
-    detail: str = ""
-    field: str | None = None
-    nights: int | tuple[dict[str, Any], ...] = ()  # how many were set, or which are in the way
 
 
 class _Summary(msgspec.Struct, frozen=True, rename="camel"):
@@ -133,32 +129,29 @@ def _sent(wire: Wire, asked: Asked, part: _Part) -> tuple[LineRefused, ...]:
     lines = part.lines
     while True:
         body = part.header + b"".join(line for _, line in lines)
-        answers, summary = _read(asked, wire.send(replace(asked, body=body)), len(lines))
-        refused += tuple(_refused(lines, answers))
+        refusals, count, summary = wire.send(replace(asked, body=body), partial(_read, lines))
+        refused += refusals
         if not summary.stopped_at_line:
             return refused
-        if answers:
+        if count:
             attempts.renew()
-        lines = lines[len(answers) :]
+        lines = lines[count:]
         attempts.pause(Problem(503, {"title": summary.code, "detail": summary.detail}))
 
 
-def _read(asked: Asked, answer: httpx.Response, count: int) -> tuple[list[_Answer], _Summary]:
-    """Read an answer for each line, but for those beyond a stop; raises `Unavailable` for any other."""
-    *lines, last = answer.content.splitlines() or [b""]
-    try:
-        answers = [msgspec.json.decode(line, type=_Answer) for line in lines]
-        summary = msgspec.json.decode(last, type=_Summary)
-        answered = len(answers)
-        if answered > count or (answered < count) != bool(summary.stopped_at_line):
-            raise msgspec.ValidationError(f"{answered} answers to {count} lines")
-    except UNREADABLE as error:
-        raise Unavailable(str(asked), error, None) from error
-    return answers, summary
+def _read(lines: _Lines, answer: bytes) -> tuple[tuple[LineRefused, ...], int, _Summary]:
+    """Return the refusals, and how many lines were answered: all but those beyond a stop."""
+    *answers, last = answer.splitlines() or [b""]
+    refused = tuple(_refused(lines, answers))
+    summary = msgspec.json.decode(last, type=_Summary)
+    count, asked_for = len(answers), len(lines)
+    if count > asked_for or (count < asked_for) != bool(summary.stopped_at_line):
+        raise msgspec.ValidationError(f"{count} answers to {asked_for} lines")
+    return refused, count, summary
 
 
-def _refused(lines: _Lines, answers: Iterable[_Answer]) -> Iterator[LineRefused]:
+def _refused(lines: _Lines, answers: Iterable[bytes]) -> Iterator[LineRefused]:
     for (number, _), answer in zip(lines, answers, strict=False):
-        if answer.status == "refused":
-            nights = answer.nights if isinstance(answer.nights, tuple) else ()
-            yield LineRefused(number, answer.code, answer.detail, answer.field, nights)
+        if msgspec.json.decode(answer, type=_Answer).status == "refused":
+            refusal = msgspec.json.decode(answer, type=LineRefused)
+            yield msgspec.structs.replace(refusal, line=number)

@@ -82,39 +82,35 @@ class Wire:
     on_repeat: Callable[[Exception], None]
     closed: Event = field(default_factory=Event)
 
-    def ask(self, asked: Asked, kind: type[Kind]) -> Kind:
-        """Send, and read the answer; raises `Unavailable` also if it cannot be one of the API's."""
-        answer = self.send(asked)
-        try:
-            return msgspec.json.decode(answer.content, type=kind)
-        except UNREADABLE as error:
-            raise Unavailable(str(asked), error, asked.key) from error
+    def send(self, asked: Asked, read: Callable[[bytes], Kind]) -> Kind:
+        """Return what `read` makes of the answer.
 
-    def send(self, asked: Asked) -> httpx.Response:
-        """Return the answer; raises `Problem` if it is no, `Unavailable` if there is none in time.
-
-        Patience ends before another attempt, and does not cut one short.
+        Raises `Problem` if the answer is no, `Unavailable` if there is none in time. Patience ends
+        before another attempt, and does not cut one short.
         """
         attempts = Attempts(self, asked)
         while True:
             with attempts.waiting_out(), self.stream(asked) as response:
-                response.read()
-                return response
+                return read(response.read())
 
     @contextmanager
     def stream(self, asked: Asked) -> Iterator[httpx.Response]:
         """Open an answer to be read; a peer that is silent for its `answer_s` counts as gone.
 
-        Raises `Unavailable` if the client is closed, or is being closed while the block reads.
+        Raises `Unavailable` if the client is closed, or is being closed while the block reads, and if
+        what the block reads cannot be the API's.
         """
         if self.closed.is_set():
             raise Unavailable(str(asked), None, asked.key)
+        request = self._request(asked)
         try:
-            with closing(self.http.send(self._request(asked), stream=True)) as response:
+            with closing(self.http.send(request, stream=True)) as response:
                 if not response.is_success:
                     response.read()
                     raise Problem.of(response, asked.key)
                 yield response
+        except UNREADABLE as error:
+            raise Unavailable(str(asked), error, asked.key) from error
         except RuntimeError as error:  # httpx's, of connections that another thread has closed
             if not self.closed.is_set():
                 raise
@@ -149,20 +145,17 @@ def follow(wire: Wire, path: str, after: int | None) -> Iterator[Transition]:
     while True:
         if after is not None:
             headers["Last-Event-ID"] = str(after)
-        try:
-            with attempts.waiting_out():
-                with wire.stream(replace(asked, headers=headers)) as response:
-                    if response.status_code == httpx.codes.NO_CONTENT:
+        with attempts.waiting_out():
+            with wire.stream(replace(asked, headers=headers)) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return
+                attempts.renew()  # until the stream has ended, however long that takes
+                for transition in _transitions(response):
+                    after = transition.version
+                    yield transition
+                    if transition.status in LAST:
                         return
-                    attempts.renew()  # until the stream has ended, however long that takes
-                    for transition in _transitions(response):
-                        after = transition.version
-                        yield transition
-                        if transition.status in LAST:
-                            return
-                attempts.pause(ConnectionResetError("the stream has ended"))
-        except UNREADABLE as error:
-            raise Unavailable(str(asked), error, None) from error
+            attempts.pause(ConnectionResetError("the stream has ended"))
 
 
 def _transitions(response: httpx.Response) -> Iterator[Transition]:

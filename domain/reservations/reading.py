@@ -79,22 +79,12 @@ def history(
     connection: Connection, reservation_id: int, after_version: int = 0
 ) -> list[Transition]:
     """Read the transitions after a version, oldest first, HISTORY_MAX at most."""
-    chosen = (
-        select(transition)
-        .where(transition.c.reservation_id == reservation_id, transition.c.version > after_version)
-        .order_by(transition.c.version)
-        .limit(HISTORY_MAX)
-    )
+    of, version = transition.c.reservation_id, transition.c.version
+    chosen = select(transition).where(of == reservation_id, version > after_version)
+    rows = connection.execute(chosen.order_by(version).limit(HISTORY_MAX))
     return [
-        Transition(
-            row.reservation_id,
-            row.version,
-            Status(row.status),
-            row.reason,
-            row.created_at,
-            Cause(row.message_id, row.actor, row.trace_id),
-        )
-        for row in connection.execute(chosen)
+        Transition(id_, version, Status(status), reason, at, Cause(message_id, actor, trace_id))
+        for id_, version, status, reason, message_id, at, actor, trace_id in rows
     ]
 
 

@@ -25,14 +25,6 @@ DOUBLINGS_MAX: Final = 6
 class StaleVersion(Exception):
     """A reservation changed since it was read: it was not locked."""
 
-    code = "RESERVATION_MOVED"
-
-    def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(
-            f"one of the reservations {list(reservation_ids)} has another version: it was not locked"
-        )
-        self.reservation_ids = tuple(reservation_ids)
-
 
 _RESERVATION = ", ".join(reservation.c.keys())
 
@@ -66,17 +58,15 @@ LOCK_STALE = text(f"""
 """)
 
 SAVE = text("""
-    WITH changed AS (
-        SELECT * FROM unnest(
+    WITH moved AS (
+        UPDATE reservations.reservation AS old
+        SET status = changed.status, reason = changed.reason, version = changed.version,
+            updated_at = now()
+        FROM unnest(
             CAST(:ids AS bigint[]), CAST(:versions AS integer[]), CAST(:statuses AS text[]),
             CAST(:reasons AS text[]), CAST(:message_ids AS uuid[]),
             CAST(:actors AS text[]), CAST(:trace_ids AS text[])
         ) AS changed (id, version, status, reason, message_id, actor, trace_id)
-    ), moved AS (
-        UPDATE reservations.reservation AS old
-        SET status = changed.status, reason = changed.reason, version = changed.version,
-            updated_at = now()
-        FROM changed
         WHERE old.id = changed.id AND old.version = changed.version - 1
         RETURNING changed.*
     ), recorded AS (
@@ -87,7 +77,6 @@ SAVE = text("""
     )
     SELECT count(*), now() FROM moved
 """)
-
 
 # A key is kept with its reservation, in the transaction that changed it: that transition has the key's
 # instant. A request that changed nothing has none; its repeat is answered with the reservation as it is.
@@ -165,7 +154,8 @@ def save_transitions(
     }
     count, now = connection.execute(SAVE, columns).one()
     if count != len(changed):
-        raise StaleVersion([one.id for one, _ in changed])
+        ids = columns["ids"]
+        raise StaleVersion(f"one of the reservations {ids} has another version: it was not locked")
 
     return [replace(one, updated_at=now) for one, _ in changed]
 

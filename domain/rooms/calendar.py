@@ -13,7 +13,6 @@ good part of a batch's time.
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, timedelta
-from operator import attrgetter
 
 import msgspec
 from sqlalchemy import Connection, select, text
@@ -95,7 +94,9 @@ def change_nights(connection: Connection, changes: Sequence[Change]) -> list[Cha
     before = lock_nights(connection, {(one.room_id, on) for one in changes for on in one.nights})
     saved, outcomes = change.decide(before, changes)
     if saved:
-        _save(connection, saved.values())
+        # In order: the nights of a room are read together, so they should be stored together.
+        ordered = [saved[key] for key in sorted(saved)]
+        connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
     _name_rooms(connection, changes, outcomes)
     return outcomes
 
@@ -136,12 +137,6 @@ def _lock_rooms(connection: Connection, changes: Iterable[Change]) -> None:
     if opened := {one.room_id for one in changes if one.capacity is not None}:
         connection.execute(MAKE_ROOMS, {"room_ids": list(opened)})
     connection.execute(LOCK_ROOMS, {"room_ids": list({one.room_id for one in changes})})
-
-
-def _save(connection: Connection, saved: Iterable[RoomNight]) -> None:
-    """Write nights in order: those of a room are read together, so they should be stored together."""
-    ordered = sorted(saved, key=attrgetter("room_id", "on"))
-    connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
 
 
 def _name_rooms(

@@ -6,11 +6,11 @@ reservation). A new allocation cannot be locked before it exists; if another tra
 first, the primary key reports it and the whole batch is decided again (see `save`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from domain.answers import RoomRequest
@@ -26,14 +26,6 @@ class AllocationRace(Exception):
 
     It has committed, so the next attempt sees its allocation: one of the two always advances.
     """
-
-    code = "ALLOCATED_MEANWHILE"
-
-    def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(
-            f"another transaction allocated one of {len(reservation_ids)} reservations first"
-        )
-        self.reservation_ids = tuple(reservation_ids)
 
 
 # FOR UPDATE follows ORDER BY, so two batches that share rows lock them in the same order.
@@ -86,11 +78,15 @@ CHANGE_NIGHTS = text("""
 
 def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
     """Lock and read all that `decide` may touch for these requests."""
-    allocations = _lock_allocations(connection, {request.reservation_id for request in requests})
+    ids = {"reservation_ids": list({request.reservation_id for request in requests})}
+    allocated = (_allocation(row) for row in connection.execute(LOCK_ALLOCATIONS, ids))
+    allocations = {one.reservation_id: one for one in allocated}
     locked = lock_nights(connection, model.touched(allocations, requests))
-    opened = {night.room_id for night in locked.values()}
-    rest = {request.room_id for request in requests} - opened
-    return Rooms(allocations, locked, frozenset(opened | _known(connection, rest)))
+    known = {night.room_id for night in locked.values()}
+    # Whether a room exists is asked only of rooms without a locked night.
+    if rest := {request.room_id for request in requests} - known:
+        known.update(connection.scalars(KNOWN_ROOMS, {"room_ids": list(rest)}))
+    return Rooms(allocations, locked, frozenset(known))
 
 
 def save(connection: Connection, outcome: Outcome) -> None:
@@ -110,31 +106,14 @@ def save(connection: Connection, outcome: Outcome) -> None:
         connection.execute(CHANGE_NIGHTS, {"nights": as_json(taken)})
 
 
-def get(connection: Connection, reservation_id: int) -> Allocation | None:
-    chosen = select(allocation).where(allocation.c.reservation_id == reservation_id)
-    row = connection.execute(chosen).one_or_none()
-    return _allocation(row) if row else None
-
-
-def _lock_allocations(connection: Connection, ids: Iterable[int]) -> dict[int, Allocation]:
-    rows = connection.execute(LOCK_ALLOCATIONS, {"reservation_ids": list(ids)})
-    return {row.reservation_id: _allocation(row) for row in rows}
-
-
-def _known(connection: Connection, room_ids: set[int]) -> set[int]:
-    """Return which of these rooms exist; needed only for rooms without a locked night."""
-    if not room_ids:
-        return set()
-
-    return set(connection.scalars(KNOWN_ROOMS, {"room_ids": list(room_ids)}))
-
-
 def _create_allocations(connection: Connection, created: Sequence[Allocation]) -> None:
     try:
         connection.execute(CREATE_ALLOCATIONS, {"created": as_json(created)})
     except IntegrityError as error:
         if _is_taken_key(error):
-            raise AllocationRace([one.reservation_id for one in created]) from error
+            raise AllocationRace(
+                f"another transaction allocated one of {len(created)} reservations first"
+            ) from error
         raise
 
 
