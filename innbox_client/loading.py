@@ -69,15 +69,6 @@ class _Summary(msgspec.Struct, frozen=True, rename="camel"):
 _Lines = list[tuple[int, bytes]]  # each with its number
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Lines that are sent together, and how many bytes they were."""
-
-    header: bytes
-    lines: _Lines
-    bytes: int
-
-
 def load(
     wire: Wire, lines: Iterable[str | bytes], format_: Format, progress: Callable[[Loaded], None]
 ) -> Loaded:
@@ -85,18 +76,18 @@ def load(
     loaded = Loaded()
     headers = {"Content-Type": _MEDIA_TYPES[format_]}
     asked = Asked("POST", _PATH, headers=headers, answer_s=ANSWER_S, patience_s=PATIENCE_S)
-    for part in _parts(lines, format_):
+    for header, part, size in _parts(lines, format_):
         # A header without any line behind it is sent, too: it may be wrong.
-        is_asked = part.lines or (part.header and not loaded.lines)
-        refused = _sent(wire, asked, part) if is_asked else ()
-        applied = loaded.applied + len(part.lines) - len(refused)
-        loaded = Loaded(loaded.bytes + part.bytes, applied, loaded.refused + refused)
+        is_asked = part or (header and not loaded.lines)
+        refused = _sent(wire, asked, header, part) if is_asked else ()
+        applied = loaded.applied + len(part) - len(refused)
+        loaded = Loaded(loaded.bytes + size, applied, loaded.refused + refused)
         progress(loaded)
     return loaded
 
 
-def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[_Part]:
-    """Cut into parts; each of a CSV begins with the header, the first line that says anything.
+def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[tuple[bytes, _Lines, int]]:
+    """Cut into parts: a CSV's header (its first line with text), lines, and the bytes that were given.
 
     Raises `ValueError` for an item that is more than one line: an answer is told from others by counting.
     """
@@ -117,18 +108,17 @@ def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[_Part]:
         lines.append((number, said + b"\n"))
         size += len(said) + 1
         if len(lines) >= LINES_MAX or size >= BYTES_MAX:
-            yield _Part(header, lines, given_size)
+            yield header, lines, given_size
             lines, size, given_size = [], 0, 0
-    yield _Part(header, lines, given_size)
+    yield header, lines, given_size
 
 
-def _sent(wire: Wire, asked: Asked, part: _Part) -> tuple[LineRefused, ...]:
+def _sent(wire: Wire, asked: Asked, header: bytes, lines: _Lines) -> tuple[LineRefused, ...]:
     """Return a part's refusals; raises `Unavailable` if it is not answered to its end in time."""
     attempts = Attempts(wire, asked)
     refused: tuple[LineRefused, ...] = ()
-    lines = part.lines
     while True:
-        body = part.header + b"".join(line for _, line in lines)
+        body = header + b"".join(line for _, line in lines)
         refusals, count, summary = wire.send(replace(asked, body=body), partial(_read, lines))
         refused += refusals
         if not summary.stopped_at_line:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
+from operator import eq, ge, lt
 from typing import Final
 
 from sqlalchemy import Connection, select, text
@@ -58,19 +59,17 @@ def page(
 ) -> list[Reservation]:
     """Read a page, newest first; `after_id` ended the last page."""
     column = reservation.c
-    chosen = select(reservation)
-    if criteria.member_id is not None:
-        chosen = chosen.where(column.member_id == criteria.member_id)
+    bounds = (
+        (column.member_id, eq, criteria.member_id),
+        (column.room_id, eq, criteria.room_id),
+        (column.check_in, ge, criteria.check_in_from),
+        (column.check_in, lt, criteria.check_in_to),
+        (column.id, lt, after_id),
+    )
+    given = [compare(of, value) for of, compare, value in bounds if value is not None]
+    chosen = select(reservation).where(*given)
     if criteria.statuses:
         chosen = chosen.where(column.status.in_(criteria.statuses))
-    if criteria.room_id is not None:
-        chosen = chosen.where(column.room_id == criteria.room_id)
-    if criteria.check_in_from is not None:
-        chosen = chosen.where(column.check_in >= criteria.check_in_from)
-    if criteria.check_in_to is not None:
-        chosen = chosen.where(column.check_in < criteria.check_in_to)
-    if after_id is not None:
-        chosen = chosen.where(column.id < after_id)
     rows = connection.execute(chosen.order_by(column.id.desc()).limit(limit))
     return [of_row(row) for row in rows]
 

@@ -110,18 +110,12 @@ def _create_allocations(connection: Connection, created: Sequence[Allocation]) -
     try:
         connection.execute(CREATE_ALLOCATIONS, {"created": as_json(created)})
     except IntegrityError as error:
-        if _is_taken_key(error):
+        cause, key = error.orig, allocation.primary_key.name
+        if isinstance(cause, UniqueViolation) and cause.diag.constraint_name == key:
             raise AllocationRace(
                 f"another transaction allocated one of {len(created)} reservations first"
             ) from error
         raise
-
-
-def _is_taken_key(error: IntegrityError) -> bool:
-    return (
-        isinstance(error.orig, UniqueViolation)
-        and error.orig.diag.constraint_name == allocation.primary_key.name
-    )
 
 
 def _allocation(row: Sequence[Any]) -> Allocation:
