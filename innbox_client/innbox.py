@@ -6,9 +6,9 @@ of a call. The iterators it returns belong to one thread each.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
@@ -16,43 +16,22 @@ import msgspec
 
 from innbox_client import loading
 from innbox_client.loading import Format, Loaded
-from innbox_client.results import (
+from innbox_client.sending import Asked, Token, Wire, follow
+from innbox_client.values import (
     Availability,
     Calendar,
+    Filters,
+    NightsChange,
     NightsSet,
     Reservation,
     Room,
     RoomAvailability,
     Transition,
 )
-from innbox_client.sending import Asked, Token, Wire, follow
 
 _ASK_AGAIN_S = 0.5
 
 Item = TypeVar("Item")
-
-
-class Filters(TypedDict, total=False):
-    """Which reservations; only staff may name a `member_id`. `limit` is the size of a page."""
-
-    status: str
-    room_id: int
-    check_in_from: date
-    check_in_to: date
-    member_id: int
-    limit: int
-
-
-class NightsChange(TypedDict, total=False):
-    """What nights are to be; what is not named stays as it is. A new night needs a capacity."""
-
-    weekdays: Sequence[str]
-    capacity: int
-    closed: bool
-    min_stay: int
-    closed_to_arrival: bool
-    closed_to_departure: bool
-    name: str
 
 
 class _Page(msgspec.Struct, Generic[Item], frozen=True):

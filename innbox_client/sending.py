@@ -20,7 +20,7 @@ import msgspec
 from httpx_sse import EventSource
 
 from innbox_client.errors import UNREADABLE, Problem, Unavailable
-from innbox_client.results import Transition
+from innbox_client.values import Transition
 
 PATIENCE_S = 30.0
 CONNECT_S, ANSWER_S = 5.0, 15.0

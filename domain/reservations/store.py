@@ -1,4 +1,4 @@
-"""Reservations in Postgres; `reserving` creates them. Nothing here begins, commits or rolls back.
+"""Reservations in Postgres; `reserve` creates them. Nothing here begins, commits or rolls back.
 
 Every change of a reservation and its row in `transition` are one statement, so neither ever exists
 without the other.
