@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -63,16 +64,15 @@ class PoisonMessage(ValueError):
         super().__init__(self.reason)
 
 
-def room_reserve(
-    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
+def _room_request(
+    topic: str, reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
 ) -> Envelope:
-    return _room_request(ROOM_RESERVE, reservation_id, room_id, stay, message_id)
+    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
+    return _envelope(topic, room_id, value, message_id)
 
 
-def room_cancel(
-    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
-) -> Envelope:
-    return _room_request(ROOM_CANCEL, reservation_id, room_id, stay, message_id)
+room_reserve = partial(_room_request, ROOM_RESERVE)
+room_cancel = partial(_room_request, ROOM_CANCEL)
 
 
 def reservation_result(
@@ -155,13 +155,6 @@ _ENCODER: Final = msgspec.json.Encoder()
 _STAY_DECODER: Final = msgspec.json.Decoder(_StayValue)
 _RESULT_DECODER: Final = msgspec.json.Decoder(_ResultValue)
 _Value = TypeVar("_Value", _StayValue, _ResultValue)
-
-
-def _room_request(
-    topic: str, reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None
-) -> Envelope:
-    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
-    return _envelope(topic, room_id, value, message_id)
 
 
 def _envelope(

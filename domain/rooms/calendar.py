@@ -143,10 +143,9 @@ def _name_rooms(
     connection: Connection, changes: Sequence[Change], outcomes: Sequence[Changed]
 ) -> None:
     """Give each room the name from the last change that was made and has one."""
-    made = zip(changes, outcomes, strict=True)
     names = {
         one.room_id: one.name
-        for one, outcome in made
+        for one, outcome in zip(changes, outcomes, strict=True)
         if one.name is not None and isinstance(outcome, NightsSet)
     }
     if names:

@@ -189,14 +189,10 @@ def _keys(request: RoomRequest) -> list[NightKey]:
 
 def _allocation(request: RoomRequest, state: State, reason: str | None = None) -> Allocation:
     is_reserve = request.kind is RequestKind.RESERVE
+    reserve_id = request.message_id if is_reserve else None
+    cancel_id = None if is_reserve else request.message_id
     return Allocation(
-        request.reservation_id,
-        request.room_id,
-        request.stay,
-        state,
-        reason,
-        reserve_message_id=request.message_id if is_reserve else None,
-        cancel_message_id=None if is_reserve else request.message_id,
+        request.reservation_id, request.room_id, request.stay, state, reason, reserve_id, cancel_id
     )
 
 
