@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from api.identity.auth import OPERATE, needs
 from api.identity.row_security import ALL_MEMBERS, set_member
 from api.problems import problem_responses
-from domain.reservations.sagas import open_sagas
+from domain.reservations.reading import open_sagas
 from outbox import admin, reader
 
 

@@ -10,23 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Connection,
-    DateTime,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    TextClause,
-    func,
-    text,
-)
+import sqlalchemy as sa
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +89,7 @@ class IdempotencyKeys:
     schema: Literal["reservations", "rooms"]
 
     def claim(
-        self, connection: Connection, request: KeyedRequest, **more: object
+        self, connection: sa.Connection, request: KeyedRequest, **more: object
     ) -> Claimed | Repeat | Mismatch | InFlight:
         """Claim a key for this transaction, or learn what became of it; never waits for another.
 
@@ -124,7 +108,7 @@ class IdempotencyKeys:
             return InFlight()
         return Repeat() if bytes(found) == request.request_hash else Mismatch()
 
-    def forget(self, connection: Connection, older_than_s: float, limit: int) -> int:
+    def forget(self, connection: sa.Connection, older_than_s: float, limit: int) -> int:
         """Delete keys that nobody repeats any more, `limit` at most; returns how many."""
         values = {"older_than_s": older_than_s, "limit": limit}
         return connection.execute(_sql(FORGET, schema=self.schema), values).rowcount
@@ -134,30 +118,32 @@ RESERVATION_KEYS: Final = IdempotencyKeys("reservations")
 ROOM_KEYS: Final = IdempotencyKeys("rooms")
 
 
-def keys_table(metadata: MetaData, *more: Column[Any]) -> Table:
+def keys_table(metadata: sa.MetaData, *more: sa.Column[Any]) -> sa.Table:
     """Describe the table of one context's keys, with more columns of its own."""
-    return Table(
+    return sa.Table(
         "idempotency_key",
         metadata,
-        Column("member_id", BigInteger, nullable=False),
-        Column("key", Text, nullable=False),
-        Column("request_hash", LargeBinary, nullable=False),
+        sa.Column("member_id", sa.BigInteger, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("request_hash", sa.LargeBinary, nullable=False),
         # No longer written; keys of an earlier version have them.
-        Column("response_status", Integer),
-        Column("response_body", LargeBinary),
+        sa.Column("response_status", sa.Integer),
+        sa.Column("response_body", sa.LargeBinary),
         *more,
-        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-        PrimaryKeyConstraint("member_id", "key"),
-        CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
-        CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
-        CheckConstraint(
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+        ),
+        sa.PrimaryKeyConstraint("member_id", "key"),
+        sa.CheckConstraint("length(key) BETWEEN 1 AND 255", name="bounded_key"),
+        sa.CheckConstraint("octet_length(request_hash) = 32", name="sha256_hash"),
+        sa.CheckConstraint(
             "(response_status IS NULL) = (response_body IS NULL)", name="whole_response"
         ),
         # BRIN: rows come in order of time, and only the hourly clean-up asks for it.
-        Index(None, "created_at", postgresql_using="brin"),
+        sa.Index(None, "created_at", postgresql_using="brin"),
     )
 
 
 @cache
-def _sql(template: str, **parts: str) -> TextClause:
-    return text(template.format(**parts))
+def _sql(template: str, **parts: str) -> sa.TextClause:
+    return sa.text(template.format(**parts))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -56,8 +57,6 @@ class PoisonReason(StrEnum):
 class PoisonMessage(ValueError):
     """A message that can never succeed, however often it is read."""
 
-    code = "POISON_MESSAGE"
-
     def __init__(self, code: PoisonReason, detail: str) -> None:
         # The detail may quote the sender: bounded, and printable because Postgres stores no NUL.
         printable = "".join(letter if letter.isprintable() else "?" for letter in detail)
@@ -65,13 +64,22 @@ class PoisonMessage(ValueError):
         super().__init__(self.reason)
 
 
-def room_reserve(
-    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
+def _room_request(
+    topic: str, reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
 ) -> Envelope:
     value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
-    return _envelope(
-        ROOM_RESERVE, room_id, "innbox.room.reserve.v1", RESERVATIONS_SOURCE, value, message_id
-    )
+    return _envelope(topic, room_id, value, message_id)
+
+
+room_reserve = partial(_room_request, ROOM_RESERVE)
+room_cancel = partial(_room_request, ROOM_CANCEL)
+
+
+def reservation_result(
+    reservation_id: int, answer: Answer, message: str, message_id: UUID | None = None
+) -> Envelope:
+    value = _ResultValue(reservation_id, answer, message)
+    return _envelope(RESERVATION_RESULT, reservation_id, value, message_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +100,6 @@ def room_reserve_template(room_id: int, stay: Stay, message_id: UUID) -> Message
     # The first one: the room's id may have the same digits.
     head, _, tail = envelope.value.partition(b"%d" % _ID_MAX)
     return MessageTemplate(envelope, head, tail)
-
-
-def room_cancel(
-    reservation_id: int, room_id: int, stay: Stay, message_id: UUID | None = None
-) -> Envelope:
-    value = _StayValue(reservation_id, room_id, stay.check_in, stay.check_out)
-    return _envelope(
-        ROOM_CANCEL, room_id, "innbox.room.cancel.v1", RESERVATIONS_SOURCE, value, message_id
-    )
-
-
-def reservation_result(
-    reservation_id: int, answer: Answer, message: str, message_id: UUID | None = None
-) -> Envelope:
-    value = _ResultValue(reservation_id, answer, message)
-    return _envelope(
-        RESERVATION_RESULT,
-        reservation_id,
-        "innbox.reservation.result.v1",
-        ROOMS_SOURCE,
-        value,
-        message_id,
-    )
 
 
 def decode_room_request(
@@ -160,6 +145,11 @@ class _ResultValue(msgspec.Struct, rename="camel"):
     message: _Message
 
 
+_TYPES: Final = {
+    ROOM_RESERVE: ("innbox.room.reserve.v1", RESERVATIONS_SOURCE),
+    ROOM_CANCEL: ("innbox.room.cancel.v1", RESERVATIONS_SOURCE),
+    RESERVATION_RESULT: ("innbox.reservation.result.v1", ROOMS_SOURCE),
+}
 _KINDS: Final = {ROOM_RESERVE: RequestKind.RESERVE, ROOM_CANCEL: RequestKind.CANCEL}
 _ENCODER: Final = msgspec.json.Encoder()
 _STAY_DECODER: Final = msgspec.json.Decoder(_StayValue)
@@ -168,13 +158,9 @@ _Value = TypeVar("_Value", _StayValue, _ResultValue)
 
 
 def _envelope(
-    topic: str,
-    key: int,
-    type_: str,
-    source: str,
-    value: _StayValue | _ResultValue,
-    message_id: UUID | None,
+    topic: str, key: int, value: _StayValue | _ResultValue, message_id: UUID | None
 ) -> Envelope:
+    type_, source = _TYPES[topic]
     return Envelope(message_id or uuid4(), topic, str(key), type_, source, _ENCODER.encode(value))
 
 

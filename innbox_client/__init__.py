@@ -12,18 +12,19 @@ ignored.
 from innbox_client.errors import Fault, Problem, Unavailable
 from innbox_client.innbox import Innbox
 from innbox_client.loading import Format, LineRefused, Loaded
-from innbox_client.results import (
+from innbox_client.values import (
     Availability,
     Calendar,
     FailingNight,
+    Filters,
     Night,
+    NightsChange,
     NightsSet,
     Reservation,
     Room,
     RoomAvailability,
     Transition,
 )
-from innbox_client.words import Filters, NightsChange
 
 __all__ = [
     "Availability",

@@ -6,7 +6,6 @@ Unavailable  no answer of the API's came for as long as the client's patience la
 """
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Self
 
 import httpx
@@ -49,7 +48,8 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.key = key
         self.type = str(document.get("type", "about:blank"))
-        self.title = str(document.get("title") or _phrase(status))
+        phrase = httpx.codes.get_reason_phrase(status) or f"HTTP status {status}"
+        self.title = str(document.get("title") or phrase)
         self.detail = str(document.get("detail") or "")
         self.trace_id: str | None = document.get("traceId")
         self.errors = msgspec.convert(document.get("errors") or [], list[Fault])
@@ -64,7 +64,7 @@ class Problem(Exception):
         try:
             document = msgspec.json.decode(response.content, type=dict[str, Any])
             return cls(response.status_code, document, retry_after_s, key)
-        except UNREADABLE:
+        except UNREADABLE:  # also where `errors` are none of the API's
             return cls(response.status_code, {}, retry_after_s, key)
 
     @property
@@ -97,10 +97,3 @@ def _why(last: Exception | None) -> str:
     if isinstance(last, UNREADABLE):
         return f"what came is none of the API's: {last}"
     return str(last) or type(last).__name__
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return f"HTTP status {status}"

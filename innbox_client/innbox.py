@@ -8,26 +8,26 @@ of a call. The iterators it returns belong to one thread each.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
 import msgspec
 
-from innbox_client import following, loading
+from innbox_client import loading
 from innbox_client.loading import Format, Loaded
-from innbox_client.results import (
+from innbox_client.sending import Asked, Token, Wire, follow
+from innbox_client.values import (
     Availability,
     Calendar,
+    Filters,
+    NightsChange,
     NightsSet,
     Reservation,
     Room,
     RoomAvailability,
     Transition,
 )
-from innbox_client.sending import Asked, Token, Wire, read
-from innbox_client.words import Filters, NightsChange, camel, texts
 
 _ASK_AGAIN_S = 0.5
 
@@ -57,27 +57,20 @@ class Innbox:
         on_repeat: Callable[[Exception], None] = lambda _: None,
         http: httpx.Client | None = None,
     ) -> None:
-        self._own = httpx.Client() if http is None else None
-        connections = http or self._own
-        assert connections is not None
-        self._wire = Wire(connections, url.rstrip("/"), token, patience_s, on_repeat)
+        self._owns_connections = http is None
+        self._wire = Wire(http or httpx.Client(), url.rstrip("/"), token, patience_s, on_repeat)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connections; calls from then on, and those that wait to repeat, are `Unavailable`."""
         self._wire.closed.set()
-        if self._own is not None:
-            self._own.close()
+        if self._owns_connections:
+            self._wire.http.close()
 
     def reserve(
         self,
@@ -93,12 +86,8 @@ class Innbox:
 
         A reservation that is still `open` has yet to be answered. Staff reserve for other members.
         """
-        wish = {
-            "roomId": room_id,
-            "checkInDate": check_in,
-            "checkOutDate": check_out,
-            "memberId": member_id,
-        }
+        nights = {"check_in_date": check_in, "check_out_date": check_out}
+        wish = {"room_id": room_id, "member_id": member_id, **nights}
         return self._change("POST", "/v1/reservations", Reservation, wish, key=key, wait_s=wait_s)
 
     def cancel(
@@ -134,8 +123,7 @@ class Innbox:
 
         Connects again and goes on where it was. Ends when nothing can come any more.
         """
-        path = f"/v1/reservations/{reservation_id}/events"
-        return following.follow(self._wire, path, after)
+        return follow(self._wire, f"/v1/reservations/{reservation_id}/events", after)
 
     def wait_for(self, reservation_id: int, *, within_s: float) -> Reservation:
         """Return it once the rooms have answered; or as it is, still `open`, after so many seconds."""
@@ -172,19 +160,19 @@ class Innbox:
 
         Fewer rooms than are held on a night are the problem `CAPACITY_BELOW_TAKEN`, with its nights.
         """
-        body = {"from": from_on, "to": to_on, **camel(change)}
+        body = {"from": from_on, "to": to_on, **change}
         return self._change("PUT", f"/v1/rooms/{room_id}/nights", NightsSet, body, key=key)
 
     def availability(self, room_id: int, check_in: date, check_out: date) -> Availability:
         """Look whether a stay could be held now. Looking holds nothing."""
-        stay = {"checkIn": check_in, "checkOut": check_out}
+        stay = {"check_in": check_in, "check_out": check_out}
         return self._get(f"/v1/rooms/{room_id}/availability", Availability, stay)
 
     def search(
         self, check_in: date, check_out: date, *, bookable: bool = True
     ) -> Iterator[RoomAvailability]:
         """Look at every room for a stay: at those that could be held, or at all."""
-        stay = {"checkIn": check_in, "checkOut": check_out, "bookable": bookable or None}
+        stay = {"check_in": check_in, "check_out": check_out, "bookable": bookable or None}
         return self._pages("/v1/availability", _Page[RoomAvailability], stay)
 
     def load_inventory(
@@ -202,19 +190,18 @@ class Innbox:
         return loading.load(self._wire, lines, format, progress)
 
     def _get(self, path: str, kind: type[Item], params: Mapping[str, Any] | None = None) -> Item:
-        asked = Asked("GET", path, texts(params or {}))
-        return read(asked, self._wire.send(asked), kind)
+        asked = Asked("GET", path, _camel(params or {}))
+        return self._wire.send(asked, msgspec.json.Decoder(kind).decode)
 
     def _pages(
         self, path: str, kind: type[_Page[Item]], params: Mapping[str, Any] | None = None
     ) -> Iterator[Item]:
-        asked = camel(params or {})
+        cursor = None
         while True:
-            page = self._get(path, kind, asked)
+            page = self._get(path, kind, {**(params or {}), "cursor": cursor})
             yield from page.items
-            if page.next is None:
+            if (cursor := page.next) is None:
                 return
-            asked = asked | {"cursor": page.next}
 
     def _change(
         self,
@@ -227,14 +214,23 @@ class Innbox:
         wait_s: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Item:
-        """Send under the key, or a new one; fields of the body that are None are not sent."""
-        sent = {name: value for name, value in (body or {}).items() if value is not None}
+        """Send under the key, or a new one."""
         asked = Asked(
             method,
             path,
-            body=None if body is None else msgspec.json.encode(sent),
+            body=None if body is None else msgspec.json.encode(_camel(body)),
             headers={"Content-Type": "application/json", **(headers or {})},
             key=str(uuid4()) if key is None else key,
             wait_s=wait_s or 0,
         )
-        return read(asked, self._wire.send(asked), kind)
+        return self._wire.send(asked, msgspec.json.Decoder(kind).decode)
+
+
+def _camel(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename what Python calls `room_id` to `roomId`; what is None is left out."""
+    return {_renamed(name): value for name, value in named.items() if value is not None}
+
+
+def _renamed(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.title, others))

@@ -4,14 +4,14 @@ A part is small enough to be repeated when its answer is lost: a line says what 
 applying it twice is applying it once. Of a part that was stopped in the middle only the rest is repeated.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal
 
-import httpx
 import msgspec
 
-from innbox_client.errors import UNREADABLE, Problem, Unavailable
+from innbox_client.errors import Problem
 from innbox_client.sending import Asked, Attempts, Wire
 
 Format = Literal["ndjson", "csv"]
@@ -52,10 +52,6 @@ class Loaded:
 
 class _Answer(msgspec.Struct, frozen=True):
     status: str
-    code: str = ""
-    detail: str = ""
-    field: str | None = None
-    nights: int | tuple[dict[str, Any], ...] = ()  # how many were set, or which are in the way
 
 
 class _Summary(msgspec.Struct, frozen=True, rename="camel"):
@@ -70,28 +66,7 @@ class _Summary(msgspec.Struct, frozen=True, rename="camel"):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Lines that are sent together, each with its number, and how many bytes they were."""
-
-    header: bytes = b""
-    lines: Sequence[bytes] = ()
-    numbers: Sequence[int] = ()
-    bytes: int = 0
-
-    def behind(self, count: int) -> "_Part":
-        """Return what is left of it when so many lines are answered."""
-        return replace(self, lines=self.lines[count:], numbers=self.numbers[count:])
-
-    def asked(self, format_: Format) -> Asked:
-        return Asked(
-            "POST",
-            _PATH,
-            body=self.header + b"".join(self.lines),
-            headers={"Content-Type": _MEDIA_TYPES[format_]},
-            answer_s=ANSWER_S,
-            patience_s=PATIENCE_S,
-        )
+_Lines = list[tuple[int, bytes]]  # each with its number
 
 
 def load(
@@ -99,24 +74,25 @@ def load(
 ) -> Loaded:
     """Send every line; tells `progress` after each part what has been answered until then."""
     loaded = Loaded()
-    for part in _parts(lines, format_):
+    headers = {"Content-Type": _MEDIA_TYPES[format_]}
+    asked = Asked("POST", _PATH, headers=headers, answer_s=ANSWER_S, patience_s=PATIENCE_S)
+    for header, part, size in _parts(lines, format_):
         # A header without any line behind it is sent, too: it may be wrong.
-        is_asked = part.lines or (part.header and not loaded.lines)
-        refused = _sent(wire, part, format_) if is_asked else ()
-        applied = loaded.applied + len(part.lines) - len(refused)
-        loaded = Loaded(loaded.bytes + part.bytes, applied, loaded.refused + refused)
+        is_asked = part or (header and not loaded.lines)
+        refused = _sent(wire, asked, header, part) if is_asked else ()
+        applied = loaded.applied + len(part) - len(refused)
+        loaded = Loaded(loaded.bytes + size, applied, loaded.refused + refused)
         progress(loaded)
     return loaded
 
 
-def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[_Part]:
-    """Cut into parts; each of a CSV begins with the header, the first line that says anything.
+def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[tuple[bytes, _Lines, int]]:
+    """Cut into parts: a CSV's header (its first line with text), lines, and the bytes that were given.
 
     Raises `ValueError` for an item that is more than one line: an answer is told from others by counting.
     """
     header = b""
-    lines: list[bytes] = []
-    numbers: list[int] = []
+    lines: _Lines = []
     size = given_size = 0
     for number, item in enumerate(items, start=1):
         given = item.encode() if isinstance(item, str) else item
@@ -129,47 +105,43 @@ def _parts(items: Iterable[str | bytes], format_: Format) -> Iterator[_Part]:
         if format_ == "csv" and not header:
             header = said + b"\n"
             continue
-        lines.append(said + b"\n")
-        numbers.append(number)
+        lines.append((number, said + b"\n"))
         size += len(said) + 1
         if len(lines) >= LINES_MAX or size >= BYTES_MAX:
-            yield _Part(header, lines, numbers, given_size)
-            lines, numbers, size, given_size = [], [], 0, 0
-    yield _Part(header, lines, numbers, given_size)
+            yield header, lines, given_size
+            lines, size, given_size = [], 0, 0
+    yield header, lines, given_size
 
 
-def _sent(wire: Wire, part: _Part, format_: Format) -> tuple[LineRefused, ...]:
+def _sent(wire: Wire, asked: Asked, header: bytes, lines: _Lines) -> tuple[LineRefused, ...]:
     """Return a part's refusals; raises `Unavailable` if it is not answered to its end in time."""
-    attempts = Attempts(wire, part.asked(format_))
+    attempts = Attempts(wire, asked)
     refused: tuple[LineRefused, ...] = ()
     while True:
-        asked = part.asked(format_)
-        answers, summary = _read(asked, wire.send(asked), part)
-        refused += tuple(_refused(part, answers))
+        body = header + b"".join(line for _, line in lines)
+        refusals, count, summary = wire.send(replace(asked, body=body), partial(_read, lines))
+        refused += refusals
         if not summary.stopped_at_line:
             return refused
-        if answers:
+        if count:
             attempts.renew()
-        part = part.behind(len(answers))
+        lines = lines[count:]
         attempts.pause(Problem(503, {"title": summary.code, "detail": summary.detail}))
 
 
-def _read(asked: Asked, answer: httpx.Response, part: _Part) -> tuple[list[_Answer], _Summary]:
-    """Read an answer for each line, but for those beyond a stop; raises `Unavailable` for any other."""
-    *lines, last = answer.content.splitlines() or [b""]
-    try:
-        answers = [msgspec.json.decode(line, type=_Answer) for line in lines]
-        summary = msgspec.json.decode(last, type=_Summary)
-        answered, asked_for = len(answers), len(part.lines)
-        if answered > asked_for or (answered < asked_for) != bool(summary.stopped_at_line):
-            raise msgspec.ValidationError(f"{answered} answers to {asked_for} lines")
-    except UNREADABLE as error:
-        raise Unavailable(str(asked), error, None) from error
-    return answers, summary
+def _read(lines: _Lines, answer: bytes) -> tuple[tuple[LineRefused, ...], int, _Summary]:
+    """Return the refusals, and how many lines were answered: all but those beyond a stop."""
+    *answers, last = answer.splitlines() or [b""]
+    refused = tuple(_refused(lines, answers))
+    summary = msgspec.json.decode(last, type=_Summary)
+    count, asked_for = len(answers), len(lines)
+    if count > asked_for or (count < asked_for) != bool(summary.stopped_at_line):
+        raise msgspec.ValidationError(f"{count} answers to {asked_for} lines")
+    return refused, count, summary
 
 
-def _refused(part: _Part, answers: Iterable[_Answer]) -> Iterator[LineRefused]:
-    for number, answer in zip(part.numbers, answers, strict=False):
-        if answer.status == "refused":
-            nights = answer.nights if isinstance(answer.nights, tuple) else ()
-            yield LineRefused(number, answer.code, answer.detail, answer.field, nights)
+def _refused(lines: _Lines, answers: Iterable[bytes]) -> Iterator[LineRefused]:
+    for (number, _), answer in zip(lines, answers, strict=False):
+        if msgspec.json.decode(answer, type=_Answer).status == "refused":
+            refusal = msgspec.json.decode(answer, type=LineRefused)
+            yield msgspec.structs.replace(refusal, line=number)

@@ -1,4 +1,4 @@
-"""Sending a request until it is answered: repeats, pauses, and the end of patience.
+"""Sending a request until it is answered, or followed to its end: repeats, pauses, end of patience.
 
 A request is repeated as it is, under its one idempotency key, when no answer came, or one that says
 "not now"; under a key also when the API says that it failed, since nobody knows then whether it was
@@ -10,19 +10,26 @@ back all at once; a Retry-After makes them longer.
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
+from httpx_sse import EventSource
 
 from innbox_client.errors import UNREADABLE, Problem, Unavailable
+from innbox_client.values import Transition
 
 PATIENCE_S = 30.0
 CONNECT_S, ANSWER_S = 5.0, 15.0
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 2.0
+# Several heartbeats: a server that sends none for so long is gone.
+SILENT_S = 60.0
+
+# Nothing becomes of a reservation after these.
+LAST = frozenset({"REJECTED", "CANCELLED"})
 
 # The network's faults; others of httpx's are the caller's, such as an address that is none.
 UNANSWERED = (
@@ -75,51 +82,48 @@ class Wire:
     on_repeat: Callable[[Exception], None]
     closed: Event = field(default_factory=Event)
 
-    def send(self, asked: Asked) -> httpx.Response:
-        """Return the answer; raises `Problem` if it is no, `Unavailable` if there is none in time.
+    def send(self, asked: Asked, read: Callable[[bytes], Kind]) -> Kind:
+        """Return what `read` makes of the answer.
 
-        Patience ends before another attempt, and does not cut one short.
+        Raises `Problem` if the answer is no, `Unavailable` if there is none in time. Patience ends
+        before another attempt, and does not cut one short.
         """
         attempts = Attempts(self, asked)
         while True:
-            with attempts.waiting_out(), self._open(asked):
-                return self._answer(asked)
+            with attempts.waiting_out(), self.stream(asked) as response:
+                return read(response.read())
 
     @contextmanager
-    def stream(self, asked: Asked, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """Open an answer without an end; a peer that is silent for its `answer_s` counts as gone."""
-        with (
-            self._open(asked),
-            self.http.stream(
-                asked.method,
-                self.url + asked.path,
-                headers=self._headers() | dict(headers),
-                timeout=httpx.Timeout(CONNECT_S, read=asked.answer_s),
-            ) as response,
-        ):
-            if not response.is_success:
-                response.read()
-            yield _checked(response)
+    def stream(self, asked: Asked) -> Iterator[httpx.Response]:
+        """Open an answer to be read; a peer that is silent for its `answer_s` counts as gone.
 
-    @contextmanager
-    def _open(self, asked: Asked) -> Iterator[None]:
-        """Raise `Unavailable` if the client is closed, or is being closed while the block sends."""
+        Raises `Unavailable` if the client is closed, or is being closed while the block reads, and if
+        what the block reads cannot be the API's.
+        """
         if self.closed.is_set():
             raise Unavailable(str(asked), None, asked.key)
+        request = self._request(asked)
         try:
-            yield
+            with closing(self.http.send(request, stream=True)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise Problem.of(response, asked.key)
+                yield response
+        except UNREADABLE as error:
+            raise Unavailable(str(asked), error, asked.key) from error
         except RuntimeError as error:  # httpx's, of connections that another thread has closed
             if not self.closed.is_set():
                 raise
             raise Unavailable(str(asked), None, asked.key) from error
 
-    def _answer(self, asked: Asked) -> httpx.Response:
-        headers = self._headers() | dict(asked.headers)
+    def _request(self, asked: Asked) -> httpx.Request:
+        token = self.token if isinstance(self.token, str) else self.token()
+        headers = {"Authorization": f"Bearer {token}", **asked.headers}
         if asked.key is not None:
             headers["Idempotency-Key"] = _quoted(asked.key)
         if asked.wait_s:
             headers["Prefer"] = f"wait={asked.wait_s}"
-        response = self.http.request(
+        return self.http.build_request(
             asked.method,
             self.url + asked.path,
             params=asked.params,
@@ -127,11 +131,37 @@ class Wire:
             headers=headers,
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S, read=asked.answer_s + asked.wait_s),
         )
-        return _checked(response, asked.key)
 
-    def _headers(self) -> dict[str, str]:
-        token = self.token if isinstance(self.token, str) else self.token()
-        return {"Authorization": f"Bearer {token}"}
+
+def follow(wire: Wire, path: str, after: int | None) -> Iterator[Transition]:
+    """Yield the transitions beyond the version `after`, the first one on if it is None.
+
+    Ends when nothing can come any more; until then every ended connection is made again, and
+    `Last-Event-ID` has it go on where it ended, so no transition is missed and none is told twice.
+    """
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    asked = Asked("GET", path, answer_s=SILENT_S)
+    attempts = Attempts(wire, asked)
+    while True:
+        if after is not None:
+            headers["Last-Event-ID"] = str(after)
+        with attempts.waiting_out():
+            with wire.stream(replace(asked, headers=headers)) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return
+                attempts.renew()  # until the stream has ended, however long that takes
+                for transition in _transitions(response):
+                    after = transition.version
+                    yield transition
+                    if transition.status in LAST:
+                        return
+            attempts.pause(ConnectionResetError("the stream has ended"))
+
+
+def _transitions(response: httpx.Response) -> Iterator[Transition]:
+    for event in EventSource(response).iter_sse():
+        if event.event == "transition":
+            yield msgspec.json.decode(event.data, type=Transition)
 
 
 class Attempts:
@@ -167,18 +197,16 @@ class Attempts:
             pause_s = max(pause_s, error.retry_after_s or 0)
         now = time.monotonic()
         if self._ends_at is None:
-            self._ends_at = now + self._patience_s()
+            own_s = self._wire.patience_s
+            patience_s = self._asked.patience_s if own_s is None else own_s
+            # A repeat may be held by the API as long as the first attempt.
+            self._ends_at = now + patience_s + self._asked.wait_s
         if now + pause_s > self._ends_at:
             raise Unavailable(str(self._asked), error, self._asked.key) from error
         self._wire.on_repeat(error)
         if self._wire.closed.wait(pause_s):
             raise Unavailable(str(self._asked), None, self._asked.key) from error
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
-
-    def _patience_s(self) -> float:
-        own_s = self._wire.patience_s
-        # A repeat may be held by the API as long as the first attempt.
-        return (self._asked.patience_s if own_s is None else own_s) + self._asked.wait_s
 
 
 def _is_passing(problem: Problem) -> bool:
@@ -188,20 +216,6 @@ def _is_passing(problem: Problem) -> bool:
     """
     failed = problem.status == httpx.codes.INTERNAL_SERVER_ERROR and problem.key is not None
     return failed or problem.status in _NOT_NOW or problem.code == _IN_FLIGHT
-
-
-def read(asked: Asked, answer: httpx.Response, kind: type[Kind]) -> Kind:
-    """Read an answer; raises `Unavailable` if it cannot be one of the API's."""
-    try:
-        return msgspec.json.decode(answer.content, type=kind)
-    except UNREADABLE as error:
-        raise Unavailable(str(asked), error, asked.key) from error
-
-
-def _checked(response: httpx.Response, key: str | None = None) -> httpx.Response:
-    if response.is_success:
-        return response
-    raise Problem.of(response, key)
 
 
 def _quoted(key: str) -> str:

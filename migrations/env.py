@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 import consumers.tables
@@ -57,14 +57,6 @@ def configure(**options: Any) -> None:  # noqa: ANN401 - alembic's options
     )
 
 
-def migrate(connection: Connection) -> None:
-    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
-    connection.commit()
-    configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-
-
 if context.is_offline_mode():
     configure(url=url(), literal_binds=True, dialect_opts={"paramstyle": "named"})
     with context.begin_transaction():
@@ -72,4 +64,8 @@ if context.is_offline_mode():
         context.run_migrations()
 else:
     with create_engine(url(), poolclass=NullPool).connect() as connection:
-        migrate(connection)
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        connection.commit()
+        configure(connection=connection)
+        with context.begin_transaction():
+            context.run_migrations()

@@ -148,19 +148,14 @@ def new(
 ) -> NewReservation | NotReservable:
     """Check a request against the rules: a check-in from today to `days_max` days ahead."""
     if stay.check_in < today:
-        return NotReservable(
-            NotReservableCode.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past"
-        )
-    if stay.length > nights_max:
-        return NotReservable(
-            NotReservableCode.STAY_TOO_LONG, f"a stay is at most {nights_max} nights"
-        )
-    if stay.check_in > today + timedelta(days=days_max):
-        return NotReservable(
-            NotReservableCode.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead"
-        )
-
-    return NewReservation(member_id, room_id, stay)
+        code, text = NotReservableCode.CHECK_IN_PAST, f"check-in {stay.check_in} is in the past"
+    elif stay.length > nights_max:
+        code, text = NotReservableCode.STAY_TOO_LONG, f"a stay is at most {nights_max} nights"
+    elif stay.check_in > today + timedelta(days=days_max):
+        code, text = NotReservableCode.TOO_FAR_AHEAD, f"check-in is at most {days_max} days ahead"
+    else:
+        return NewReservation(member_id, room_id, stay)
+    return NotReservable(code, text)
 
 
 def settle(reservation: Reservation, result: RoomResult) -> Reservation | Unchanged | Contradiction:

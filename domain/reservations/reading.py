@@ -1,11 +1,12 @@
-"""Reading lists of reservations, and the history of one. Nothing here locks or writes."""
+"""Reading lists of reservations, the history of one, and open sagas. Nothing here locks or writes."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
+from operator import eq, ge, lt
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, select, text
+from sqlalchemy import Connection, select, text
 
 from domain.reservations.model import Cause, Reservation, Status, Transition
 from domain.reservations.store import of_row
@@ -17,6 +18,29 @@ HISTORY_MAX: Final = 1_000
 VERSIONS = text("""
     SELECT id, version FROM reservations.reservation WHERE id = ANY (CAST(:ids AS bigint[]))
 """)
+
+# Uses the index of open sagas. A redriven saga has several versions of the same status, and has waited
+# since the first of them.
+OPEN = text("""
+    SELECT count(*) FILTER (WHERE status = 'PENDING') AS pending,
+           count(*) FILTER (WHERE status = 'CANCELLING') AS cancelling,
+           CAST(extract(epoch FROM now() - min(since)) AS double precision) AS oldest_s
+    FROM reservations.reservation AS waiting
+    CROSS JOIN LATERAL (
+        SELECT min(created_at) AS since FROM reservations.transition
+        WHERE reservation_id = waiting.id AND transition.status = waiting.status
+    ) AS asked
+    WHERE status IN ('PENDING', 'CANCELLING')
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSagas:
+    """How many wait for the rooms, and the age in seconds of the oldest; None if none waits."""
+
+    pending: int
+    cancelling: int
+    oldest_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +59,18 @@ def page(
 ) -> list[Reservation]:
     """Read a page, newest first; `after_id` ended the last page."""
     column = reservation.c
-    chosen = select(reservation)
-    if criteria.member_id is not None:
-        chosen = chosen.where(column.member_id == criteria.member_id)
+    bounds = (
+        (column.member_id, eq, criteria.member_id),
+        (column.room_id, eq, criteria.room_id),
+        (column.check_in, ge, criteria.check_in_from),
+        (column.check_in, lt, criteria.check_in_to),
+        (column.id, lt, after_id),
+    )
+    given = [compare(of, value) for of, compare, value in bounds if value is not None]
+    chosen = select(reservation).where(*given)
     if criteria.statuses:
         chosen = chosen.where(column.status.in_(criteria.statuses))
-    if criteria.room_id is not None:
-        chosen = chosen.where(column.room_id == criteria.room_id)
-    if criteria.check_in_from is not None:
-        chosen = chosen.where(column.check_in >= criteria.check_in_from)
-    if criteria.check_in_to is not None:
-        chosen = chosen.where(column.check_in < criteria.check_in_to)
-    if after_id is not None:
-        chosen = chosen.where(column.id < after_id)
-    rows = connection.execute(chosen.order_by(column.id.desc()).limit(limit)).mappings()
+    rows = connection.execute(chosen.order_by(column.id.desc()).limit(limit))
     return [of_row(row) for row in rows]
 
 
@@ -56,13 +78,13 @@ def history(
     connection: Connection, reservation_id: int, after_version: int = 0
 ) -> list[Transition]:
     """Read the transitions after a version, oldest first, HISTORY_MAX at most."""
-    chosen = (
-        select(transition)
-        .where(transition.c.reservation_id == reservation_id, transition.c.version > after_version)
-        .order_by(transition.c.version)
-        .limit(HISTORY_MAX)
-    )
-    return [_transition(row) for row in connection.execute(chosen).mappings()]
+    of, version = transition.c.reservation_id, transition.c.version
+    chosen = select(transition).where(of == reservation_id, version > after_version)
+    rows = connection.execute(chosen.order_by(version).limit(HISTORY_MAX))
+    return [
+        Transition(id_, version, Status(status), reason, at, Cause(message_id, actor, trace_id))
+        for id_, version, status, reason, message_id, at, actor, trace_id in rows
+    ]
 
 
 def versions(connection: Connection, ids: Collection[int]) -> dict[int, int]:
@@ -71,12 +93,6 @@ def versions(connection: Connection, ids: Collection[int]) -> dict[int, int]:
     return {row.id: row.version for row in rows}
 
 
-def _transition(row: RowMapping) -> Transition:
-    return Transition(
-        row["reservation_id"],
-        row["version"],
-        Status(row["status"]),
-        row["reason"],
-        row["created_at"],
-        Cause(row["message_id"], row["actor"], row["trace_id"]),
-    )
+def open_sagas(connection: Connection) -> OpenSagas:
+    """Count open sagas, on the database's clock."""
+    return OpenSagas(**connection.execute(OPEN).mappings().one())

@@ -6,9 +6,9 @@
 Nothing here begins, commits or rolls back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from sqlalchemy import TextClause, text
 
@@ -35,12 +35,6 @@ class TooManyPending:
 
     pending_max: int
     code: str = "TOO_MANY_PENDING"
-
-
-class AppendWithin(Protocol):
-    """Returns SQL that appends one message for each of the rows: `outbox.append_within`."""
-
-    def __call__(self, *, value: str, rows: str) -> str: ...
 
 
 # A statement before the one that counts, whose snapshot is then newer than the last one's commit: else
@@ -99,15 +93,14 @@ _RESERVE: Final = """
     SELECT inserted.id, inserted.created_at, lock.held
     FROM pending CROSS JOIN lock LEFT JOIN inserted ON true
 """
-_ROWS: Final = "inserted"
 _VALUE: Final = """
     CAST(:value_head AS bytea) || convert_to(CAST(id AS text), 'UTF8') || CAST(:value_tail AS bytea)
 """
 
 
-def reserve_sql(append_within: AppendWithin) -> TextClause:
-    """Return RESERVE, which appends its message as the outbox says; make it once."""
-    appended = append_within(value=_VALUE, rows=_ROWS)
+def reserve_sql(append_within: Callable[..., str]) -> TextClause:
+    """Return RESERVE, which appends its message by `outbox.append_within`; make it once."""
+    appended = append_within(value=_VALUE, rows="inserted")
     try_lock = TRY_LOCK.format(schema="reservations")
     return text(_RESERVE.format(try_lock=try_lock, appended=appended))
 

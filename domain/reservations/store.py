@@ -1,4 +1,4 @@
-"""Reservations in Postgres; `reserving` creates them. Nothing here begins, commits or rolls back.
+"""Reservations in Postgres; `reserve` creates them. Nothing here begins, commits or rolls back.
 
 Every change of a reservation and its row in `transition` are one statement, so neither ever exists
 without the other.
@@ -6,9 +6,9 @@ without the other.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, select, text
+from sqlalchemy import Connection, select, text
 
 from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations.model import Cause, Reservation, Status
@@ -25,18 +25,12 @@ DOUBLINGS_MAX: Final = 6
 class StaleVersion(Exception):
     """A reservation changed since it was read: it was not locked."""
 
-    code = "RESERVATION_MOVED"
 
-    def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(
-            f"one of the reservations {list(reservation_ids)} has another version: it was not locked"
-        )
-        self.reservation_ids = tuple(reservation_ids)
-
+_RESERVATION = ", ".join(reservation.c.keys())
 
 # In id order, so two batches that share reservations lock them in the same order.
-LOCK = text("""
-    SELECT * FROM reservations.reservation
+LOCK = text(f"""
+    SELECT {_RESERVATION} FROM reservations.reservation
     WHERE id = ANY (CAST(:ids AS bigint[]))
     ORDER BY id
     FOR UPDATE
@@ -47,8 +41,8 @@ LOCK = text("""
 # Each redrive doubles the wait for the next: an outage must not multiply its own backlog. The number of
 # redrives is the number of versions since the newest that is none. The first of the two conditions on
 # the time is for the index of open sagas.
-LOCK_STALE = text("""
-    SELECT * FROM reservations.reservation AS waiting
+LOCK_STALE = text(f"""
+    SELECT {_RESERVATION} FROM reservations.reservation AS waiting
     WHERE status IN ('PENDING', 'CANCELLING')
       AND updated_at < now() - make_interval(secs => :older_than_s)
       AND updated_at < now() - make_interval(secs => :older_than_s * 2 ^ least(
@@ -64,17 +58,15 @@ LOCK_STALE = text("""
 """)
 
 SAVE = text("""
-    WITH changed AS (
-        SELECT * FROM unnest(
+    WITH moved AS (
+        UPDATE reservations.reservation AS old
+        SET status = changed.status, reason = changed.reason, version = changed.version,
+            updated_at = now()
+        FROM unnest(
             CAST(:ids AS bigint[]), CAST(:versions AS integer[]), CAST(:statuses AS text[]),
             CAST(:reasons AS text[]), CAST(:message_ids AS uuid[]),
             CAST(:actors AS text[]), CAST(:trace_ids AS text[])
         ) AS changed (id, version, status, reason, message_id, actor, trace_id)
-    ), moved AS (
-        UPDATE reservations.reservation AS old
-        SET status = changed.status, reason = changed.reason, version = changed.version,
-            updated_at = now()
-        FROM changed
         WHERE old.id = changed.id AND old.version = changed.version - 1
         RETURNING changed.*
     ), recorded AS (
@@ -85,7 +77,6 @@ SAVE = text("""
     )
     SELECT count(*), now() FROM moved
 """)
-
 
 # A key is kept with its reservation, in the transaction that changed it: that transition has the key's
 # instant. A request that changed nothing has none; its repeat is answered with the reservation as it is.
@@ -114,7 +105,7 @@ def get(
     if member_id is not None:
         chosen = chosen.where(reservation.c.member_id == member_id)
 
-    row = connection.execute(chosen).mappings().one_or_none()
+    row = connection.execute(chosen).one_or_none()
     return of_row(row) if row else None
 
 
@@ -126,19 +117,20 @@ def earlier(
     `reservation_id` is for keys of an earlier version of innbox, which were kept without it.
     """
     values = {"caller_id": request.caller_id, "key": request.key, "reservation_id": reservation_id}
-    found = connection.execute(EARLIER, values).mappings().one_or_none()
+    found = connection.execute(EARLIER, values).one_or_none()
     if found is None:
         return None
-    if bytes(found["request_hash"]) != request.request_hash:
+    request_hash, *made = found
+    if bytes(request_hash) != request.request_hash:
         return Mismatch()
     # Without an id it is a reservation that this caller may no longer see.
-    return None if found["id"] is None else of_row(found)
+    return of_row(made) if found.id else None
 
 
 def lock(connection: Connection, ids: Collection[int]) -> dict[int, Reservation]:
     """Lock and read those of `ids` that exist, until the transaction ends."""
-    rows = connection.execute(LOCK, {"ids": list(ids)}).mappings()
-    return {row["id"]: of_row(row) for row in rows}
+    rows = connection.execute(LOCK, {"ids": list(ids)})
+    return {row.id: of_row(row) for row in rows}
 
 
 def save_transitions(
@@ -162,7 +154,8 @@ def save_transitions(
     }
     count, now = connection.execute(SAVE, columns).one()
     if count != len(changed):
-        raise StaleVersion([one.id for one, _ in changed])
+        ids = columns["ids"]
+        raise StaleVersion(f"one of the reservations {ids} has another version: it was not locked")
 
     return [replace(one, updated_at=now) for one, _ in changed]
 
@@ -173,18 +166,10 @@ def stale(connection: Connection, older_than_s: float, limit: int) -> list[Reser
     After a redrive a saga must have waited twice as long, then four times, and so on.
     """
     values = {"older_than_s": older_than_s, "doublings_max": DOUBLINGS_MAX, "limit": limit}
-    return [of_row(row) for row in connection.execute(LOCK_STALE, values).mappings()]
+    return [of_row(row) for row in connection.execute(LOCK_STALE, values)]
 
 
-def of_row(row: RowMapping) -> Reservation:
-    return Reservation(
-        row["id"],
-        row["member_id"],
-        row["room_id"],
-        Stay(row["check_in"], row["check_out"]),
-        Status(row["status"]),
-        row["reason"],
-        row["version"],
-        row["created_at"],
-        row["updated_at"],
-    )
+def of_row(row: Sequence[Any]) -> Reservation:
+    """Read the columns of the table, in its order."""
+    id_, member_id, room_id, check_in, check_out, status, *rest = row
+    return Reservation(id_, member_id, room_id, Stay(check_in, check_out), Status(status), *rest)

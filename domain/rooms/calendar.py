@@ -6,20 +6,39 @@ taken. Nothing here begins, commits or rolls back.
 A change locks the rooms, by id, and then the nights, by room and night: the rooms, because nights that
 do not exist yet cannot be locked; the nights in the order in which batches of reservations lock them,
 which lock no room. So no deadlock is possible.
+
+Sets of rows are passed as one JSON text: psycopg writes arrays element by element, which would take a
+good part of a batch's time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, timedelta
-from operator import attrgetter
 
+import msgspec
 from sqlalchemy import Connection, select, text
 
 from domain.rooms import change, nights
 from domain.rooms.change import Change, Changed, NightsSet
-from domain.rooms.locking import as_json, lock_nights
-from domain.rooms.nights import Availability, RoomNight
-from domain.rooms.tables import room, room_night
+from domain.rooms.nights import Availability, NightKey, RoomNight
+from domain.rooms.tables import room
 from domain.stay import Stay
+
+_NIGHT = "room_id, night, capacity, taken, closed, min_stay, closed_to_arrival, closed_to_departure"
+
+OPENED_NIGHTS = text(f"""
+    SELECT {_NIGHT} FROM rooms.room_night
+    WHERE room_id = :room_id AND night >= :from_on AND night < :until_on
+    ORDER BY night
+""")
+
+# FOR UPDATE follows ORDER BY, so two transactions that share rows lock them in the same order.
+LOCK_NIGHTS = text(f"""
+    SELECT {_NIGHT}
+    FROM json_to_recordset(CAST(:keys AS json)) AS touched (room_id bigint, night date)
+    JOIN rooms.room_night AS opened USING (room_id, night)
+    ORDER BY room_id, night
+    FOR UPDATE OF opened
+""")
 
 # Waits for a transaction that is inserting the same room.
 MAKE_ROOMS = text("""
@@ -75,7 +94,9 @@ def change_nights(connection: Connection, changes: Sequence[Change]) -> list[Cha
     before = lock_nights(connection, {(one.room_id, on) for one in changes for on in one.nights})
     saved, outcomes = change.decide(before, changes)
     if saved:
-        _save(connection, saved.values())
+        # In order: the nights of a room are read together, so they should be stored together.
+        ordered = [saved[key] for key in sorted(saved)]
+        connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
     _name_rooms(connection, changes, outcomes)
     return outcomes
 
@@ -84,22 +105,18 @@ def opened_nights(
     connection: Connection, room_id: int, from_on: date, until_on: date
 ) -> Sequence[RoomNight]:
     """Read the open nights of [from_on, until_on) in order, without locking."""
-    night = room_night.c
-    chosen = (
-        select(
-            night.room_id,
-            night.night,
-            night.capacity,
-            night.taken,
-            night.closed,
-            night.min_stay,
-            night.closed_to_arrival,
-            night.closed_to_departure,
-        )
-        .where(night.room_id == room_id, night.night >= from_on, night.night < until_on)
-        .order_by(night.night)
-    )
-    return [RoomNight(*row) for row in connection.execute(chosen)]
+    values = {"room_id": room_id, "from_on": from_on, "until_on": until_on}
+    return [RoomNight(*row) for row in connection.execute(OPENED_NIGHTS, values)]
+
+
+def lock_nights(connection: Connection, keys: Collection[NightKey]) -> dict[NightKey, RoomNight]:
+    """Lock and read those of these nights that exist."""
+    if not keys:
+        return {}
+
+    wanted = as_json([{"room_id": room_id, "night": on} for room_id, on in keys])
+    locked = (RoomNight(*row) for row in connection.execute(LOCK_NIGHTS, {"keys": wanted}))
+    return {night.key: night for night in locked}
 
 
 def availability(connection: Connection, room_id: int, stay: Stay) -> Availability:
@@ -110,6 +127,10 @@ def availability(connection: Connection, room_id: int, stay: Stay) -> Availabili
     return nights.availability(opened, stay, known_room=known)
 
 
+def as_json(rows: object) -> str:
+    return msgspec.json.encode(rows).decode()
+
+
 def _lock_rooms(connection: Connection, changes: Iterable[Change]) -> None:
     """Lock the rooms; insert first those that a change with a capacity may open."""
     # First, so that no lock of a room is held while the insert waits for another transaction's.
@@ -118,20 +139,13 @@ def _lock_rooms(connection: Connection, changes: Iterable[Change]) -> None:
     connection.execute(LOCK_ROOMS, {"room_ids": list({one.room_id for one in changes})})
 
 
-def _save(connection: Connection, saved: Iterable[RoomNight]) -> None:
-    """Write nights in order: those of a room are read together, so they should be stored together."""
-    ordered = sorted(saved, key=attrgetter("room_id", "on"))
-    connection.execute(SAVE_NIGHTS, {"nights": as_json(ordered)})
-
-
 def _name_rooms(
     connection: Connection, changes: Sequence[Change], outcomes: Sequence[Changed]
 ) -> None:
     """Give each room the name from the last change that was made and has one."""
-    made = zip(changes, outcomes, strict=True)
     names = {
         one.room_id: one.name
-        for one, outcome in made
+        for one, outcome in zip(changes, outcomes, strict=True)
         if one.name is not None and isinstance(outcome, NightsSet)
     }
     if names:

@@ -12,11 +12,11 @@ what is held, so closing is never refused.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from enum import StrEnum
 
 from domain.rooms.nights import NightKey, RoomNight
-from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
+from domain.stay import InvalidDates, days_from, fault_of_range
 
 NIGHTS_SET_MAX = 1_100
 CAPACITY_MAX = 100_000
@@ -35,14 +35,10 @@ class Weekday(StrEnum):
     SUN = "SUN"
 
 
-class InvalidRange(ValueError):
+class InvalidRange(InvalidDates):
     """The range has no nights, too many, or some outside the calendar."""
 
     code = "INVALID_RANGE"
-
-    def __init__(self, from_on: date, until_on: date, reason: str) -> None:
-        super().__init__(f"[{from_on}, {until_on}) {reason}")
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +82,19 @@ class WithoutCapacity:
 
 Changed = NightsSet | BelowTaken | WithoutCapacity
 
+_WEEKDAYS = tuple(Weekday)
+
 
 def nights_of(
     from_on: date, until_on: date, weekdays: Sequence[Weekday] | None = None
 ) -> tuple[date, ...]:
     """Return the nights of [from, until) that fall on these weekdays; raises InvalidRange."""
-    length = (until_on - from_on).days
-    if fault := _fault(from_on, until_on, length):
+    if fault := fault_of_range(from_on, until_on, NIGHTS_SET_MAX):
         raise InvalidRange(from_on, until_on, fault)
 
-    if length == 1 and weekdays is None:  # most lines of a bulk load
-        return (from_on,)
-    nights = tuple(from_on + timedelta(days=day) for day in range(length))
+    nights = days_from(from_on, (until_on - from_on).days)
     if weekdays is not None:
-        chosen = {_NUMBERS[weekday] for weekday in weekdays}
-        nights = tuple(night for night in nights if night.weekday() in chosen)
+        nights = tuple(night for night in nights if _WEEKDAYS[night.weekday()] in weekdays)
     if not nights:
         raise InvalidRange(from_on, until_on, "has none of these weekdays")
     return nights
@@ -121,52 +115,28 @@ def decide(
 
 def _apply(now: dict[NightKey, RoomNight], change: Change) -> Changed:
     """Make a change completely or not at all."""
-    capacity = change.capacity
-    if capacity is None:
-        if missing := tuple(on for on in change.nights if (change.room_id, on) not in now):
+    found = {on: now.get((change.room_id, on)) for on in change.nights}
+    if (capacity := change.capacity) is None:
+        if missing := tuple(on for on, night in found.items() if night is None):
             return WithoutCapacity(missing)
-    elif below := _below(now, change, capacity):
+    elif below := tuple(night for night in found.values() if night and night.taken > capacity):
         return BelowTaken(below)
 
-    for on in change.nights:
-        now[change.room_id, on] = _changed(now.get((change.room_id, on)), change, on)
+    for on, night in found.items():
+        old = night or RoomNight(change.room_id, on, capacity=0, taken=0)
+        now[old.key] = _changed(old, change)
     return NightsSet(len(change.nights))
 
 
-def _below(
-    now: Mapping[NightKey, RoomNight], change: Change, capacity: int
-) -> tuple[RoomNight, ...]:
-    found = (now.get((change.room_id, on)) for on in change.nights)
-    return tuple(night for night in found if night and night.taken > capacity)
-
-
-def _changed(night: RoomNight | None, change: Change, on: date) -> RoomNight:
-    old = night or RoomNight(change.room_id, on, capacity=0, taken=0)
+def _changed(old: RoomNight, new: Change) -> RoomNight:
     # Positional, since `replace` takes three times as long and a bulk load does little else.
     return RoomNight(
         old.room_id,
         old.on,
-        old.capacity if change.capacity is None else change.capacity,
+        old.capacity if new.capacity is None else new.capacity,
         old.taken,
-        old.closed if change.closed is None else change.closed,
-        old.min_stay if change.min_stay is None else change.min_stay,
-        old.closed_to_arrival if change.closed_to_arrival is None else change.closed_to_arrival,
-        (
-            old.closed_to_departure
-            if change.closed_to_departure is None
-            else change.closed_to_departure
-        ),
+        old.closed if new.closed is None else new.closed,
+        old.min_stay if new.min_stay is None else new.min_stay,
+        old.closed_to_arrival if new.closed_to_arrival is None else new.closed_to_arrival,
+        old.closed_to_departure if new.closed_to_departure is None else new.closed_to_departure,
     )
-
-
-_NUMBERS = {weekday: number for number, weekday in enumerate(Weekday)}
-
-
-def _fault(from_on: date, until_on: date, length: int) -> str | None:
-    if length < 1:
-        return "covers no night"
-    if length > NIGHTS_SET_MAX:
-        return f"covers more than {NIGHTS_SET_MAX} nights"
-    if from_on < CALENDAR_BEGINS_ON or until_on > CALENDAR_ENDS_ON:
-        return f"leaves the calendar [{CALENDAR_BEGINS_ON}, {CALENDAR_ENDS_ON})"
-    return None

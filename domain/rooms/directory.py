@@ -15,6 +15,8 @@ class Room:
     name: str | None
 
 
+_ROOMS = select(room.c.id, room.c.name)
+
 NAME_ROOM = text("""
     INSERT INTO rooms.room (id, name) VALUES (:room_id, :name)
     ON CONFLICT (id) DO UPDATE SET name = excluded.name
@@ -22,17 +24,14 @@ NAME_ROOM = text("""
 
 
 def get(connection: Connection, room_id: int) -> Room | None:
-    chosen = select(room.c.id, room.c.name).where(room.c.id == room_id)
-    row = connection.execute(chosen).one_or_none()
-    return Room(row.id, row.name) if row else None
+    row = connection.execute(_ROOMS.where(room.c.id == room_id)).one_or_none()
+    return Room(*row) if row else None
 
 
 def list_rooms(connection: Connection, *, after: int, limit: int) -> list[Room]:
     """Read the `limit` rooms after this id."""
-    chosen = (
-        select(room.c.id, room.c.name).where(room.c.id > after).order_by(room.c.id).limit(limit)
-    )
-    return [Room(row.id, row.name) for row in connection.execute(chosen)]
+    chosen = _ROOMS.where(room.c.id > after).order_by(room.c.id).limit(limit)
+    return [Room(*row) for row in connection.execute(chosen)]
 
 
 def name_room(connection: Connection, room_id: int, name: str) -> Room:

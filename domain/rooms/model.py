@@ -123,12 +123,14 @@ class _Batch:
         elif known.state is not State.RELEASED and known.reserve_message_id == request.message_id:
             return
 
-        self.results.append(_answer(known, request))
+        message = known.reason or "" if known.state is State.REFUSED else ""
+        self.results.append(Result(request.reservation_id, _ANSWERS[known.state], message, request))
 
     def cancel(self, request: RoomRequest) -> None:
         known = self._allocation(request.reservation_id)
         if known is None:
-            self._keep(_tombstone(request))
+            # A tombstone: a reserve that comes after its cancel will hold nothing.
+            self._keep(_allocation(request, State.RELEASED))
         elif known.state is not State.RELEASED:
             self._release(known, request.message_id)
         elif known.cancel_message_id == request.message_id:
@@ -137,14 +139,10 @@ class _Batch:
         self.results.append(Result(request.reservation_id, Answer.CANCEL, request=request))
 
     def outcome(self) -> Outcome:
-        before = self.rooms
+        before, allocations = self.rooms, self.allocations.items()
         return Outcome(
-            created=tuple(
-                new for id_, new in self.allocations.items() if id_ not in before.allocations
-            ),
-            changed=tuple(
-                new for id_, new in self.allocations.items() if id_ in before.allocations
-            ),
+            created=tuple(new for id_, new in allocations if id_ not in before.allocations),
+            changed=tuple(new for id_, new in allocations if id_ in before.allocations),
             nights=tuple(new for key, new in self.nights.items() if new != before.nights[key]),
             results=tuple(self.results),
         )
@@ -190,36 +188,16 @@ def _keys(request: RoomRequest) -> list[NightKey]:
 
 
 def _allocation(request: RoomRequest, state: State, reason: str | None = None) -> Allocation:
+    is_reserve = request.kind is RequestKind.RESERVE
+    reserve_id = request.message_id if is_reserve else None
+    cancel_id = None if is_reserve else request.message_id
     return Allocation(
-        request.reservation_id,
-        request.room_id,
-        request.stay,
-        state,
-        reason,
-        reserve_message_id=request.message_id,
-        cancel_message_id=None,
+        request.reservation_id, request.room_id, request.stay, state, reason, reserve_id, cancel_id
     )
 
 
-def _tombstone(request: RoomRequest) -> Allocation:
-    """Remember a cancel that came before its reserve, so that the reserve will hold nothing."""
-    return Allocation(
-        request.reservation_id,
-        request.room_id,
-        request.stay,
-        State.RELEASED,
-        reason=None,
-        reserve_message_id=None,
-        cancel_message_id=request.message_id,
-    )
-
-
-def _answer(allocation: Allocation, request: RoomRequest) -> Result:
-    id_ = allocation.reservation_id
-    match allocation.state:
-        case State.HELD:
-            return Result(id_, Answer.SUCCESS, request=request)
-        case State.REFUSED:
-            return Result(id_, Answer.FAILURE, allocation.reason or "", request)
-        case State.RELEASED:
-            return Result(id_, Answer.CANCEL, request=request)
+_ANSWERS = {
+    State.HELD: Answer.SUCCESS,
+    State.REFUSED: Answer.FAILURE,
+    State.RELEASED: Answer.CANCEL,
+}

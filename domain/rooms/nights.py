@@ -89,12 +89,8 @@ class Refused:
 
     @property
     def message(self) -> str:
-        return f"{self.code}: {self._text}"
-
-    @property
-    def _text(self) -> str:
         named = _named(self.nights)
-        return {
+        texts = {
             ReasonCode.UNKNOWN_ROOM: "there is no such room",
             ReasonCode.NIGHT_NOT_OPEN: f"not open for reservation on {named}",
             ReasonCode.CLOSED: f"closed on {named}",
@@ -102,7 +98,8 @@ class Refused:
             ReasonCode.CLOSED_TO_DEPARTURE: f"no departure on {named}",
             ReasonCode.MIN_STAY: f"{self.min_stay} nights or more from {named}",
             ReasonCode.SOLD_OUT: f"no room left on {named}",
-        }[self.code]
+        }
+        return f"{self.code}: {texts[self.code]}"
 
 
 def hold(nights: Sequence[RoomNight], stay: Stay) -> Held | Refused:

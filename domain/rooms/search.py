@@ -7,7 +7,7 @@ statement reads no more rooms than it needs to fill the page. Nothing is locked.
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from domain.answers import ReasonCode
 from domain.rooms.nights import Availability
@@ -69,10 +69,9 @@ def search(
         "bookable": bookable,
         "limit": limit,
     }
-    return [_found(row) for row in connection.execute(SEARCH, values)]
-
-
-def _found(row: Row[tuple[object, ...]]) -> Found:
-    failing = zip(row.nights or (), map(ReasonCode, row.reasons or ()), strict=True)
-    seen = Availability(row.nights is None, row.minimum_free, tuple(failing))
-    return Found(row.id, row.name, seen)
+    found = []
+    for row in connection.execute(SEARCH, values):
+        failing = zip(row.nights or (), map(ReasonCode, row.reasons or ()), strict=True)
+        seen = Availability(row.nights is None, row.minimum_free, tuple(failing))
+        found.append(Found(row.id, row.name, seen))
+    return found

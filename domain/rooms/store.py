@@ -6,18 +6,17 @@ reservation). A new allocation cannot be locked before it exists; if another tra
 first, the primary key reports it and the whole batch is decided again (see `save`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import Connection, RowMapping, select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from domain.answers import RoomRequest
 from domain.rooms import model
-from domain.rooms.locking import as_json, lock_nights
+from domain.rooms.calendar import as_json, lock_nights
 from domain.rooms.model import Allocation, Outcome, Rooms, State
-from domain.rooms.nights import RoomNight
 from domain.rooms.tables import allocation
 from domain.stay import Stay
 
@@ -27,14 +26,6 @@ class AllocationRace(Exception):
 
     It has committed, so the next attempt sees its allocation: one of the two always advances.
     """
-
-    code = "ALLOCATED_MEANWHILE"
-
-    def __init__(self, reservation_ids: Sequence[int]) -> None:
-        super().__init__(
-            f"another transaction allocated one of {len(reservation_ids)} reservations first"
-        )
-        self.reservation_ids = tuple(reservation_ids)
 
 
 # FOR UPDATE follows ORDER BY, so two batches that share rows lock them in the same order.
@@ -55,15 +46,18 @@ CREATE_ALLOCATIONS = text("""
         reservation_id, room_id, check_in, check_out, state, reason,
         reserve_message_id, cancel_message_id
     )
-    SELECT * FROM unnest(
-        CAST(:reservation_ids AS bigint[]), CAST(:room_ids AS bigint[]),
-        CAST(:check_ins AS date[]), CAST(:check_outs AS date[]),
-        CAST(:states AS text[]), CAST(:reasons AS text[]),
-        CAST(:reserve_message_ids AS uuid[]), CAST(:cancel_message_ids AS uuid[])
-    ) AS created (reservation_id)
+    SELECT reservation_id, room_id,
+           CAST(stay ->> 'check_in' AS date), CAST(stay ->> 'check_out' AS date),
+           state, reason, reserve_message_id, cancel_message_id
+    FROM json_to_recordset(CAST(:created AS json)) AS created (
+        reservation_id bigint, room_id bigint, stay json, state text, reason text,
+        reserve_message_id uuid, cancel_message_id uuid
+    )
     ORDER BY reservation_id
 """)
 
+# Arrays, not JSON: Postgres expects ten rows of the one and a hundred of the other, and for a hundred it
+# may read the whole table.
 CHANGE_ALLOCATIONS = text("""
     UPDATE rooms.allocation
     SET state = changed.state, cancel_message_id = changed.cancel_message_id
@@ -87,11 +81,15 @@ CHANGE_NIGHTS = text("""
 
 def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
     """Lock and read all that `decide` may touch for these requests."""
-    allocations = _lock_allocations(connection, {request.reservation_id for request in requests})
+    ids = {"reservation_ids": list({request.reservation_id for request in requests})}
+    allocated = (_allocation(row) for row in connection.execute(LOCK_ALLOCATIONS, ids))
+    allocations = {one.reservation_id: one for one in allocated}
     locked = lock_nights(connection, model.touched(allocations, requests))
-    opened = {night.room_id for night in locked.values()}
-    rest = {request.room_id for request in requests} - opened
-    return Rooms(allocations, locked, frozenset(opened | _known(connection, rest)))
+    known = {night.room_id for night in locked.values()}
+    # Whether a room exists is asked only of rooms without a locked night.
+    if rest := {request.room_id for request in requests} - known:
+        known.update(connection.scalars(KNOWN_ROOMS, {"room_ids": list(rest)}))
+    return Rooms(allocations, locked, frozenset(known))
 
 
 def save(connection: Connection, outcome: Outcome) -> None:
@@ -105,77 +103,29 @@ def save(connection: Connection, outcome: Outcome) -> None:
     if outcome.created:
         _create_allocations(connection, outcome.created)
     if outcome.changed:
-        _change_allocations(connection, outcome.changed)
+        columns = {
+            "reservation_ids": [one.reservation_id for one in outcome.changed],
+            "states": [one.state.value for one in outcome.changed],
+            "cancel_message_ids": [one.cancel_message_id for one in outcome.changed],
+        }
+        connection.execute(CHANGE_ALLOCATIONS, columns)
     if outcome.nights:
-        _change_nights(connection, outcome.nights)
-
-
-def get(connection: Connection, reservation_id: int) -> Allocation | None:
-    chosen = select(allocation).where(allocation.c.reservation_id == reservation_id)
-    row = connection.execute(chosen).mappings().one_or_none()
-    return _allocation(row) if row else None
-
-
-def _lock_allocations(connection: Connection, ids: Iterable[int]) -> dict[int, Allocation]:
-    rows = connection.execute(LOCK_ALLOCATIONS, {"reservation_ids": list(ids)}).mappings()
-    return {row["reservation_id"]: _allocation(row) for row in rows}
-
-
-def _known(connection: Connection, room_ids: set[int]) -> set[int]:
-    """Return which of these rooms exist; needed only for rooms without a locked night."""
-    if not room_ids:
-        return set()
-
-    return set(connection.scalars(KNOWN_ROOMS, {"room_ids": list(room_ids)}))
+        taken = [{"room_id": n.room_id, "night": n.on, "taken": n.taken} for n in outcome.nights]
+        connection.execute(CHANGE_NIGHTS, {"nights": as_json(taken)})
 
 
 def _create_allocations(connection: Connection, created: Sequence[Allocation]) -> None:
-    columns: dict[str, list[Any]] = {
-        "reservation_ids": [one.reservation_id for one in created],
-        "room_ids": [one.room_id for one in created],
-        "check_ins": [one.stay.check_in for one in created],
-        "check_outs": [one.stay.check_out for one in created],
-        "states": [one.state.value for one in created],
-        "reasons": [one.reason for one in created],
-        "reserve_message_ids": [one.reserve_message_id for one in created],
-        "cancel_message_ids": [one.cancel_message_id for one in created],
-    }
     try:
-        connection.execute(CREATE_ALLOCATIONS, columns)
+        connection.execute(CREATE_ALLOCATIONS, {"created": as_json(created)})
     except IntegrityError as error:
-        if _is_taken_key(error):
-            raise AllocationRace(columns["reservation_ids"]) from error
+        cause, key = error.orig, allocation.primary_key.name
+        if isinstance(cause, UniqueViolation) and cause.diag.constraint_name == key:
+            raise AllocationRace(
+                f"another transaction allocated one of {len(created)} reservations first"
+            ) from error
         raise
 
 
-def _is_taken_key(error: IntegrityError) -> bool:
-    return (
-        isinstance(error.orig, UniqueViolation)
-        and error.orig.diag.constraint_name == allocation.primary_key.name
-    )
-
-
-def _change_allocations(connection: Connection, changed: Sequence[Allocation]) -> None:
-    columns = {
-        "reservation_ids": [one.reservation_id for one in changed],
-        "states": [one.state.value for one in changed],
-        "cancel_message_ids": [one.cancel_message_id for one in changed],
-    }
-    connection.execute(CHANGE_ALLOCATIONS, columns)
-
-
-def _change_nights(connection: Connection, changed: Sequence[RoomNight]) -> None:
-    taken = [{"room_id": one.room_id, "night": one.on, "taken": one.taken} for one in changed]
-    connection.execute(CHANGE_NIGHTS, {"nights": as_json(taken)})
-
-
-def _allocation(row: RowMapping) -> Allocation:
-    return Allocation(
-        row["reservation_id"],
-        row["room_id"],
-        Stay(row["check_in"], row["check_out"]),
-        State(row["state"]),
-        row["reason"],
-        row["reserve_message_id"],
-        row["cancel_message_id"],
-    )
+def _allocation(row: Sequence[Any]) -> Allocation:
+    id_, room_id, check_in, check_out, state, *rest = row
+    return Allocation(id_, room_id, Stay(check_in, check_out), State(state), *rest)

@@ -1,14 +1,42 @@
-"""What the API tells, as frozen values. Fields that are not known here are ignored."""
+"""What callers say of reservations and nights, and what the API tells, as frozen values.
 
+Fields that are not known here are ignored.
+"""
+
+from collections.abc import Sequence
 from datetime import date, datetime
+from typing import TypedDict
 
 import msgspec
 
 _OPEN = frozenset({"PENDING", "CANCELLING"})
 
 
+class Filters(TypedDict, total=False):
+    """Which reservations; only staff may name a `member_id`. `limit` is the size of a page."""
+
+    status: str
+    room_id: int
+    check_in_from: date
+    check_in_to: date
+    member_id: int
+    limit: int
+
+
+class NightsChange(TypedDict, total=False):
+    """What nights are to be; what is not named stays as it is. A new night needs a capacity."""
+
+    weekdays: Sequence[str]
+    capacity: int
+    closed: bool
+    min_stay: int
+    closed_to_arrival: bool
+    closed_to_departure: bool
+    name: str
+
+
 class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What all of them have in common."""
+    pass
 
 
 class Reservation(_Seen, frozen=True, kw_only=True):
