@@ -9,9 +9,9 @@ from litestar import Router, get
 from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
-from api.identity.auth import OPERATE, needs
+from api.identity.auth import needs
 from api.identity.row_security import ALL_MEMBERS, set_member
-from api.problems import problem_responses
+from api.identity.scopes import OPERATE
 from domain.reservations.sagas import open_sagas
 from outbox import admin, reader
 
@@ -53,7 +53,6 @@ def operation_routes(engine: Engine) -> Router:
     operation_id="getOperations",
     summary="Look at what is open",
     **needs(OPERATE),
-    responses=problem_responses("SCOPE_MISSING"),
     sync_to_thread=True,
 )
 def look(engine: NamedDependency[Engine]) -> OperationsView:

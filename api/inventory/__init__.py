@@ -19,13 +19,14 @@ from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, MemberRequest, needs
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import INVENTORY
 from api.inventory.deps import ActiveUploads, BrokenOff, Dependencies
 from api.inventory.lines import Lines
 from api.inventory.loading import Load
 from api.inventory.openapi import ANSWERS, BulkOperation
 from api.inventory.reading import NDJSON, reader_of
-from api.problems import ProblemError, problem_responses
+from api.problems import ProblemError
 
 __all__ = ["ActiveUploads", "inventory_routes"]
 
@@ -57,14 +58,14 @@ def inventory_routes(engine: Engine, uploads: ActiveUploads, bulk_bytes_max: int
     operation_id="loadInventory",
     summary="Change the calendars of many rooms",
     status_code=200,
-    **needs(INVENTORY),
+    **needs(
+        INVENTORY,
+        "OUTCOME_UNKNOWN",
+        "BODY_TOO_LARGE",
+        "UNSUPPORTED_MEDIA_TYPE",
+        also={200: ANSWERS},
+    ),
     operation_class=BulkOperation,
-    responses={
-        200: ANSWERS,
-        **problem_responses(
-            "SCOPE_MISSING", "OUTCOME_UNKNOWN", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"
-        ),
-    },
 )
 async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependencies]) -> ASGIApp:
     """Apply each line by itself, in order, and answer each: some may be refused while others are not.

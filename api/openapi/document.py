@@ -14,7 +14,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from api.identity.auth import SCOPES
+from api.identity.scopes import SCOPES
 from api.openapi.examples import ANSWERS, PARAMETERS, REQUESTS
 from api.requests.bodies import Body
 

@@ -4,7 +4,6 @@ From this one list answers are built, the OpenAPI document gets an example of ea
 that a problem's `type` leads to are served.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +12,10 @@ _TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """`when` and `advice` are for people; `example` is what differs from one answer to the next."""
+    """`when` and `advice` are for people; `detail` is answered where nothing more exact is known.
+
+    The example is of an answer to a request of `instance`, and has the extensions `example`.
+    """
 
     code: str
     status: int
@@ -22,6 +24,7 @@ class ProblemType:
     detail: str
     instance: str = "/v1/reservations"
     example: dict[str, Any] = field(default_factory=dict)
+    retry_after_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -49,17 +52,10 @@ class ProblemType:
         }
 
 
-def types_of(which: Iterable[int | str]) -> list[ProblemType]:
-    """Find types by their codes, or all of a status, in the order of the list."""
-    wanted = set(which)
-    return [one for one in TYPES.values() if {one.code, one.status} & wanted]
-
-
 def _at(detail: str, pointer: str) -> dict[str, Any]:
     return {"errors": [{"detail": detail, "pointer": pointer}]}
 
 
-_RIGHT_IT = "Change the request as `errors` says; the same one will be refused again."
 _OTHER_DATES = "Ask for other dates."
 
 TYPES: Final = {
@@ -122,6 +118,7 @@ TYPES: Final = {
             "The first request with this Idempotency-Key is still running.",
             "Repeat it after `Retry-After` seconds, with the same key.",
             "the first request with this key is still running",
+            retry_after_s=1,
         ),
         ProblemType(
             "TOO_MANY_PENDING",
@@ -165,7 +162,7 @@ TYPES: Final = {
             "INVALID_REQUEST",
             422,
             "A field, parameter or header is missing, unknown, or not of its form.",
-            _RIGHT_IT,
+            "Change the request as `errors` says; the same one will be refused again.",
             "Expected `int`, got `str`",
             example=_at("Expected `int`, got `str`", "#/roomId"),
         ),
@@ -249,6 +246,7 @@ TYPES: Final = {
             "tokens are unavailable. Nothing that was answered 2xx is lost.",
             "Repeat it after `Retry-After` seconds, with the same Idempotency-Key.",
             "the service is unavailable; repeat the request with the same Idempotency-Key",
+            retry_after_s=1,
         ),
         ProblemType(
             "OUTCOME_UNKNOWN",
@@ -258,6 +256,7 @@ TYPES: Final = {
             "Repeat it after `Retry-After` seconds, with the same Idempotency-Key: it is done once. "
             "Without a key, check first whether it was done.",
             "the database did not confirm the change; repeat it with the same Idempotency-Key",
+            retry_after_s=1,
         ),
         ProblemType(
             "TOO_MANY_STREAMS",
@@ -266,6 +265,7 @@ TYPES: Final = {
             "Close one and connect again after `Retry-After` seconds, or wait with `Prefer: wait`.",
             "2000 event streams are open; close one and try again",
             "/v1/reservations/4711/events",
+            retry_after_s=1,
         ),
     )
 }

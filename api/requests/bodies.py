@@ -1,6 +1,6 @@
-"""Bodies of requests, read strictly: no unknown field, and no "7" where a 7 belongs."""
+"""Bodies: of requests, read strictly (no unknown field, no "7" where a 7 belongs), and of answers."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import msgspec
 from litestar.dto import MsgspecDTO
@@ -24,6 +24,14 @@ Capacity = Annotated[int, msgspec.Meta(ge=0, le=CAPACITY_MAX)]
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """What every body has in common."""
+
+
+class View(msgspec.Struct, frozen=True, rename="camel"):
+    """What every body of an answer has in common."""
+
+    @classmethod
+    def of(cls, one: Any) -> Self:  # noqa: ANN401 - whatever has attributes of these names and types
+        return msgspec.convert(one, cls, from_attributes=True)
 
 
 _AnyBody = TypeVar("_AnyBody", bound=Body)

@@ -11,7 +11,7 @@ from typing import Annotated
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
-from api.problems import DomainRefusal, InvalidHeader
+from api.problems import InvalidHeader, refused
 from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest, Mismatch, Repeat
 
 HEADER = "Idempotency-Key"
@@ -60,7 +60,7 @@ def is_repeat(
 ) -> bool:
     """Tell whether the request was done before, or claim its key for this transaction.
 
-    Raises `DomainRefusal` if the key was used for another request, or its first request is still running.
+    Raises `ProblemError` if the key was used for another request, or its first request is still running.
     """
     if request.key is None:
         return False
@@ -70,4 +70,4 @@ def is_repeat(
         case Repeat():
             return True
         case (Mismatch() | InFlight()) as refusal:
-            raise DomainRefusal(refusal)
+            raise refused(refusal)

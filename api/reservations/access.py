@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from api.identity.row_security import ALL_MEMBERS, set_member
 from api.identity.tokens import Member
-from api.problems import DomainRefusal, NotFound
+from api.problems import NotFound, refused
 from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations import store
 from domain.reservations.model import Cause, Reservation, by_member
@@ -42,11 +42,11 @@ def earlier(
 ) -> Reservation | None:
     """Return the reservation as an earlier request with this key left it, if there was one.
 
-    Raises `DomainRefusal` if the key was used for another request.
+    Raises `ProblemError` if the key was used for another request.
     """
     found = store.earlier(connection, request, reservation_id) if request.key else None
     if isinstance(found, Mismatch):
-        raise DomainRefusal(found)
+        raise refused(found)
     return found
 
 

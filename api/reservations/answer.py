@@ -9,7 +9,9 @@ from api.requests.prefer import wait_s
 from api.reservations.deps import Dependencies
 from api.reservations.views import ReservationView
 
-ENDED = ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
+ENDED = {
+    200: ResponseSpec(ReservationView, generate_examples=False, description="The saga has ended")
+}
 
 
 async def answer(

@@ -14,10 +14,11 @@ from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
 import outbox
-from api.identity.auth import WRITE, MemberRequest, needs
+from api.identity.auth import MemberRequest, needs
 from api.identity.row_security import set_member
+from api.identity.scopes import WRITE
 from api.identity.tokens import Member
-from api.problems import DomainRefusal, NotFound, ProblemError, problem_responses
+from api.problems import OF_A_CHANGE, NotFound, ProblemError, refused
 from api.requests.etags import is_meant
 from api.requests.idempotency import Key, is_repeat, keyed_request
 from api.requests.prefer import Prefer
@@ -45,19 +46,7 @@ IfMatch = Annotated[
     operation_id="cancelReservation",
     summary="Cancel a reservation",
     status_code=202,
-    **needs(WRITE),
-    responses={
-        200: ENDED,
-        **problem_responses(
-            "SCOPE_MISSING",
-            "OUTCOME_UNKNOWN",
-            "NOT_FOUND",
-            "NOT_CANCELLABLE",
-            "IDEMPOTENCY_KEY_IN_FLIGHT",
-            "IDEMPOTENCY_KEY_REUSED",
-            "PRECONDITION_FAILED",
-        ),
-    },
+    **needs(WRITE, *OF_A_CHANGE, "NOT_FOUND", "NOT_CANCELLABLE", "PRECONDITION_FAILED", also=ENDED),
 )
 async def cancel_one(
     reservation_id: ReservationId,
@@ -100,7 +89,7 @@ def _cancel(
             raise ProblemError("PRECONDITION_FAILED", current)
         match cancel(reservation):
             case NotCancellable() as refusal:
-                raise DomainRefusal(refusal)
+                raise refused(refusal)
             case Unchanged():
                 return reservation, False
             case Reservation() as cancelling:

@@ -8,7 +8,7 @@ from litestar.params import PathParameter
 from prometheus_client import Gauge
 from sqlalchemy import Engine, TextClause
 
-from api.problems import RETRY_AFTER, ProblemError
+from api.problems import ProblemError
 from api.requests.bodies import ID_MAX
 from api.reservations.doorbell import AsyncDoorbell
 from api.reservations.topics import TopicLimits
@@ -73,7 +73,7 @@ class StreamSlot:
 
 def _too_many(reason: str) -> ProblemError:
     detail = f"{reason}; close one and try again"
-    return ProblemError("TOO_MANY_STREAMS", detail, headers=RETRY_AFTER)
+    return ProblemError("TOO_MANY_STREAMS", detail)
 
 
 @dataclass(frozen=True, slots=True)

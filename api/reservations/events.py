@@ -23,9 +23,10 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_204_NO_CONTENT
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.identity.auth import READ, MemberRequest, needs
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import READ
 from api.identity.tokens import Member
-from api.problems import DATABASE_UNAVAILABLE, InvalidHeader, problem_responses
+from api.problems import DATABASE_UNAVAILABLE, InvalidHeader
 from api.reservations.access import find, member_connection
 from api.reservations.deps import Dependencies, ReservationId, StreamSlot
 from api.reservations.views import TransitionView
@@ -61,9 +62,8 @@ LastEventId = Annotated[
     "/{reservation_id:int}/events",
     operation_id="followReservation",
     summary="Follow a reservation",
-    **needs(READ),
+    **needs(READ, "NOT_FOUND", "TOO_MANY_STREAMS", also={204: OVER}),
     media_type=MEDIA_TYPE,
-    responses={204: OVER, **problem_responses("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
 )
 async def follow(
     reservation_id: ReservationId,

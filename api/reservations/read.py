@@ -8,8 +8,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
-from api.identity.auth import READ, MemberRequest, needs
-from api.problems import problem_responses
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import READ
 from api.requests.etags import etag, is_known
 from api.reservations.access import find, member_connection
 from api.reservations.deps import Dependencies, ReservationId
@@ -31,8 +31,7 @@ UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller 
     "/{reservation_id:int}",
     operation_id="getReservation",
     summary="Look at a reservation",
-    **needs(READ),
-    responses={304: UNCHANGED, **problem_responses("SCOPE_MISSING", "NOT_FOUND")},
+    **needs(READ, "NOT_FOUND", also={304: UNCHANGED}),
     sync_to_thread=True,
 )
 def read(
@@ -54,8 +53,7 @@ def read(
     "/{reservation_id:int}/history",
     operation_id="getHistory",
     summary="Look at how a reservation came about",
-    **needs(READ),
-    responses=problem_responses("SCOPE_MISSING", "NOT_FOUND"),
+    **needs(READ, "NOT_FOUND"),
     sync_to_thread=True,
 )
 def history(

@@ -12,10 +12,11 @@ from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from api.identity.auth import STAFF, WRITE, MemberRequest, ScopeMissing, needs
+from api.identity.auth import MemberRequest, ScopeMissing, needs
 from api.identity.row_security import set_member_statement
+from api.identity.scopes import STAFF, WRITE
 from api.identity.tokens import Member
-from api.problems import OF_A_BODY, DomainRefusal, ProblemError, problem_responses
+from api.problems import OF_A_BODY, OF_A_CHANGE, refused
 from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
 from api.requests.prefer import Prefer
@@ -27,7 +28,13 @@ from api.reservations.views import NewStay, ReservationView
 from domain.idempotency import InFlight, KeyedRequest
 from domain.messages import room_reserve_template
 from domain.reservations import reserve as reserving
-from domain.reservations.model import NewReservation, NotReservable, Reservation, new
+from domain.reservations.model import (
+    NewReservation,
+    NotReservable,
+    NotReservableCode,
+    Reservation,
+    new,
+)
 from domain.reservations.reserve import ReserveWrite, TooManyPending
 from domain.stay import Stay
 from runtime.settings import Settings
@@ -43,22 +50,15 @@ _Refusal = NotReservable | InFlight | TooManyPending
     operation_id="reserve",
     summary="Ask for a room",
     status_code=202,
-    **needs(WRITE),
-    responses={
-        200: ENDED,
-        **problem_responses(
-            "SCOPE_MISSING",
-            "OUTCOME_UNKNOWN",
-            "TOO_MANY_PENDING",
-            "IDEMPOTENCY_KEY_IN_FLIGHT",
-            "IDEMPOTENCY_KEY_REUSED",
-            "INVALID_STAY",
-            "CHECK_IN_PAST",
-            "STAY_TOO_LONG",
-            "TOO_FAR_AHEAD",
-            *OF_A_BODY,
-        ),
-    },
+    **needs(
+        WRITE,
+        *OF_A_BODY,
+        *OF_A_CHANGE,
+        *NotReservableCode,
+        "TOO_MANY_PENDING",
+        "INVALID_STAY",
+        also=ENDED,
+    ),
     dto=Strict[NewStay],
     return_dto=None,
 )
@@ -124,10 +124,4 @@ def _earlier(
     with member_connection(deps.reading, caller) as connection:
         if found := earlier(connection, keyed):
             return found
-    if isinstance(refusal, TooManyPending):
-        detail = (
-            f"{refusal.pending_max} reservations wait for an answer; no more are accepted until some are "
-            "answered"
-        )
-        raise ProblemError(refusal.code, detail)
-    raise DomainRefusal(refusal)
+    raise refused(refusal)

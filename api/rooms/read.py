@@ -8,12 +8,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
 from api.problems import Invalid, NotFound, problem_responses
-from api.requests.pages import Cursor, Limit, after, page_size
+from api.requests.pages import Cursor, Limit, after, following, page_size
 from api.rooms.deps import Dependencies, RoomId
 from api.rooms.views import (
     AvailabilityView,
     CalendarView,
     FoundPage,
+    FoundView,
     NightView,
     RoomPage,
     RoomView,
@@ -38,10 +39,11 @@ CheckOut = Annotated[date, QueryParameter(name="checkOut")]
 def list_rooms(
     deps: NamedDependency[Dependencies], limit: Limit = None, cursor: Cursor = None
 ) -> RoomPage:
-    size = page_size(limit, deps.page_size_max)
+    size, last_id = page_size(limit, deps.page_size_max), after(cursor, "rooms") or 0
     with deps.reading.connect() as connection:
-        found = directory.list_rooms(connection, after=after(cursor, "rooms") or 0, limit=size + 1)
-    return RoomPage.of(found, size)
+        found = directory.list_rooms(connection, after=last_id, limit=size + 1)
+    items = [RoomView.of(one) for one in found[:size]]
+    return RoomPage(items, following([one.id for one in found], size, "rooms"))
 
 
 @get(
@@ -126,4 +128,5 @@ def search_all(
     last_id = after(cursor, *asked) or 0
     with deps.reading.connect() as connection:
         found = search(connection, stay, after=last_id, limit=size + 1, bookable=bookable)
-    return FoundPage.of(found, size, *asked)
+    items = [FoundView.of(one) for one in found[:size]]
+    return FoundPage(items, following([one.room_id for one in found], size, *asked))

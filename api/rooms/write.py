@@ -9,8 +9,9 @@ from litestar import Response, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.problems import OF_A_BODY, DomainRefusal, problem_responses
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import INVENTORY
+from api.problems import OF_A_BODY, OF_A_CHANGE, refused
 from api.requests.bodies import Strict
 from api.requests.idempotency import REPEATED, Key, is_repeat, keyed_request
 from api.rooms.deps import Dependencies, RoomId
@@ -20,16 +21,15 @@ from domain.rooms import directory
 from domain.rooms.calendar import change_nights
 from domain.rooms.change import NightsSet, nights_of
 
-_WRITTEN = ("SCOPE_MISSING", "OUTCOME_UNKNOWN", "NOT_FOUND", *OF_A_BODY)
-_KEYED = ("IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
+_WRITTEN = ("NOT_FOUND", *OF_A_BODY, *OF_A_CHANGE)
+_NIGHTS = ("CAPACITY_BELOW_TAKEN", "NIGHT_WITHOUT_CAPACITY", "INVALID_RANGE")
 
 
 @put(
     "/{room_id:int}",
     operation_id="nameRoom",
     summary="Name a room, or make it",
-    **needs(INVENTORY),
-    responses=problem_responses(*_WRITTEN, *_KEYED),
+    **needs(INVENTORY, *_WRITTEN),
     dto=Strict[NewName],
     return_dto=None,
     sync_to_thread=True,
@@ -53,14 +53,7 @@ def name_room(
     "/{room_id:int}/nights",
     operation_id="setNights",
     summary="Open nights, or change how many rooms they have and which rules",
-    **needs(INVENTORY),
-    responses=problem_responses(
-        *_WRITTEN,
-        "CAPACITY_BELOW_TAKEN",
-        "NIGHT_WITHOUT_CAPACITY",
-        "INVALID_RANGE",
-        *_KEYED,
-    ),
+    **needs(INVENTORY, *_WRITTEN, *_NIGHTS),
     dto=Strict[Nights],
     return_dto=None,
     sync_to_thread=True,
@@ -81,5 +74,5 @@ def set_nights(
             return Response(NightsView(room_id, len(change.nights)), headers=REPEATED)
         [outcome] = change_nights(connection, [change])
         if not isinstance(outcome, NightsSet):
-            raise DomainRefusal(outcome)
+            raise refused(outcome)
         return Response(NightsView(room_id, outcome.count))

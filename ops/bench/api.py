@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.identity.auth import READ, WRITE
+from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from innbox_process.commands import Report
 from ops.bench.environment import process_pool, processes, scratch, session

@@ -11,7 +11,7 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent, connect_sse
 from sqlalchemy import Engine, text
 
-from api.identity.auth import READ, WRITE
+from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from api.problems import ProblemError
 from api.reservations import watchers

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.identity.auth import STAFF
 from api.identity.rate_limit import RateLimiter, TooManyRequests
+from api.identity.scopes import STAFF
 from api.identity.signing import sign
 from api.serving import process
 from api.serving.connections import Connections

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import READ, STAFF, WRITE
+from api.identity.scopes import READ, STAFF, WRITE
 from api.requests import pages
 from api.requests.etags import is_known, is_meant
 from consumers.redrive import redrive_once

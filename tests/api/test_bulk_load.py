@@ -23,7 +23,7 @@ from litestar.types import HTTPDisconnectEvent, Message, Scope
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from api import inventory
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
 from api.inventory.lines import LINE_BYTES_MAX, Lines
 from api.inventory.loading import ATTEMPTS_MAX, NIGHTS_PER_BATCH, Load
