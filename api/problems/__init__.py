@@ -98,8 +98,10 @@ class ProblemError(Exception):
 class NotFound(ProblemError):
     """It does not exist, or not for this member: both are answered alike on purpose."""
 
+    code = "NOT_FOUND"
+
     def __init__(self) -> None:
-        super().__init__("NOT_FOUND")
+        super().__init__(self.code)
 
 
 class Invalid(ProblemError):

@@ -137,7 +137,7 @@ def admitted(limiter: RateLimiter, member: int = ME) -> bool:
 
 @pytest.mark.unit
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
-    program = "from runtime.files import raise_open_files; print(raise_open_files())"
+    program = "from api.serving.process import raise_open_files; print(raise_open_files())"
     low = f"ulimit -S -n 256; exec {sys.executable} -c '{program}'"
     raised = int(subprocess.check_output(["sh", "-c", low]))
     assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
