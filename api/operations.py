@@ -10,7 +10,7 @@ from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
 from api.identity.auth import needs
-from api.identity.row_security import ALL_MEMBERS, set_member
+from api.identity.row_security import ALL_MEMBERS, connection_of
 from api.identity.scopes import OPERATE
 from domain.reservations.sagas import open_sagas
 from outbox import admin, reader
@@ -57,8 +57,7 @@ def operation_routes(engine: Engine) -> Router:
 )
 def look(engine: NamedDependency[Engine]) -> OperationsView:
     """Needs the scope `operate`."""
-    with engine.connect() as connection:
-        set_member(connection, ALL_MEMBERS)
+    with connection_of(engine, ALL_MEMBERS) as connection:
         sagas = open_sagas(connection)
         backlog = admin.count_backlog(connection)
         blocked = reader.blocked_keys(connection)

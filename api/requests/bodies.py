@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import msgspec
 from litestar.dto import MsgspecDTO
 from litestar.openapi.spec import Reference, Schema
+from litestar.params import PathParameter
 from litestar.typing import FieldDefinition
 
 from api.problems import ProblemError
@@ -14,6 +15,7 @@ ID_MAX = 2**63 - 1
 JSON = "application/json"
 
 Id = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
+IdInPath = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 # Postgres stores no NUL in a text. One character at least can be seen: those that cannot are written
 # out, because the standards of patterns differ in what \s is.
 _UNSEEN = r"\x00-\x20\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\ufeff"

@@ -1,12 +1,11 @@
 """Access to reservations: members see and change their own, the staff everybody's."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
-from api.identity.row_security import ALL_MEMBERS, set_member
+from api.identity.row_security import ALL_MEMBERS, connection_of
 from api.identity.tokens import Member
 from api.problems import NotFound, refused
 from domain.idempotency import KeyedRequest, Mismatch
@@ -21,12 +20,9 @@ def database_member(caller: Member) -> int | Literal["any"]:
     return ALL_MEMBERS if caller.is_staff else caller.id
 
 
-@contextmanager
-def member_connection(engine: Engine, caller: Member) -> Iterator[Connection]:
+def member_connection(engine: Engine, caller: Member) -> AbstractContextManager[Connection]:
     """Lend a connection that shows what this caller may see."""
-    with engine.connect() as connection:
-        set_member(connection, database_member(caller))
-        yield connection
+    return connection_of(engine, database_member(caller))
 
 
 def find(connection: Connection, reservation_id: int, caller: Member) -> Reservation:

@@ -19,13 +19,14 @@ from api.identity.row_security import set_member
 from api.identity.scopes import WRITE
 from api.identity.tokens import Member
 from api.problems import OF_A_CHANGE, NotFound, ProblemError, refused
+from api.requests.bodies import IdInPath
 from api.requests.etags import is_meant
 from api.requests.idempotency import Key, is_repeat, keyed_request
 from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
 from api.reservations.access import cause_of, database_member, earlier
 from api.reservations.answer import ENDED, answer
-from api.reservations.deps import Dependencies, ReservationId
+from api.reservations.deps import Dependencies
 from api.reservations.views import ReservationView
 from domain import messages
 from domain.idempotency import RESERVATION_KEYS, KeyedRequest
@@ -49,7 +50,7 @@ IfMatch = Annotated[
     **needs(WRITE, *OF_A_CHANGE, "NOT_FOUND", "NOT_CANCELLABLE", "PRECONDITION_FAILED", also=ENDED),
 )
 async def cancel_one(
-    reservation_id: ReservationId,
+    reservation_id: IdInPath,
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
     idempotency_key: Key = None,

@@ -1,15 +1,13 @@
 """What the routes of reservations work with."""
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
 
-from litestar.params import PathParameter
 from prometheus_client import Gauge
 from sqlalchemy import Engine, TextClause
 
 from api.problems import ProblemError
-from api.requests.bodies import ID_MAX
 from api.reservations.doorbell import AsyncDoorbell
 from api.reservations.topics import TopicLimits
 from api.reservations.watchers import ReservationWatchers
@@ -19,8 +17,6 @@ from runtime.settings import Settings
 
 STREAMS = Gauge("innbox_event_streams", "Event streams that are open.")
 
-ReservationId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
-
 
 class Streams:
     """The event streams that are open, and how many may be. Belongs to the event loop."""
@@ -28,47 +24,25 @@ class Streams:
     def __init__(self, most: int, most_of_a_member: int) -> None:
         self._most = most
         self._most_of_a_member = most_of_a_member
-        self._open: set[StreamSlot] = set()
         self._of: Counter[int] = Counter()
 
-    def take(self, member_id: int) -> "StreamSlot":
-        """Count one more until it is given back; raises `ProblemError` if there are too many."""
-        if len(self._open) >= self._most:
+    def take(self, member_id: int) -> ExitStack:
+        """Count one more until the result is closed; raises `ProblemError` if there are too many."""
+        if self._of.total() >= self._most:
             raise _too_many(f"{self._most} event streams are open")
         if self._of[member_id] >= self._most_of_a_member:
             raise _too_many(f"you have {self._most_of_a_member} event streams open")
-        slot = StreamSlot(self, member_id)
-        self._open.add(slot)
         self._of[member_id] += 1
         STREAMS.inc()
+        slot = ExitStack()  # closed a second time, it does nothing
+        slot.callback(self._give_back, member_id)
         return slot
 
-    def give_back(self, slot: "StreamSlot") -> None:
-        """Count it no more; a second time changes nothing."""
-        if slot not in self._open:
-            return
-        self._open.remove(slot)
-        self._of[slot.member_id] -= 1
-        if not self._of[slot.member_id]:
-            del self._of[slot.member_id]
+    def _give_back(self, member_id: int) -> None:
+        self._of[member_id] -= 1
+        if not self._of[member_id]:
+            del self._of[member_id]
         STREAMS.dec()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class StreamSlot:
-    """The place of one stream; the end of a `with` gives it back."""
-
-    streams: Streams
-    member_id: int
-
-    def __enter__(self) -> None:
-        """It was taken before."""
-
-    def __exit__(self, *_: object) -> None:
-        self.give_back()
-
-    def give_back(self) -> None:
-        self.streams.give_back(self)
 
 
 def _too_many(reason: str) -> ProblemError:

@@ -9,6 +9,7 @@ no database connection. What it sends it reads from the database, so a wake-up i
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 from weakref import finalize
 
@@ -27,8 +28,9 @@ from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import READ
 from api.identity.tokens import Member
 from api.problems import DATABASE_UNAVAILABLE, InvalidHeader
+from api.requests.bodies import IdInPath
 from api.reservations.access import find, member_connection
-from api.reservations.deps import Dependencies, ReservationId, StreamSlot
+from api.reservations.deps import Dependencies
 from api.reservations.views import TransitionView
 from domain.reservations import reading
 from domain.reservations.model import Reservation, Transition
@@ -66,7 +68,7 @@ LastEventId = Annotated[
     media_type=MEDIA_TYPE,
 )
 async def follow(
-    reservation_id: ReservationId,
+    reservation_id: IdInPath,
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
     last_event_id: LastEventId = 0,
@@ -86,17 +88,17 @@ async def follow(
     return Stream(placed(events, slot), media_type=MEDIA_TYPE, headers=_HEADERS)
 
 
-def placed(events: AsyncIterator[bytes], slot: StreamSlot) -> AsyncIterator[bytes]:
+def placed(events: AsyncIterator[bytes], slot: ExitStack) -> AsyncIterator[bytes]:
     """Return the stream, whose place is given back also if it is thrown away before it has begun.
 
     A generator that is never begun never comes to its `finally`.
     """
-    finalize(events, slot.give_back)
+    finalize(events, slot.close)
     return events
 
 
 async def _events(
-    deps: Dependencies, member: Member, slot: StreamSlot, reservation_id: int, seen: int
+    deps: Dependencies, member: Member, slot: ExitStack, reservation_id: int, seen: int
 ) -> AsyncIterator[bytes]:
     """Yield what goes over the wire, until the stream ends."""
     now = asyncio.get_running_loop().time
@@ -114,9 +116,9 @@ async def _events(
                 yield _event(transition)
                 if transition.status.final:
                     return
-            while now() < ends_at and not await subscription.heard(
-                min(ends_at, now() + heartbeat_s)
-            ):
+            while now() < ends_at:
+                if await subscription.heard(min(ends_at, now() + heartbeat_s)):
+                    break
                 yield _HEARTBEAT
             if now() >= ends_at:
                 return
@@ -149,7 +151,5 @@ async def _since(
 
 
 def _event(transition: Transition) -> bytes:
-    data = msgspec.json.encode(
-        TransitionView.of(transition)
-    )  # in one line, as JSON is written here
+    data = msgspec.json.encode(TransitionView.of(transition))  # in one line
     return b"id: %d\nevent: transition\ndata: %b\n\n" % (transition.version, data)

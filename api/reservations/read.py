@@ -10,9 +10,10 @@ from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import READ
+from api.requests.bodies import IdInPath
 from api.requests.etags import etag, is_known
 from api.reservations.access import find, member_connection
-from api.reservations.deps import Dependencies, ReservationId
+from api.reservations.deps import Dependencies
 from api.reservations.views import HistoryView, ReservationView, TransitionView
 from domain.reservations import reading
 
@@ -35,7 +36,7 @@ UNCHANGED = ResponseSpec(None, generate_examples=False, description="The caller 
     sync_to_thread=True,
 )
 def read(
-    reservation_id: ReservationId,
+    reservation_id: IdInPath,
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
     if_none_match: IfNoneMatch = None,
@@ -57,7 +58,7 @@ def read(
     sync_to_thread=True,
 )
 def history(
-    reservation_id: ReservationId, request: MemberRequest, deps: NamedDependency[Dependencies]
+    reservation_id: IdInPath, request: MemberRequest, deps: NamedDependency[Dependencies]
 ) -> HistoryView:
     """Each transition: when, by whom, why, and with which message and trace. Oldest first."""
     with member_connection(deps.reading, request.user) as connection:

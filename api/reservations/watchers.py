@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import structlog
 from litestar.concurrency import sync_to_thread
@@ -19,7 +20,7 @@ from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.identity.row_security import ALL_MEMBERS, set_member
+from api.identity.row_security import ALL_MEMBERS, connection_of
 from api.problems import DATABASE_UNAVAILABLE
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation
@@ -29,6 +30,15 @@ from innbox_process.errors import first_line
 POLL_S = 1.0
 
 _LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(SETTLED_CHANNEL))
+_OPTIONS: Final[dict[str, Any]] = {
+    "autocommit": True,
+    "application_name": "innbox-api-waiting",
+    "connect_timeout": 5,
+    # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
 
 _log = structlog.get_logger(__name__)
@@ -55,12 +65,8 @@ class ReservationWatchers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._subscriptions: dict[int, set[Subscription]] = {}
-        self._closing = False
-
-    @property
-    def closing(self) -> bool:
-        """Whether the process stops, so that no request should begin to wait."""
-        return self._closing
+        # The process stops, so no request should begin to wait.
+        self.closing = False
 
     async def ended(self, reservation_id: int, wait_s: float) -> Reservation | None:
         """Return the reservation once its saga has ended, or as it is after `wait_s` seconds.
@@ -73,7 +79,7 @@ class ReservationWatchers:
                 subscription.rung.clear()
                 reservation = await sync_to_thread(self._read, reservation_id)
                 subscription.seen = reservation.version
-                if not reservation.status.open or self._closing:
+                if not reservation.status.open or self.closing:
                     return reservation
                 if not await subscription.heard(deadline):
                     return reservation
@@ -95,7 +101,7 @@ class ReservationWatchers:
 
     def close(self) -> None:
         """Wake all, now and from now on: the process stops."""
-        self._closing = True
+        self.closing = True
         self.wake(self._subscriptions)
 
     @contextmanager
@@ -112,15 +118,17 @@ class ReservationWatchers:
                 del self._subscriptions[reservation_id]
 
     def _read(self, reservation_id: int) -> Reservation:
-        with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
+        with connection_of(
+            self._engine, ALL_MEMBERS
+        ) as connection:  # the route checked whose it is
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
     def _versions(self, ids: list[int]) -> dict[int, int]:
-        with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
+        with connection_of(
+            self._engine, ALL_MEMBERS
+        ) as connection:  # the routes checked whose they are
             return reading.versions(connection, ids)
 
 
@@ -142,7 +150,7 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
     pause_s, reported = _PAUSE_S_MIN, None
     while True:
         try:
-            async with await _connection(conninfo) as connection:
+            async with await AsyncConnection.connect(conninfo, **_OPTIONS) as connection:
                 await connection.execute(_LISTEN)
                 await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
@@ -159,19 +167,6 @@ def _report(event: str, error: Exception, reported: str | None) -> str:
     if reason != reported:
         _log.warning(event, error=reason)
     return reason
-
-
-async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:
-    return await AsyncConnection.connect(
-        conninfo,
-        autocommit=True,
-        application_name="innbox-api-waiting",
-        connect_timeout=5,
-        # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
 
 
 async def _wake_by_notifications(

@@ -8,8 +8,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
 from api.problems import Invalid, NotFound, problem_responses
+from api.requests.bodies import IdInPath
 from api.requests.pages import Cursor, Limit, after, following, page_size
-from api.rooms.deps import Dependencies, RoomId
+from api.rooms.deps import Dependencies
 from api.rooms.views import (
     AvailabilityView,
     CalendarView,
@@ -53,7 +54,7 @@ def list_rooms(
     responses=problem_responses("NOT_FOUND"),
     sync_to_thread=True,
 )
-def read(room_id: RoomId, deps: NamedDependency[Dependencies]) -> RoomView:
+def read(room_id: IdInPath, deps: NamedDependency[Dependencies]) -> RoomView:
     with deps.reading.connect() as connection:
         found = directory.get(connection, room_id)
     if found is None:
@@ -69,7 +70,7 @@ def read(room_id: RoomId, deps: NamedDependency[Dependencies]) -> RoomView:
     sync_to_thread=True,
 )
 def calendar(
-    room_id: RoomId,
+    room_id: IdInPath,
     deps: NamedDependency[Dependencies],
     from_: Annotated[date, QueryParameter(name="from")],
     to: FromQuery[date],
@@ -93,7 +94,7 @@ def calendar(
     sync_to_thread=True,
 )
 def look(
-    room_id: RoomId, deps: NamedDependency[Dependencies], check_in: CheckIn, check_out: CheckOut
+    room_id: IdInPath, deps: NamedDependency[Dependencies], check_in: CheckIn, check_out: CheckOut
 ) -> AvailabilityView:
     """A room that nobody built fails with UNKNOWN_ROOM; only an id that none can have is not found."""
     stay = Stay(check_in, check_out)

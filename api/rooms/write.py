@@ -12,9 +12,9 @@ from litestar.params import JSONBody
 from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import INVENTORY
 from api.problems import OF_A_BODY, OF_A_CHANGE, refused
-from api.requests.bodies import Strict
+from api.requests.bodies import IdInPath, Strict
 from api.requests.idempotency import REPEATED, Key, is_repeat, keyed_request
-from api.rooms.deps import Dependencies, RoomId
+from api.rooms.deps import Dependencies
 from api.rooms.views import NewName, Nights, NightsView, RoomView
 from domain.idempotency import ROOM_KEYS
 from domain.rooms import directory
@@ -35,7 +35,7 @@ _NIGHTS = ("CAPACITY_BELOW_TAKEN", "NIGHT_WITHOUT_CAPACITY", "INVALID_RANGE")
     sync_to_thread=True,
 )
 def name_room(
-    room_id: RoomId,
+    room_id: IdInPath,
     data: JSONBody[NewName],
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
@@ -59,7 +59,7 @@ def name_room(
     sync_to_thread=True,
 )
 def set_nights(
-    room_id: RoomId,
+    room_id: IdInPath,
     data: JSONBody[Nights],
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
