@@ -23,8 +23,7 @@ from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
 from api.problem_pages import problem_routes
-from api.requests.fields import one_line_each
-from api.requests.queries import known_parameters
+from api.requests.strictness import known_parameters, one_line_each
 from api.reservations import Dependencies, Streams, reservation_routes, watchers
 from api.reservations.doorbell import AsyncDoorbell
 from api.reservations.topics import TopicLimits

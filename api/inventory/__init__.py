@@ -5,9 +5,13 @@ are stored and follow when the body has ended, so a client that does not read wh
 waited for. A client that disconnects in the middle leaves what was applied so far.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from functools import partial
 from tempfile import SpooledTemporaryFile
+from threading import Event
 from typing import IO
 
 import structlog
@@ -21,14 +25,11 @@ from sqlalchemy import Engine
 
 from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import INVENTORY
-from api.inventory.deps import ActiveUploads, BrokenOff, Dependencies
 from api.inventory.lines import Lines
 from api.inventory.loading import Load
 from api.inventory.openapi import ANSWERS, BulkOperation
 from api.inventory.reading import NDJSON, reader_of
 from api.problems import ProblemError
-
-__all__ = ["ActiveUploads", "inventory_routes"]
 
 # So much of the body goes to a thread at once: some thousand lines.
 BATCH_BYTES = 400_000
@@ -38,8 +39,53 @@ SPOOLED_BYTES_MAX = 1_000_000
 # a load of which most is refused can be stopped for its answers.
 ANSWERS_PER_BODY = 4
 _CHUNK_BYTES = 65_536
+# How long the rest of a body may take when the process stops: enough to read past one that comes quickly,
+# so that its client is still there to read the answers.
+LINGER_S = 2.0
 
 _log = structlog.get_logger(__name__)
+
+
+class BrokenOff(Exception):
+    """The process stops, and the body has not ended in time."""
+
+
+class ActiveUploads:
+    """The uploads under way. Belongs to the event loop, but for `stop`, which their threads look at."""
+
+    def __init__(self) -> None:
+        self.stop = Event()
+        self._ends_at: float | None = None
+        self._waits: set[asyncio.Timeout] = set()
+
+    def close(self) -> None:
+        """End them all, now and from now on: the process stops."""
+        self._ends_at = asyncio.get_running_loop().time() + LINGER_S
+        self.stop.set()
+        for wait in self._waits:
+            wait.reschedule(self._ends_at)
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Wait, for the length of a block, for more of a body; raises `BrokenOff`."""
+        try:
+            async with asyncio.timeout_at(self._ends_at) as wait:
+                self._waits.add(wait)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError as error:
+            raise BrokenOff from error
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """The rooms' database, the uploads under way, and the bound of their answers."""
+
+    engine: Engine
+    uploads: ActiveUploads
+    answers_bytes_max: int
 
 
 def inventory_routes(engine: Engine, uploads: ActiveUploads, bulk_bytes_max: int) -> Router:
@@ -82,13 +128,8 @@ async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependenc
     except BaseException:  # whatever it is goes on
         answers.close()
         raise
-    _log.info(
-        "inventory loaded",
-        lines=load.seen,
-        applied=load.applied,
-        refused=load.refused,
-        stopped=load.stopped and load.stopped.code,
-    )
+    counts = {"lines": load.seen, "applied": load.applied, "refused": load.refused}
+    _log.info("inventory loaded", **counts, stopped=load.stopped and load.stopped.code)
     return _sending(answers)
 
 
@@ -96,9 +137,9 @@ def _refuse_encoded(request: MemberRequest) -> None:
     """Raise `ProblemError` for a body whose bytes are not its lines."""
     encodings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
     if {one.strip().lower() for one in encodings} - {"", "identity"}:
-        detail = "the body must not be encoded"
+        headers = {"Accept-Encoding": "identity"}
         raise ProblemError(
-            "UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"}
+            "UNSUPPORTED_MEDIA_TYPE", "the body must not be encoded", headers=headers
         )
 
 
@@ -145,13 +186,9 @@ def _sending(answers: IO[bytes]) -> ASGIApp:
 
     async def send_all(scope: Scope, receive: Receive, send: Send) -> None:
         with closing(answers):
-            response = ASGIStreamingResponse(iterator=_chunks(answers), media_type=NDJSON)
+            answers.seek(0)
+            chunks = iter(partial(answers.read, _CHUNK_BYTES), b"")
+            response = ASGIStreamingResponse(iterator=chunks, media_type=NDJSON)
             await response(scope, receive, send)
 
     return send_all
-
-
-def _chunks(answers: IO[bytes]) -> Iterator[bytes]:
-    answers.seek(0)
-    while chunk := answers.read(_CHUNK_BYTES):
-        yield chunk

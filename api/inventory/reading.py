@@ -8,21 +8,18 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Protocol
 
 import msgspec
 
 from api.inventory.lines import LINE_BYTES_MAX
 from api.problems import ProblemError, faults
 from api.problems.faults import Fault
-from api.requests.bodies import Id
+from api.requests.bodies import Id, media_type
 from api.rooms.views import NightSettings, Weekdays
 from domain.rooms.change import Change, InvalidRange, nights_of
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
-
-_DAY = timedelta(days=1)
 
 
 class Line(NightSettings, frozen=True, kw_only=True, gc=False):
@@ -44,14 +41,13 @@ class Unreadable:
     field: str | None = None
 
 
-class Reader(Protocol):
-    def __call__(self, line: bytes | None) -> Change | Unreadable | None:
-        """Read a line; None is one that asks for nothing, and gets no answer."""
+# Reads a line; None is one that asks for nothing, and gets no answer.
+Reader = Callable[[bytes | None], Change | Unreadable | None]
 
 
 def reader_of(content_type: str | None) -> Reader:
     """Return what reads bodies of this type, from their first line on; raises `ProblemError`."""
-    match (content_type or "").partition(";")[0].strip().lower():
+    match media_type(content_type):
         case "application/x-ndjson":
             return read_json
         case "text/csv":
@@ -143,17 +139,13 @@ def _nights(line: Line) -> tuple[date, ...] | Unreadable:
             return Unreadable("INVALID_LINE", "beside a night it names no range", field)
     if line.night == date.max:
         raise InvalidRange(line.night, line.night, "leaves the calendar")
-    return nights_of(line.night, line.night + _DAY)
+    return nights_of(line.night, line.night + timedelta(days=1))
 
 
 def _wrong(error: msgspec.ValidationError) -> Unreadable:
     fault = faults.of_body(error)
     _, _, field = (fault.pointer or "").partition("#/")
     return Unreadable("INVALID_LINE", fault.detail, field or None)
-
-
-def _same(cell: str) -> str:
-    return cell
 
 
 def _number(cell: str) -> int | str:
@@ -167,16 +159,16 @@ def _truth(cell: str) -> bool | str:
 
 _CELLS: dict[str, Callable[[str], object]] = {
     "roomId": _number,
-    "night": _same,
-    "from": _same,
-    "to": _same,
+    "night": str,
+    "from": str,
+    "to": str,
     "weekdays": str.split,
     "capacity": _number,
     "closed": _truth,
     "minStay": _number,
     "closedToArrival": _truth,
     "closedToDeparture": _truth,
-    "name": _same,
+    "name": str,
 }
 _DECODER = msgspec.json.Decoder(Line)
 _TOO_LONG = Unreadable("LINE_TOO_LONG", f"a line has at most {LINE_BYTES_MAX} bytes")

@@ -39,6 +39,12 @@ class ProblemType:
         return self.code.replace("_", " ").capitalize()
 
     @property
+    def page(self) -> dict[str, Any]:
+        """What is served at the address of the type."""
+        named = {"type": self.uri, "title": self.title, "status": self.status}
+        return named | {"when": self.when, "advice": self.advice, "example": self.answer}
+
+    @property
     def answer(self) -> dict[str, Any]:
         """A whole problem of this type, as it is sent."""
         return {

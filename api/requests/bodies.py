@@ -24,6 +24,11 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NAME)]
 Capacity = Annotated[int, msgspec.Meta(ge=0, le=CAPACITY_MAX)]
 
 
+def media_type(content_type: str | None) -> str:
+    """Return the type without its parameters."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """What every body has in common."""
 
@@ -43,8 +48,7 @@ class Strict(MsgspecDTO[_AnyBody], Generic[_AnyBody]):
     """Decodes with msgspec alone; Litestar by itself would take "7" for 7."""
 
     def decode_bytes(self, value: bytes) -> Any:  # noqa: ANN401 - Litestar's signature
-        given = self.asgi_connection.headers.get("Content-Type", JSON)
-        if given.partition(";")[0].strip().lower() != JSON:
+        if media_type(self.asgi_connection.headers.get("Content-Type", JSON)) != JSON:
             raise ProblemError("UNSUPPORTED_MEDIA_TYPE", f"the body must be {JSON}")
         return msgspec.json.decode(value, type=self.model_type)
 

@@ -5,7 +5,9 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
+from api.identity.auth import ScopeMissing
 from api.identity.row_security import ALL_MEMBERS, connection_of
+from api.identity.scopes import STAFF
 from api.identity.tokens import Member
 from api.problems import NotFound, refused
 from domain.idempotency import KeyedRequest, Mismatch
@@ -23,6 +25,13 @@ def database_member(caller: Member) -> int | Literal["any"]:
 def member_connection(engine: Engine, caller: Member) -> AbstractContextManager[Connection]:
     """Lend a connection that shows what this caller may see."""
     return connection_of(engine, database_member(caller))
+
+
+def member_asked_for(caller: Member, member_id: int | None) -> int | None:
+    """Return the member that the caller names; only the staff may name another: `ScopeMissing`."""
+    if member_id not in {None, caller.id} and not caller.is_staff:
+        raise ScopeMissing(STAFF)
+    return member_id
 
 
 def find(connection: Connection, reservation_id: int, caller: Member) -> Reservation:

@@ -12,16 +12,22 @@ from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from api.identity.auth import MemberRequest, ScopeMissing, needs
+from api.identity.auth import MemberRequest, needs
 from api.identity.row_security import set_member_statement
-from api.identity.scopes import STAFF, WRITE
+from api.identity.scopes import WRITE
 from api.identity.tokens import Member
 from api.problems import OF_A_BODY, OF_A_CHANGE, refused
 from api.requests.bodies import Strict
 from api.requests.idempotency import Key, keyed_request
 from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
-from api.reservations.access import cause_of, database_member, earlier, member_connection
+from api.reservations.access import (
+    cause_of,
+    database_member,
+    earlier,
+    member_asked_for,
+    member_connection,
+)
 from api.reservations.answer import ENDED, answer
 from api.reservations.deps import Dependencies
 from api.reservations.views import NewStay, ReservationView
@@ -90,23 +96,13 @@ async def reserve(
 
 def _decided(data: NewStay, caller: Member, settings: Settings) -> NewReservation | NotReservable:
     return new(
-        _member_id(data, caller),
+        member_asked_for(caller, data.member_id) or caller.id,
         data.room_id,
         Stay(data.check_in_date, data.check_out_date),
         today=(datetime.now(UTC) - _BEHIND).date(),
         nights_max=settings.nights_per_stay_max,
         days_max=settings.days_in_advance_max,
     )
-
-
-def _member_id(data: NewStay, caller: Member) -> int:
-    """Tell for whom it is; raises `ScopeMissing` if that is not for the caller to say."""
-    if data.member_id in {None, caller.id}:
-        return caller.id
-    if not caller.is_staff:
-        raise ScopeMissing(STAFF)
-    assert data.member_id is not None, "None is the caller"
-    return data.member_id
 
 
 def _write(

@@ -1,12 +1,16 @@
-"""Query parameters, read strictly: one that a route does not know is refused, not passed over.
+"""What is checked of every request to a route: its query parameters and header fields, read strictly.
 
-A caller who misspells a filter would otherwise get everything, and not notice. So too with `limit=null`,
-which Litestar takes for no limit.
+A parameter that a route does not know is refused, not passed over: a caller who misspells a filter would
+otherwise get everything, and not notice. So too with `limit=null`, which Litestar takes for no limit.
+
+Of a header field on several lines, Litestar would take one and pass over the others. RFC 9110 has lists
+joined by commas, and everything else given once.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 from litestar.enums import ParamType
 from litestar.handlers import BaseRouteHandler
@@ -14,8 +18,11 @@ from litestar.params import ParameterKwarg
 from litestar.typing import FieldDefinition
 
 from api.identity.auth import AnyConnection
-from api.problems import ProblemError
+from api.problems import InvalidHeader, ProblemError
 from api.problems.faults import Fault
+
+_LISTS: Final = frozenset({b"if-match", b"if-none-match", b"prefer"})
+_ONCE: Final = {b"idempotency-key": "Idempotency-Key", b"last-event-id": "Last-Event-ID"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +69,19 @@ def _faults(connection: AnyConnection, known: Mapping[str, _Parameter]) -> list[
         elif not parameter.is_text and any(value.lower() == "null" for value in values):
             found.append(Fault("null is not a value; leave the parameter out", parameter=name))
     return found
+
+
+def one_line_each(connection: AnyConnection, _: BaseRouteHandler) -> None:
+    """Join the lines of a list, and raise `InvalidHeader` for several lines of what is given once."""
+    headers = list(connection.scope["headers"])
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    if len(found) == len(headers):
+        return
+    for name, written in _ONCE.items():
+        if len(found.get(name, ())) > 1:
+            raise InvalidHeader(written, "it is given more than once")
+    others = [(name, value) for name, value in headers if name not in _LISTS]
+    joined = ((name, b", ".join(found[name])) for name in _LISTS & found.keys())
+    connection.scope["headers"] = [*others, *joined]
