@@ -25,8 +25,7 @@ from api.operations import operation_routes
 from api.problem_pages import problem_routes
 from api.requests.strictness import known_parameters, one_line_each
 from api.reservations import Dependencies, Streams, reservation_routes, watchers
-from api.reservations.doorbell import AsyncDoorbell
-from api.reservations.topics import TopicLimits
+from api.reservations.appending import AsyncDoorbell, TopicLimits
 from api.reservations.watchers import ReservationWatchers
 from api.rooms import Dependencies as RoomDependencies
 from api.rooms import room_routes

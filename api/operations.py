@@ -39,7 +39,6 @@ class OperationsView(msgspec.Struct, frozen=True):
 
 
 def operation_routes(engine: Engine) -> Router:
-    """Return the routes; the engine is that of the reservations' database."""
     return Router(
         "/operations",
         route_handlers=[look],

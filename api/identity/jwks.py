@@ -83,7 +83,6 @@ class Jwks:
         await asyncio.shield(self._request)
 
     async def keep(self) -> None:
-        """Keep the keys fresh, until cancelled."""
         refresh_s = self._settings.jwks_refresh_s
         soon_s = min(self._settings.jwks_cooldown_s, refresh_s)
         try:

@@ -25,10 +25,9 @@ from sqlalchemy import Engine
 
 from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import INVENTORY
-from api.inventory.lines import Lines
 from api.inventory.loading import Load
 from api.inventory.openapi import ANSWERS, BulkOperation
-from api.inventory.reading import NDJSON, reader_of
+from api.inventory.reading import NDJSON, Lines, reader_of
 from api.problems import ProblemError
 
 # So much of the body goes to a thread at once: some thousand lines.
@@ -81,8 +80,6 @@ class ActiveUploads:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The rooms' database, the uploads under way, and the bound of their answers."""
-
     engine: Engine
     uploads: ActiveUploads
     answers_bytes_max: int

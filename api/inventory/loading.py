@@ -32,16 +32,12 @@ ATTEMPTS_MAX = 3
 
 
 class AppliedLine(msgspec.Struct, frozen=True):
-    """The answer to a line whose nights are now as it says."""
-
     line: int
     status: str
     nights: int
 
 
 class RefusedLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a line of which nothing was done."""
-
     line: int
     status: str
     code: str
@@ -66,8 +62,6 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Why a load ended before its body did."""
-
     code: str
     detail: str
     line: int = 0
@@ -112,7 +106,6 @@ class Load:
             self.stopped = replace(_STOPPING, line=self.seen + 1)
 
     def end(self) -> None:
-        """Write the summary."""
         why = (self.stopped.line, self.stopped.code, self.stopped.detail) if self.stopped else ()
         lines = self.applied + self.refused
         self._write(Summary(lines, self.applied, self.refused, *why))

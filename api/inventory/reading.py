@@ -1,4 +1,4 @@
-"""One line of a bulk load, read strictly: a change of the calendar, or what is wrong with the line.
+"""A bulk load cut into lines, each read strictly: a change of the calendar, or what is wrong with it.
 
 Both formats have the same fields. In CSV the first line names them, cells are text, an empty one is not
 named, true and false are so written, and weekdays are separated by spaces.
@@ -11,7 +11,6 @@ from datetime import date, timedelta
 
 import msgspec
 
-from api.inventory.lines import LINE_BYTES_MAX
 from api.problems import ProblemError, faults
 from api.problems.faults import Fault
 from api.requests.bodies import Id, media_type
@@ -20,6 +19,33 @@ from domain.rooms.change import Change, InvalidRange, nights_of
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
+LINE_BYTES_MAX = 4_096
+
+
+class Lines:
+    """Cuts a body that streams in; None stands for a line that is too long.
+
+    No more is kept than the line that is not whole yet.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes | None]:
+        """Return the lines that this chunk brings to an end."""
+        whole = (self._rest + chunk).split(b"\n")
+        # A byte more than is allowed is enough to know that the line is too long.
+        self._rest = whole.pop()[: LINE_BYTES_MAX + 1]
+        return [_bounded(line) for line in whole]
+
+    def end(self) -> list[bytes | None]:
+        """Return the last line, which needs no end."""
+        rest, self._rest = self._rest, b""
+        return [_bounded(rest)] if rest else []
+
+
+def _bounded(line: bytes) -> bytes | None:
+    return line if len(line) <= LINE_BYTES_MAX else None
 
 
 class Line(NightSettings, frozen=True, kw_only=True, gc=False):
@@ -128,7 +154,6 @@ def _change(line: Line) -> Change | Unreadable:
 
 
 def _nights(line: Line) -> tuple[date, ...] | Unreadable:
-    """Return the nights that a line names; raises InvalidRange."""
     if line.night is None:
         if line.from_ is None or line.to is None:
             missing = "night" if line.from_ is line.to else "from" if line.from_ is None else "to"

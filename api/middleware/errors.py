@@ -77,7 +77,6 @@ def _of_database(error: Exception) -> ProblemError:
 
 
 def _of_content(error: msgspec.DecodeError | ValidationException) -> ProblemError:
-    """Say which parts of a body, or which parameters, are not valid."""
     match error:
         case msgspec.ValidationError():
             found: tuple[Fault, ...] = (faults.of_body(error),)

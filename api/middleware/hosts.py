@@ -19,8 +19,6 @@ _PROBED = ("/healthz/", "/metrics")
 
 
 class AllowedHostsMiddleware:
-    """Answers requests for other hosts itself, and passes on the rest."""
-
     def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
         names = {name.lower() for name in allowed}
         self._application = application

@@ -105,8 +105,6 @@ class NotFound(ProblemError):
 
 
 class Invalid(ProblemError):
-    """A parameter of the query that is not valid."""
-
     def __init__(self, parameter: str, detail: str) -> None:
         super().__init__("INVALID_REQUEST", detail, Fault(detail, parameter=parameter))
 
@@ -117,7 +115,6 @@ class InvalidHeader(ProblemError):
 
 
 def refused(refusal: Refusal) -> ProblemError:
-    """Return what the domain refuses as a problem, to be raised."""
     match refusal:
         case NotReservable(code, text):
             pointer = "checkOutDate" if code is NotReservableCode.STAY_TOO_LONG else "checkInDate"

@@ -40,13 +40,11 @@ class ProblemType:
 
     @property
     def page(self) -> dict[str, Any]:
-        """What is served at the address of the type."""
         named = {"type": self.uri, "title": self.title, "status": self.status}
         return named | {"when": self.when, "advice": self.advice, "example": self.answer}
 
     @property
     def answer(self) -> dict[str, Any]:
-        """A whole problem of this type, as it is sent."""
         return {
             "type": self.uri,
             "title": self.title,

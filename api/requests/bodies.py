@@ -25,7 +25,6 @@ Capacity = Annotated[int, msgspec.Meta(ge=0, le=CAPACITY_MAX)]
 
 
 def media_type(content_type: str | None) -> str:
-    """Return the type without its parameters."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 

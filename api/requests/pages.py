@@ -62,7 +62,6 @@ def after(cursor: str | None, *asked: object) -> int | None:
 
 
 def next_link(path: str, parameters: list[tuple[str, str]], cursor: str | None) -> dict[str, str]:
-    """Return the header that leads to the next page, if there is one (RFC 8288)."""
     if cursor is None:
         return {}
     kept = [(name, value) for name, value in parameters if name != "cursor"]

@@ -49,7 +49,6 @@ def known_parameters(connection: AnyConnection, handler: BaseRouteHandler) -> No
 
 @cache  # a route's handler lives as long as the application
 def _parameters(handler: BaseRouteHandler) -> Mapping[str, _Parameter]:
-    """A route's query parameters, by the names they are sent with."""
     return {
         field.kwarg_definition.name or name: _Parameter.of(field)
         for name, field in handler.parsed_fn_signature.parameters.items()

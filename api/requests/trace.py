@@ -11,7 +11,6 @@ from runtime.traces import begun, valid
 
 
 def take_trace(scope: Scope) -> str:
-    """Find out which trace it is, once for each request, and return its traceparent."""
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
     # Two of them contradict each other: the standard says to use neither.
     continued = valid(given[0].decode("latin-1")) if len(given) == 1 else None
@@ -20,5 +19,4 @@ def take_trace(scope: Scope) -> str:
 
 
 def traceparent(scope: Scope) -> str:
-    """Provide the trace that was taken."""
     return str(scope["state"]["traceparent"])

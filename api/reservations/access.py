@@ -13,8 +13,7 @@ from api.problems import NotFound, refused
 from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations import store
 from domain.reservations.model import Cause, Reservation, by_member
-from runtime.ids import new_uuid
-from runtime.traces import trace_id
+from runtime.traces import new_uuid, trace_id
 
 
 def database_member(caller: Member) -> int | Literal["any"]:
@@ -23,7 +22,6 @@ def database_member(caller: Member) -> int | Literal["any"]:
 
 
 def member_connection(engine: Engine, caller: Member) -> AbstractContextManager[Connection]:
-    """Lend a connection that shows what this caller may see."""
     return connection_of(engine, database_member(caller))
 
 
@@ -56,6 +54,5 @@ def earlier(
 
 
 def cause_of(caller: Member, member_id: int, traceparent: str) -> Cause:
-    """Return the cause of a change that this caller makes to the member's reservation."""
     actor = by_member(caller.id, staff=member_id != caller.id)
     return Cause(new_uuid(), actor, trace_id(traceparent))

@@ -3,9 +3,8 @@
 from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 
-from api.requests.etags import etag
+from api.requests.conditions import etag, wait_s
 from api.requests.idempotency import REPEATED
-from api.requests.prefer import wait_s
 from api.reservations.deps import Dependencies
 from api.reservations.views import ReservationView
 
@@ -17,7 +16,6 @@ ENDED = {
 async def answer(
     deps: Dependencies, view: ReservationView, prefer: str | None, *, is_repeat: bool
 ) -> Response[ReservationView]:
-    """Answer what is committed, after waiting for the rooms if the caller prefers that."""
     headers = {"Location": f"/v1/reservations/{view.id}"}
     if is_repeat:
         headers |= REPEATED

@@ -20,9 +20,8 @@ from api.identity.scopes import WRITE
 from api.identity.tokens import Member
 from api.problems import OF_A_CHANGE, NotFound, ProblemError, refused
 from api.requests.bodies import IdInPath
-from api.requests.etags import is_meant
+from api.requests.conditions import Prefer, is_meant
 from api.requests.idempotency import Key, is_repeat, keyed_request
-from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
 from api.reservations.access import cause_of, database_member, earlier
 from api.reservations.answer import ENDED, answer
@@ -98,7 +97,6 @@ def _cancel(
 
 
 def _locked(connection: Connection, reservation_id: int, caller: Member) -> Reservation:
-    """Lock what the caller may cancel; raises `NotFound`, also for another member's."""
     reservation = store.lock(connection, [reservation_id]).get(reservation_id)
     if reservation is None or not (caller.is_staff or reservation.member_id == caller.id):
         raise NotFound

@@ -8,8 +8,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Engine, TextClause
 
 from api.problems import ProblemError
-from api.reservations.doorbell import AsyncDoorbell
-from api.reservations.topics import TopicLimits
+from api.reservations.appending import AsyncDoorbell, TopicLimits
 from api.reservations.watchers import ReservationWatchers
 from outbox import Doorbell
 from runtime.pipeline import PipelinePool

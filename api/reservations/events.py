@@ -100,7 +100,6 @@ def placed(events: AsyncIterator[bytes], slot: ExitStack) -> AsyncIterator[bytes
 async def _events(
     deps: Dependencies, member: Member, slot: ExitStack, reservation_id: int, seen: int
 ) -> AsyncIterator[bytes]:
-    """Yield what goes over the wire, until the stream ends."""
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
     heartbeat_s = deps.settings.heartbeat_s

@@ -13,7 +13,7 @@ from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import READ
 from api.requests import pages
 from api.requests.bodies import ID_MAX, IdInPath
-from api.requests.etags import etag, is_known
+from api.requests.conditions import etag, is_known
 from api.requests.pages import Cursor, Limit
 from api.reservations.access import find, member_asked_for, member_connection
 from api.reservations.deps import Dependencies

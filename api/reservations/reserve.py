@@ -18,8 +18,8 @@ from api.identity.scopes import WRITE
 from api.identity.tokens import Member
 from api.problems import OF_A_BODY, OF_A_CHANGE, refused
 from api.requests.bodies import Strict
+from api.requests.conditions import Prefer
 from api.requests.idempotency import Key, keyed_request
-from api.requests.prefer import Prefer
 from api.requests.trace import traceparent
 from api.reservations.access import (
     cause_of,

@@ -46,8 +46,6 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One subscriber to a reservation, and the version that it has seen."""
-
     seen: int = 0
     rung: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -133,7 +131,6 @@ class ReservationWatchers:
 
 
 async def poll(watchers: ReservationWatchers) -> None:
-    """Poll until cancelled."""
     reported = None
     while True:
         try:

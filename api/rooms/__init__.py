@@ -49,8 +49,6 @@ _NIGHTS = ("CAPACITY_BELOW_TAKEN", "NIGHT_WITHOUT_CAPACITY", "INVALID_RANGE")
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The rooms' database, to write and to read alone, and the bounds."""
-
     engine: Engine
     reading: Engine
     page_size_max: int

@@ -25,8 +25,6 @@ class Abortable(Protocol):
 
 
 class Connections:
-    """Belongs to the event loop."""
-
     def __init__(self, connections_max: int) -> None:
         self.max = connections_max
         self._open: set[Abortable] = set()

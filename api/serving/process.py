@@ -37,7 +37,6 @@ _log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM."""
     with stop_on_signals(settings.shutdown_s) as stop, listening(settings) as listener:
         serve(settings, listener, stop)
 
@@ -82,7 +81,6 @@ def _backlog(open_files_max: int) -> int:
 
 
 def _bounded(settings: Settings, connections_max: int) -> Settings:
-    """Allow no more event streams than leave connections for requests."""
     streams_max = min(settings.streams_max, connections_max - CONNECTIONS_FOR_REQUESTS)
     return settings.model_copy(update={"streams_max": streams_max})
 

@@ -139,7 +139,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._turn is not None and not self._turn.response_complete
 
     def _is_reading(self) -> bool:
-        """Whether more of the request is to come whose turn it is."""
         return self._turn is not None and self._turn is self.cycle and self._turn.more_body
 
     def _head_bytes(self) -> int:
