@@ -7,7 +7,7 @@ waited for. A client that disconnects in the middle leaves what was applied so f
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from tempfile import SpooledTemporaryFile
@@ -64,18 +64,22 @@ class ActiveUploads:
         for wait in self._waits:
             wait.reschedule(self._ends_at)
 
-    @asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
-        """Wait, for the length of a block, for more of a body; raises `BrokenOff`."""
+    async def next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Wait for more of a body, None being its end.
+
+        Raises `ProblemError` if the client breaks off, and `BrokenOff` if the process does.
+        """
         try:
             async with asyncio.timeout_at(self._ends_at) as wait:
                 self._waits.add(wait)
                 try:
-                    yield
+                    return await anext(chunks, None)
                 finally:
                     self._waits.discard(wait)
         except TimeoutError as error:
             raise BrokenOff from error
+        except InternalServerException as error:  # nobody is left to be answered
+            raise ProblemError("BAD_REQUEST", "the body ended early") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,29 +157,18 @@ async def _take_all(load: Load, request: MemberRequest, uploads: ActiveUploads) 
 async def _batches(
     request: MemberRequest, uploads: ActiveUploads
 ) -> AsyncIterator[list[bytes | None]]:
-    """Cut the body into lines and give them by the thousand.
-
-    Raises `ProblemError` if the client breaks off, and `BrokenOff` if the process does.
-    """
+    """Cut the body into lines and give them by the thousand; raises what `ActiveUploads.next` does."""
     lines = Lines()
     batch: list[bytes | None] = []
     size = 0
     chunks = request.stream()
-    while (chunk := await _next(chunks, uploads)) is not None:
+    while (chunk := await uploads.next(chunks)) is not None:
         batch += lines.feed(chunk)
         size += len(chunk)
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     yield batch + lines.end()
-
-
-async def _next(chunks: AsyncIterator[bytes], uploads: ActiveUploads) -> bytes | None:
-    try:
-        async with uploads.waiting():
-            return await anext(chunks, None)
-    except InternalServerException as error:  # nobody is left to be answered
-        raise ProblemError("BAD_REQUEST", "the body ended early") from error
 
 
 def _sending(answers: IO[bytes]) -> ASGIApp:

@@ -105,13 +105,10 @@ class NotFound(ProblemError):
 
 
 class Invalid(ProblemError):
-    def __init__(self, parameter: str, detail: str) -> None:
-        super().__init__("INVALID_REQUEST", detail, Fault(detail, parameter=parameter))
+    """A `parameter` of the query, or a `header`, that is not valid."""
 
-
-class InvalidHeader(ProblemError):
-    def __init__(self, header: str, detail: str) -> None:
-        super().__init__("INVALID_REQUEST", detail, Fault(detail, header=header))
+    def __init__(self, detail: str, **where: str) -> None:
+        super().__init__("INVALID_REQUEST", detail, Fault(detail, **where))
 
 
 def refused(refusal: Refusal) -> ProblemError:

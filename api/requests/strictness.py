@@ -18,7 +18,7 @@ from litestar.params import ParameterKwarg
 from litestar.typing import FieldDefinition
 
 from api.identity.auth import AnyConnection
-from api.problems import InvalidHeader, ProblemError
+from api.problems import Invalid, ProblemError
 from api.problems.faults import Fault
 
 _LISTS: Final = frozenset({b"if-match", b"if-none-match", b"prefer"})
@@ -71,7 +71,7 @@ def _faults(connection: AnyConnection, known: Mapping[str, _Parameter]) -> list[
 
 
 def one_line_each(connection: AnyConnection, _: BaseRouteHandler) -> None:
-    """Join the lines of a list, and raise `InvalidHeader` for several lines of what is given once."""
+    """Join the lines of a list, and raise `Invalid` for several lines of what is given once."""
     headers = list(connection.scope["headers"])
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -80,7 +80,7 @@ def one_line_each(connection: AnyConnection, _: BaseRouteHandler) -> None:
         return
     for name, written in _ONCE.items():
         if len(found.get(name, ())) > 1:
-            raise InvalidHeader(written, "it is given more than once")
+            raise Invalid("it is given more than once", header=written)
     others = [(name, value) for name, value in headers if name not in _LISTS]
     joined = ((name, b", ".join(found[name])) for name in _LISTS & found.keys())
     connection.scope["headers"] = [*others, *joined]

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.identity.auth import MemberRequest, needs
 from api.identity.scopes import READ
 from api.identity.tokens import Member
-from api.problems import DATABASE_UNAVAILABLE, InvalidHeader
+from api.problems import DATABASE_UNAVAILABLE, Invalid
 from api.requests.bodies import IdInPath
 from api.reservations.access import find, member_connection
 from api.reservations.deps import Dependencies
@@ -80,7 +80,7 @@ async def follow(
     """
     reservation = await sync_to_thread(_find, deps, request.user, reservation_id)
     if last_event_id > reservation.version:
-        raise InvalidHeader("Last-Event-ID", "no event has had this id yet")
+        raise Invalid("no event has had this id yet", header="Last-Event-ID")
     if reservation.status.final and last_event_id == reservation.version:
         return Response(None, status_code=HTTP_204_NO_CONTENT)
     slot = deps.streams.take(request.user.id)

@@ -114,7 +114,7 @@ def calendar(
 ) -> CalendarView:
     """Give the nights of [from, to) that were ever opened, in order."""
     if not 0 < (to - from_).days <= NIGHTS_SET_MAX:
-        raise Invalid("to", f"it is from 1 to {NIGHTS_SET_MAX} nights after `from`")
+        raise Invalid(f"it is from 1 to {NIGHTS_SET_MAX} nights after `from`", parameter="to")
     with deps.reading.connect() as connection:
         found = directory.get(connection, room_id)
         opened = opened_nights(connection, room_id, from_, to)
