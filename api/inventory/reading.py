@@ -183,17 +183,10 @@ def _truth(cell: str) -> bool | str:
 
 
 _CELLS: dict[str, Callable[[str], object]] = {
-    "roomId": _number,
-    "night": str,
-    "from": str,
-    "to": str,
+    **dict.fromkeys(("roomId", "capacity", "minStay"), _number),
+    **dict.fromkeys(("night", "from", "to", "name"), str),
+    **dict.fromkeys(("closed", "closedToArrival", "closedToDeparture"), _truth),
     "weekdays": str.split,
-    "capacity": _number,
-    "closed": _truth,
-    "minStay": _number,
-    "closedToArrival": _truth,
-    "closedToDeparture": _truth,
-    "name": str,
 }
 _DECODER = msgspec.json.Decoder(Line)
 _TOO_LONG = Unreadable("LINE_TOO_LONG", f"a line has at most {LINE_BYTES_MAX} bytes")

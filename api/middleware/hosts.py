@@ -14,7 +14,6 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from api.middleware import errors
 from api.problems import ProblemError
 
-ANY = "*"
 _PROBED = ("/healthz/", "/metrics")
 
 
@@ -22,12 +21,14 @@ class AllowedHostsMiddleware:
     def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
         names = {name.lower() for name in allowed}
         self._application = application
-        self._any = ANY in names
+        self._any = "*" in names
         self._names = frozenset(name for name in names if not name.startswith("*."))
         self._endings = tuple(name.removeprefix("*") for name in names if name.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._any or self._knows(_host(scope)) or scope["path"].startswith(_PROBED):
+        host = _host(scope)
+        known = self._any or host in self._names or host.endswith(self._endings)
+        if known or scope["path"].startswith(_PROBED):
             await self._application(scope, receive, send)
             return
 
@@ -35,9 +36,6 @@ class AllowedHostsMiddleware:
         request = Request[Any, Any, Any](scope)
         response = errors.respond(request, unknown).to_asgi_response(None, request)
         await response(scope, receive, send)
-
-    def _knows(self, host: str) -> bool:
-        return host in self._names or host.endswith(self._endings)
 
 
 def _host(scope: Scope) -> str:

@@ -60,13 +60,7 @@ class ObservabilityMiddleware:
             try:
                 await self._application(scope, receive, traced_send)
             finally:
-                _count(scope, status, perf_counter() - begun_at)
-
-
-def _count(scope: Scope, status: int, seconds: float) -> None:
-    method = scope.get("method", "")
-    SECONDS.labels(
-        method if method in _METHODS else "other",
-        scope.get("path_template") or "none",
-        str(status),
-    ).observe(seconds)
+                method = scope.get("method", "")
+                method = method if method in _METHODS else "other"
+                counted = SECONDS.labels(method, scope.get("path_template") or "none", str(status))
+                counted.observe(perf_counter() - begun_at)

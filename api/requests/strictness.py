@@ -7,8 +7,7 @@ Of a header field on several lines, Litestar would take one and pass over the ot
 joined by commas, and everything else given once.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final
 
@@ -25,49 +24,36 @@ _LISTS: Final = frozenset({b"if-match", b"if-none-match", b"prefer"})
 _ONCE: Final = {b"idempotency-key": "Idempotency-Key", b"last-event-id": "Last-Event-ID"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    repeatable: bool
-    is_text: bool
-
-    @classmethod
-    def of(cls, field: FieldDefinition) -> "_Parameter":
-        kinds = [field, *field.inner_types]
-        return cls(
-            any(kind.is_non_string_sequence for kind in kinds),
-            any(kind.annotation is str for kind in kinds),
-        )
-
-
 def known_parameters(connection: AnyConnection, handler: BaseRouteHandler) -> None:
     """Raise for an unknown parameter, and for one that is given twice for once."""
     if not connection.scope["query_string"]:
         return
-    if faults := _faults(connection, _parameters(handler)):
+    if faults := list(_faults(connection, _parameters(handler))):
         raise ProblemError("INVALID_REQUEST", faults[0].detail, *faults)
 
 
 @cache  # a route's handler lives as long as the application
-def _parameters(handler: BaseRouteHandler) -> Mapping[str, _Parameter]:
+def _parameters(handler: BaseRouteHandler) -> Mapping[str, Sequence[FieldDefinition]]:
+    """By the names they are sent with: all types that a value may have."""
     return {
-        field.kwarg_definition.name or name: _Parameter.of(field)
+        field.kwarg_definition.name or name: (field, *field.inner_types)
         for name, field in handler.parsed_fn_signature.parameters.items()
         if isinstance(field.kwarg_definition, ParameterKwarg)
         and field.kwarg_definition.param_type is ParamType.QUERY
     }
 
 
-def _faults(connection: AnyConnection, known: Mapping[str, _Parameter]) -> list[Fault]:
-    found = []
+def _faults(
+    connection: AnyConnection, known: Mapping[str, Sequence[FieldDefinition]]
+) -> Iterator[Fault]:
     for name, values in connection.query_params.dict().items():
-        parameter = known.get(name)
-        if parameter is None:
-            found.append(Fault("unknown parameter", parameter=name))
-        elif len(values) > 1 and not parameter.repeatable:
-            found.append(Fault("it is given more than once", parameter=name))
-        elif not parameter.is_text and any(value.lower() == "null" for value in values):
-            found.append(Fault("null is not a value; leave the parameter out", parameter=name))
-    return found
+        types = known.get(name)
+        if types is None:
+            yield Fault("unknown parameter", parameter=name)
+        elif len(values) > 1 and not any(one.is_non_string_sequence for one in types):
+            yield Fault("it is given more than once", parameter=name)
+        elif "null" in map(str.lower, values) and all(one.annotation is not str for one in types):
+            yield Fault("null is not a value; leave the parameter out", parameter=name)
 
 
 def one_line_each(connection: AnyConnection, _: BaseRouteHandler) -> None:
