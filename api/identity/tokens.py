@@ -7,9 +7,6 @@ expired; and if it names the audience and the issuer of the settings. Its `sub` 
 A valid token is remembered until it expires or the keys change: to verify one takes up to a tenth of a
 millisecond of the event loop. A digest stands for the token, so that all take the same room and none can
 be read out of the memory.
-
-    Unauthenticated   no token, or one that is not valid
-    KeysUnavailable   there are no keys to verify with, yet
 """
 
 import time

@@ -1,11 +1,6 @@
 """Errors become HTTP here and nowhere else: RFC 9457, `application/problem+json`.
 
-400  not JSON, not HTTP                  413  body too large
-401  the caller is unknown               422  understood, but not possible
-403  the caller is not allowed           500  a bug: logged, and nothing of it is told
-404  not found, or another member's      503  the database is unavailable: try again with the
-405  no such method                           same Idempotency-Key
-409  possible, but not in this state
+500 is a bug: it is logged, and nothing of it is told.
 """
 
 from http import HTTPStatus

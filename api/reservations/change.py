@@ -167,7 +167,7 @@ async def cancel_one(
         _cancel, deps, request.user, keyed, reservation_id, if_match, traceparent(request.scope)
     )
     if not was_done:
-        deps.changed(reservation.id)
+        deps.changes.ring([reservation.id])  # wakes its watchers, in each process
     return await _answer(deps, ReservationView.of(reservation), prefer, is_repeat=was_done)
 
 

@@ -66,7 +66,3 @@ class Dependencies:
     changes: Doorbell
     streams: Streams
     settings: Settings
-
-    def changed(self, reservation_id: int) -> None:
-        """Wake the watchers of this reservation, in each process; call it after the commit."""
-        self.changes.ring([reservation_id])
