@@ -17,8 +17,8 @@ from api.identity.rate_limit import RateLimiter
 from api.identity.tokens import StaticKey, Tokens
 from api.inventory import ActiveUploads, inventory_routes
 from api.middleware import errors
-from api.middleware.hosts import AllowedHostsMiddleware
-from api.middleware.observability import ObservabilityMiddleware
+from api.middleware.hosts import for_allowed_hosts
+from api.middleware.observability import observed
 from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
@@ -85,9 +85,8 @@ def create_app(settings: Settings) -> Litestar:
         debug=False,
     )
     app.state.watchers, app.state.uploads = deps.watchers, uploads
-    known = AllowedHostsMiddleware(app.asgi_handler, settings.allowed_hosts)
-    in_production = settings.environment == "production"
-    app.asgi_handler = ObservabilityMiddleware(known, is_production=in_production)
+    known = for_allowed_hosts(app.asgi_handler, settings.allowed_hosts)
+    app.asgi_handler = observed(known, is_production=settings.environment == "production")
     return app
 
 

@@ -75,9 +75,8 @@ def look(
 
 
 def _answer(request: Request[Any, Any, Any], content: ProblemPage | ProblemPages) -> Response[Any]:
-    kinds: list[str] = [MediaType.JSON, MediaType.HTML]
     vary = {"Vary": "Accept"}
-    if request.accept.best_match(kinds) == MediaType.HTML:
+    if request.accept.best_match([MediaType.JSON, MediaType.HTML]) == MediaType.HTML:
         return Response(_html(content), media_type=MediaType.HTML, headers=vary)
     return Response(content, media_type=MediaType.JSON, headers=vary)
 

@@ -17,25 +17,26 @@ from api.problems import ProblemError
 _PROBED = ("/healthz/", "/metrics")
 
 
-class AllowedHostsMiddleware:
-    def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
-        names = {name.lower() for name in allowed}
-        self._application = application
-        self._any = "*" in names
-        self._names = frozenset(name for name in names if not name.startswith("*."))
-        self._endings = tuple(name.removeprefix("*") for name in names if name.startswith("*."))
+def for_allowed_hosts(application: ASGIApp, allowed: Sequence[str]) -> ASGIApp:
+    """Answer requests for other hosts, and have the application answer the rest."""
+    if "*" in allowed:
+        return application
+    lowered = [name.lower() for name in allowed]
+    names = frozenset(name for name in lowered if not name.startswith("*."))
+    endings = tuple(name.removeprefix("*") for name in lowered if name.startswith("*."))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         host = _host(scope)
-        known = self._any or host in self._names or host.endswith(self._endings)
+        known = host in names or host.endswith(endings)
         if known or scope["path"].startswith(_PROBED):
-            await self._application(scope, receive, send)
+            await application(scope, receive, send)
             return
-
         unknown = ProblemError("BAD_REQUEST", "Host is not in ALLOWED_HOSTS")
         request = Request[Any, Any, Any](scope)
         response = errors.respond(request, unknown).to_asgi_response(None, request)
         await response(scope, receive, send)
+
+    return answer
 
 
 def _host(scope: Scope) -> str:

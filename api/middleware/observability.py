@@ -32,14 +32,10 @@ _PROTECTION = (
 )
 
 
-class ObservabilityMiddleware:
-    """Goes around the router, so that it sees its 404 and 405."""
+def observed(application: ASGIApp, *, is_production: bool) -> ASGIApp:
+    """Put this around the router, so that it sees its 404 and 405."""
 
-    def __init__(self, application: ASGIApp, *, is_production: bool) -> None:
-        self._application = application
-        self._is_production = is_production
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def observe(scope: Scope, receive: Receive, send: Send) -> None:
         traceparent = take_trace(scope)
         begun_at = perf_counter()
         status = 500  # unless a response says otherwise
@@ -51,16 +47,18 @@ class ObservabilityMiddleware:
                 headers = [*message["headers"], *_PROTECTION]
                 if all(name != b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
-                if self._is_production and scope["scheme"] == "https":
+                if is_production and scope["scheme"] == "https":
                     headers.append((b"strict-transport-security", b"max-age=31536000"))
                 message["headers"] = [*headers, (b"traceparent", traceparent.encode())]
             await send(message)
 
         with bound_contextvars(trace_id=trace_id(traceparent)):
             try:
-                await self._application(scope, receive, traced_send)
+                await application(scope, receive, traced_send)
             finally:
                 method = scope.get("method", "")
                 method = method if method in _METHODS else "other"
                 counted = SECONDS.labels(method, scope.get("path_template") or "none", str(status))
                 counted.observe(perf_counter() - begun_at)
+
+    return observe

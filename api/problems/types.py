@@ -59,8 +59,8 @@ class ProblemType:
         }
 
 
-# Of each: status and code (and where its example happens, if not where one reserves); when it happens; what
-# to do; and the detail of its answers, if nothing more exact is known.
+# Of each: status and code (and where its example happens, if not where one reserves); when it happens;
+# what to do; and the detail of its answers, if nothing more exact is known.
 _CATALOGUE: Final = """
 400 MALFORMED_BODY
 The body cannot be read: it is not JSON, or not of the type it claims to be.

@@ -83,6 +83,13 @@ class ReservationWatchers:
                     return reservation
         return None
 
+    async def hear(self, payload: str) -> None:
+        """Wake the subscribers to the reservations that a notification names; without any, poll."""
+        if payload:
+            self.wake(int(word) for word in payload.split(",") if word.isdecimal())
+        else:
+            await self.poll_once()
+
     def wake(self, reservation_ids: Iterable[int]) -> None:
         for reservation_id in reservation_ids:
             for subscription in self._subscriptions.get(reservation_id, ()):
@@ -116,17 +123,15 @@ class ReservationWatchers:
                 del self._subscriptions[reservation_id]
 
     def _read(self, reservation_id: int) -> Reservation:
-        with connection_of(
-            self._engine, ALL_MEMBERS
-        ) as connection:  # the route checked whose it is
+        # The route has checked whose it is.
+        with connection_of(self._engine, ALL_MEMBERS) as connection:
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
     def _versions(self, ids: list[int]) -> dict[int, int]:
-        with connection_of(
-            self._engine, ALL_MEMBERS
-        ) as connection:  # the routes checked whose they are
+        # The routes have checked whose they are.
+        with connection_of(self._engine, ALL_MEMBERS) as connection:
             return reading.versions(connection, ids)
 
 
@@ -151,7 +156,8 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
                 await connection.execute(_LISTEN)
                 await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
-                await _wake_by_notifications(watchers, connection)
+                async for notification in connection.notifies():
+                    await watchers.hear(notification.payload)
         except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
@@ -164,13 +170,3 @@ def _report(event: str, error: Exception, reported: str | None) -> str:
     if reason != reported:
         _log.warning(event, error=reason)
     return reason
-
-
-async def _wake_by_notifications(
-    watchers: ReservationWatchers, connection: AsyncConnection[tuple[object, ...]]
-) -> None:
-    async for notification in connection.notifies():
-        if notification.payload:
-            watchers.wake(int(word) for word in notification.payload.split(",") if word.isdecimal())
-        else:
-            await watchers.poll_once()
