@@ -138,10 +138,8 @@ def _refuse_encoded(request: MemberRequest) -> None:
     """Raise `ProblemError` for a body whose bytes are not its lines."""
     encodings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
     if {one.strip().lower() for one in encodings} - {"", "identity"}:
-        headers = {"Accept-Encoding": "identity"}
-        raise ProblemError(
-            "UNSUPPORTED_MEDIA_TYPE", "the body must not be encoded", headers=headers
-        )
+        accepted, detail = {"Accept-Encoding": "identity"}, "the body must not be encoded"
+        raise ProblemError("UNSUPPORTED_MEDIA_TYPE", detail, headers=accepted)
 
 
 async def _take_all(load: Load, request: MemberRequest, uploads: ActiveUploads) -> None:

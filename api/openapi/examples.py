@@ -68,10 +68,7 @@ _PROBLEM: Final = TYPES["NOT_CANCELLABLE"].page
 
 # By operation: bodies that are sent, by a name for each.
 REQUESTS: Final[dict[str, dict[str, Any]]] = {
-    "reserve": {
-        "one's own": _STAY,
-        "by the staff": _STAY | {"memberId": 42},
-    },
+    "reserve": {"one's own": _STAY, "by the staff": _STAY | {"memberId": 42}},
     "nameRoom": {"a name": {"name": "Suite, lake"}},
     "setNights": {
         "opened": {"from": "2027-01-01", "to": "2027-02-01", "capacity": 4},
@@ -96,10 +93,7 @@ ANSWERS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "getReservation": {"200": {"confirmed": _CONFIRMED, "rejected": _REJECTED}},
     "getHistory": {"200": {"confirmed": {"items": [_ASKED, _HELD]}}},
     "followReservation": {"200": {"an event": _EVENT}},
-    "cancelReservation": {
-        "202": {"accepted": _CANCELLING},
-        "200": {"cancelled": _CANCELLED},
-    },
+    "cancelReservation": {"202": {"accepted": _CANCELLING}, "200": {"cancelled": _CANCELLED}},
     "listRooms": {"200": {"a page": {"items": [_ROOM], "next": None}}},
     "getRoom": {"200": {"a room": _ROOM}},
     "nameRoom": {"200": {"named": _ROOM}},
@@ -113,10 +107,7 @@ ANSWERS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     },
     "searchRooms": {
         "200": {
-            "a page": {
-                "items": [{"roomId": 7, "name": "Suite, lake", **_SOLD_OUT}],
-                "next": None,
-            }
+            "a page": {"items": [{"roomId": 7, "name": "Suite, lake", **_SOLD_OUT}], "next": None}
         }
     },
     "getOperations": {

@@ -20,12 +20,10 @@ PAGE_SIZE = 20
 _ID_BYTES, _DIGEST_BYTES = 8, 10
 
 Limit = Annotated[
-    int | None,
-    QueryParameter(ge=1, description=f"How many at most; the default is {PAGE_SIZE}."),
+    int | None, QueryParameter(ge=1, description=f"How many at most; the default is {PAGE_SIZE}.")
 ]
 Cursor = Annotated[
-    str | None,
-    QueryParameter(description="`next` of the page before, with the same filters."),
+    str | None, QueryParameter(description="`next` of the page before, with the same filters.")
 ]
 
 

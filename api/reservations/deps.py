@@ -28,9 +28,11 @@ class Streams:
     def take(self, member_id: int) -> ExitStack:
         """Count one more until the result is closed; raises `ProblemError` if there are too many."""
         if self._of.total() >= self._most:
-            raise _too_many(f"{self._most} event streams are open")
+            reason = f"{self._most} event streams are open"
+            raise ProblemError("TOO_MANY_STREAMS", f"{reason}; close one and try again")
         if self._of[member_id] >= self._most_of_a_member:
-            raise _too_many(f"you have {self._most_of_a_member} event streams open")
+            reason = f"you have {self._most_of_a_member} event streams open"
+            raise ProblemError("TOO_MANY_STREAMS", f"{reason}; close one and try again")
         self._of[member_id] += 1
         STREAMS.inc()
         slot = ExitStack()  # closed a second time, it does nothing
@@ -42,11 +44,6 @@ class Streams:
         if not self._of[member_id]:
             del self._of[member_id]
         STREAMS.dec()
-
-
-def _too_many(reason: str) -> ProblemError:
-    detail = f"{reason}; close one and try again"
-    return ProblemError("TOO_MANY_STREAMS", detail)
 
 
 @dataclass(frozen=True, slots=True)
