@@ -1,34 +1,31 @@
 """The API put together: what each part is given is said here and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from litestar import Litestar, Router
 
 from api import health
-from api.databases import ROLE, Database, Databases
+from api.databases import ROLE, Database, Databases, databases_of
 from api.identity.auth import members_only, scope_granted
 from api.identity.jwks import Jwks
 from api.identity.rate_limit import RateLimiter
 from api.identity.tokens import StaticKey, Tokens
 from api.inventory import ActiveUploads, inventory_routes
 from api.middleware import errors
-from api.middleware.hosts import AllowedHostsMiddleware
-from api.middleware.observability import ObservabilityMiddleware
+from api.middleware.hosts import for_allowed_hosts
+from api.middleware.observability import observed
 from api.middleware.options import name_all_methods
 from api.openapi.document import openapi_config
 from api.operations import operation_routes
 from api.problem_pages import problem_routes
-from api.requests.fields import one_line_each
-from api.requests.queries import known_parameters
+from api.requests.strictness import known_parameters, one_line_each
 from api.reservations import Dependencies, Streams, reservation_routes, watchers
-from api.reservations.doorbell import AsyncDoorbell
-from api.reservations.topics import TopicLimits
+from api.reservations.appending import AsyncDoorbell, TopicLimits
 from api.reservations.watchers import ReservationWatchers
 from api.rooms import Dependencies as RoomDependencies
 from api.rooms import room_routes
@@ -44,14 +41,6 @@ from runtime.settings import Settings
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownSteps:
-    """How parts of the API end: those of the event loop, and then those that threads use."""
-
-    in_loop: Sequence[Callable[[], None]]
-    in_threads: Sequence[Callable[[], None]]
-
-
 def create_app(settings: Settings) -> Litestar:
     """Return the API; raises `SettingsError` if members could not be known.
 
@@ -61,8 +50,8 @@ def create_app(settings: Settings) -> Litestar:
     keys = Jwks(settings, state) if settings.jwks_url else StaticKey(settings)
     limiter = RateLimiter(settings.requests_per_s_max, settings.requests_burst_max)
     checks = (known_parameters, one_line_each, scope_granted)
-    databases = Databases.of(settings, state)
-    deps, steps = _reservations(settings, databases.reservations)
+    databases = databases_of(settings, state)
+    deps, doorbell = _reservations(settings, databases.reservations)
     rooms = databases.rooms
     room_deps = RoomDependencies(rooms.writing, rooms.reading, settings.page_size_max)
     uploads = ActiveUploads()
@@ -87,7 +76,7 @@ def create_app(settings: Settings) -> Litestar:
     )
     app = Litestar(
         [v1, problem_routes(), health.health_routes(state)],
-        lifespan=[_running(settings, databases, steps, tasks)],
+        lifespan=[_running(databases, deps, doorbell, tasks)],
         exception_handlers={Exception: errors.respond},
         request_max_body_size=settings.body_bytes_max,
         before_send=[name_all_methods],
@@ -96,17 +85,14 @@ def create_app(settings: Settings) -> Litestar:
         debug=False,
     )
     app.state.watchers, app.state.uploads = deps.watchers, uploads
-    known = AllowedHostsMiddleware(app.asgi_handler, settings.allowed_hosts)
-    app.asgi_handler = ObservabilityMiddleware(
-        known, is_production=settings.environment == "production"
-    )
+    known = for_allowed_hosts(app.asgi_handler, settings.allowed_hosts)
+    app.asgi_handler = observed(known, is_production=settings.environment == "production")
     return app
 
 
-def _reservations(settings: Settings, database: Database) -> tuple[Dependencies, ShutdownSteps]:
-    """Return what the routes of reservations work with, and how it ends."""
+def _reservations(settings: Settings, database: Database) -> tuple[Dependencies, Doorbell]:
+    """Return what the routes of reservations work with, and the doorbell that their threads ring."""
     engine, reading = database.writing, database.reading
-    changes = Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
     thread_doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
     pool = PipelinePool(
         engine,
@@ -116,24 +102,23 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
         timeout_s=settings.pool_timeout_s,
         within_s=answer_s_max(settings),
     )
-    doorbell = AsyncDoorbell(pool, thread_doorbell, interval_ms=settings.doorbell_ms)
     deps = Dependencies(
         engine,
         reading,
         pool,
         reserve_sql(append_within),
         TopicLimits(reading),
-        doorbell,
+        AsyncDoorbell(pool, thread_doorbell, interval_ms=settings.doorbell_ms),
         ReservationWatchers(reading),
-        changes,
+        Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms),
         Streams(settings.streams_max, settings.streams_per_member_max),
         settings,
     )
-    return deps, ShutdownSteps((doorbell.close, pool.close), (thread_doorbell.close, changes.close))
+    return deps, thread_doorbell
 
 
 def _running(
-    settings: Settings, databases: Databases, steps: ShutdownSteps, tasks: Iterable[Task]
+    databases: Databases, deps: Dependencies, doorbell: Doorbell, tasks: Iterable[Task]
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     """Return the lifespan: probes and tasks run for as long as the API does, and all ends in order."""
 
@@ -141,20 +126,19 @@ def _running(
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         # More threads than connections: a request that gets no connection within the pool's timeout is
         # answered 503, and does not wait for a thread without a bound. Two pools, to write and to read.
-        threads = ThreadPoolExecutor(2 * 2 * settings.pool_size, thread_name_prefix="api")
+        threads = ThreadPoolExecutor(2 * 2 * deps.settings.pool_size, thread_name_prefix="api")
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
         running = [asyncio.create_task(task()) for task in tasks]
         async with AsyncExitStack() as stack:  # the last one in is the first one out
-            stack.callback(databases.dispose)
-            stack.enter_context(databases.probed())
-            for end in steps.in_threads:
-                stack.callback(end)
+            stack.enter_context(databases.running())
+            stack.callback(doorbell.close)
+            stack.callback(deps.changes.close)
             # A thread goes on after its request is gone: it rings, and gives its connection back.
             # If it never ends, `stop_on_signals` ends the process.
             stack.push_async_callback(loop.shutdown_default_executor)
-            for end in reversed(steps.in_loop):
-                stack.callback(end)
+            stack.callback(deps.pool.close)
+            stack.callback(deps.doorbell.close)
             yield
             for task in running:
                 task.cancel()

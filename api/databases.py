@@ -4,7 +4,7 @@ A commit may wait for a standby that is away, and a change for a lock. Readers d
 connection of the writers. While commits are not confirmed no further one is begun.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -46,38 +46,32 @@ class Databases:
 
     reservations: Database
     rooms: Database
-    health: Health
-    probe: DatabaseProbe
-    # While it is away the routes of rooms answer 503 and reservations go on: readiness does not depend
-    # on it.
-    health_of_rooms: Health
-
-    @classmethod
-    def of(cls, settings: Settings, health: Health) -> "Databases":
-        """Connects to nothing yet."""
-        url, rooms_url = settings.reservations_database_url, settings.rooms_database_url
-        topics = (ROOM_RESERVE, ROOM_CANCEL)
-        probe = DatabaseProbe(settings, url, ROLE, schema=SCHEMA, topics=topics)
-        reservations = _database(settings, url, "api", health)
-        if rooms_url == url:
-            return cls(reservations, reservations, health, probe, health)
-        health_of_rooms = Health()
-        rooms = _database(settings, rooms_url, "api-rooms", health_of_rooms)
-        return cls(reservations, rooms, health, probe, health_of_rooms)
+    probed: Sequence[tuple[Health, Sequence[Probe]]]
 
     @contextmanager
-    def probed(self) -> Iterator[None]:
-        """Probe the databases for the length of a block."""
-        probes: list[Probe] = [self.probe, self.reservations.commits]
+    def running(self) -> Iterator[None]:
+        """Probe the databases for the length of a block, and then close their connections."""
         with ExitStack() as stack:
-            stack.enter_context(probing(self.health, probes))
-            if self.rooms is not self.reservations:
-                stack.enter_context(probing(self.health_of_rooms, [self.rooms.commits]))
+            stack.callback(self.reservations.dispose)
+            stack.callback(self.rooms.dispose)
+            for health, probes in self.probed:
+                stack.enter_context(probing(health, probes))
             yield
 
-    def dispose(self) -> None:
-        self.rooms.dispose()
-        self.reservations.dispose()
+
+def databases_of(settings: Settings, health: Health) -> Databases:
+    """Connects to nothing yet."""
+    url, rooms_url = settings.reservations_database_url, settings.rooms_database_url
+    topics = (ROOM_RESERVE, ROOM_CANCEL)
+    reservations = rooms = _database(settings, url, "api", health)
+    probe = DatabaseProbe(settings, url, ROLE, schema=SCHEMA, topics=topics)
+    probed: list[tuple[Health, list[Probe]]] = [(health, [probe, reservations.commits])]
+    if rooms_url != url:
+        # While it is away the routes of rooms answer 503 and reservations go on: readiness does not
+        # depend on it.
+        rooms = _database(settings, rooms_url, "api-rooms", apart := Health())
+        probed.append((apart, [rooms.commits]))
+    return Databases(reservations, rooms, probed)
 
 
 def _database(settings: Settings, url: str, name: str, health: Health) -> Database:

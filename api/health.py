@@ -6,8 +6,9 @@ database of the rooms count: their routes answer 503, and reservations go on.
 """
 
 import asyncio
+from typing import Any
 
-from litestar import MediaType, Response, Router, get
+from litestar import MediaType, Request, Response, Router, get
 from litestar.di import NamedDependency, Provide
 
 from innbox_process.health import Health, answer
@@ -18,20 +19,15 @@ BEAT_S = 1.0
 def health_routes(health: Health) -> Router:
     return Router(
         "/",
-        route_handlers=[live, ready, metrics],
+        route_handlers=[probe, metrics],
         dependencies={"health": Provide(lambda: health, sync_to_thread=False)},
         include_in_schema=False,
     )
 
 
-@get("/healthz/live", sync_to_thread=False)
-def live(health: NamedDependency[Health]) -> Response[bytes]:
-    return _response(health, "/healthz/live")
-
-
-@get("/healthz/ready", sync_to_thread=False)
-def ready(health: NamedDependency[Health]) -> Response[bytes]:
-    return _response(health, "/healthz/ready")
+@get(["/healthz/live", "/healthz/ready"], sync_to_thread=False)
+def probe(request: Request[Any, Any, Any], health: NamedDependency[Health]) -> Response[bytes]:
+    return _response(health, request.scope["path_template"])
 
 
 @get("/metrics", sync_to_thread=True)

@@ -9,9 +9,9 @@ from litestar import Router, get
 from litestar.di import NamedDependency, Provide
 from sqlalchemy import Engine
 
-from api.identity.auth import OPERATE, needs
-from api.identity.row_security import ALL_MEMBERS, set_member
-from api.problems import problem_responses
+from api.identity.auth import needs
+from api.identity.row_security import ALL_MEMBERS, connection_of
+from api.identity.scopes import OPERATE
 from domain.reservations.reading import open_sagas
 from outbox import admin, reader
 
@@ -39,7 +39,6 @@ class OperationsView(msgspec.Struct, frozen=True):
 
 
 def operation_routes(engine: Engine) -> Router:
-    """Return the routes; the engine is that of the reservations' database."""
     return Router(
         "/operations",
         route_handlers=[look],
@@ -53,13 +52,11 @@ def operation_routes(engine: Engine) -> Router:
     operation_id="getOperations",
     summary="Look at what is open",
     **needs(OPERATE),
-    responses=problem_responses("SCOPE_MISSING"),
     sync_to_thread=True,
 )
 def look(engine: NamedDependency[Engine]) -> OperationsView:
     """Needs the scope `operate`."""
-    with engine.connect() as connection:
-        set_member(connection, ALL_MEMBERS)
+    with connection_of(engine, ALL_MEMBERS) as connection:
         sagas = open_sagas(connection)
         backlog = admin.count_backlog(connection)
         blocked = reader.blocked_keys(connection)

@@ -1,6 +1,5 @@
 """/problems: the pages that a problem's `type` links to, for programs and people, without a token."""
 
-from collections.abc import Iterable
 from html import escape
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ from litestar import MediaType, Request, Response, Router, get
 from litestar.params import PathParameter
 
 from api.problems import NotFound, problem_responses
-from api.problems.types import TYPES, ProblemType
+from api.problems.types import TYPES
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -35,16 +34,12 @@ class ProblemPage(msgspec.Struct, frozen=True):
     advice: str
     example: dict[str, Any]
 
-    @classmethod
-    def of(cls, kind: ProblemType) -> "ProblemPage":
-        return cls(kind.uri, kind.title, kind.status, kind.when, kind.advice, kind.answer)
-
 
 class ProblemPages(msgspec.Struct, frozen=True):
     items: list[ProblemPage]
 
 
-_PAGES = {kind.name: ProblemPage.of(kind) for kind in TYPES.values()}
+_PAGES = {kind.name: ProblemPage(**kind.page) for kind in TYPES.values()}
 
 
 def problem_routes() -> Router:
@@ -60,8 +55,7 @@ def problem_routes() -> Router:
 )
 def list_all(request: Request[Any, Any, Any]) -> Response[ProblemPages]:
     """As a page for people, where one is asked for."""
-    pages = list(_PAGES.values())
-    return _answer(request, ProblemPages(pages), pages)
+    return _answer(request, ProblemPages(list(_PAGES.values())))
 
 
 @get(
@@ -77,24 +71,21 @@ def look(
     """As a page for people, where one is asked for."""
     if (page := _PAGES.get(name)) is None:
         raise NotFound
-    return _answer(request, page, [page])
+    return _answer(request, page)
 
 
-def _answer(
-    request: Request[Any, Any, Any],
-    content: ProblemPage | ProblemPages,
-    pages: Iterable[ProblemPage],
-) -> Response[Any]:
-    kinds: list[str] = [MediaType.JSON, MediaType.HTML]
+def _answer(request: Request[Any, Any, Any], content: ProblemPage | ProblemPages) -> Response[Any]:
     vary = {"Vary": "Accept"}
-    if request.accept.best_match(kinds) == MediaType.HTML:
-        return Response(_html(pages), media_type=MediaType.HTML, headers=vary)
+    if request.accept.best_match([MediaType.JSON, MediaType.HTML]) == MediaType.HTML:
+        return Response(_html(content), media_type=MediaType.HTML, headers=vary)
     return Response(content, media_type=MediaType.JSON, headers=vary)
 
 
-def _html(pages: Iterable[ProblemPage]) -> str:
-    pages = list(pages)
-    title = pages[0].title if len(pages) == 1 else "Problems"
+def _html(content: ProblemPage | ProblemPages) -> str:
+    if isinstance(content, ProblemPage):
+        title, pages = content.title, [content]
+    else:
+        title, pages = "Problems", content.items
     return _PAGE.format(title=escape(title), sections="\n".join(map(_section, pages)))
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import make_url
 
-from api.identity.auth import INVENTORY, READ, WRITE
+from api.identity.scopes import INVENTORY, READ, WRITE
 from api.identity.signing import sign
 from ops import signals
 from ops.stack import Running, running_stack

@@ -6,7 +6,7 @@ reads the environment later. Names in the environment are the fields' in capital
 
 import re
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -66,9 +66,8 @@ DatabaseUrl = Annotated[str, AfterValidator(_usable)]
 OneProcess = Annotated[int, AfterValidator(_one)]
 Network = Annotated[str, AfterValidator(_network)]
 PublicKeyAlgorithm = Literal["RS256", "ES256", "EdDSA"]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
-Algorithms = Annotated[tuple[PublicKeyAlgorithm, ...], NoDecode, BeforeValidator(_split)]
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -120,12 +119,16 @@ class Settings(BaseSettings):
     jwt_issuer: str = "innbox"
     jwt_leeway_s: float = Field(default=10.0, ge=0, le=300, description="clocks differ by so much")
     jwks_url: str = Field(default="", description="of the issuer's keys; empty: JWT_KEY is the key")
-    jwks_algorithms: Algorithms = Field(default=("RS256", "ES256", "EdDSA"), min_length=1)
+    jwks_algorithms: Listed[PublicKeyAlgorithm] = Field(
+        default=("RS256", "ES256", "EdDSA"), min_length=1
+    )
     jwks_refresh_s: float = Field(default=300.0, gt=0)
     jwks_cooldown_s: float = Field(default=10.0, gt=0, description="between askings for a new kid")
     jwks_stale_s: float = Field(default=86_400.0, ge=0, description="keys outlive their issuer so")
-    allowed_hosts: Names = Field(default=("*",), min_length=1)
-    trusted_proxies: Networks = Field(default=(), description="believed about the client's address")
+    allowed_hosts: Listed[str] = Field(default=("*",), min_length=1)
+    trusted_proxies: Listed[Network] = Field(
+        default=(), description="believed about the client's address"
+    )
     requests_per_s_max: float = Field(default=50.0, gt=0, description="of a member, per process")
     requests_burst_max: int = Field(default=100, ge=1)
     body_bytes_max: int = Field(default=65_536, ge=1_024)
@@ -170,7 +173,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _contexts_default_to_one_database(self) -> Self:
-        for context in ("reservations", "rooms"):
+        for context in get_args(Context):
             if not getattr(self, f"{context}_database_url"):
                 # A frozen model is set by the back door, once, before anybody sees it.
                 object.__setattr__(self, f"{context}_database_url", self.database_url)
@@ -178,16 +181,13 @@ class Settings(BaseSettings):
 
     def database_of(self, context: Context) -> str:
         """Return the URL of the context's database."""
-        return (
-            self.reservations_database_url if context == "reservations" else self.rooms_database_url
-        )
+        return str(getattr(self, f"{context}_database_url"))
 
     @property
     def databases(self) -> dict[str, list[Context]]:
         """The distinct databases, each with the contexts that live in it."""
         found: dict[str, list[Context]] = {}
-        contexts: tuple[Context, ...] = ("reservations", "rooms")
-        for context in contexts:
+        for context in get_args(Context):
             found.setdefault(self.database_of(context), []).append(context)
         return found
 

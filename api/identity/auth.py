@@ -2,56 +2,21 @@
 
 The guard runs before the body is read, so a stranger is told nothing about it. It finds out the member,
 limits their rate, and then checks the request and the scope.
-
-    Unauthenticated, KeysUnavailable   see api.identity.tokens
-    TooManyRequests                    see api.identity.rate_limit
-    ScopeMissing                       the member is known but may not do this
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 
 from api.identity.rate_limit import RateLimiter
-from api.identity.tokens import (
-    INVENTORY,
-    OPERATE,
-    READ,
-    STAFF,
-    WRITE,
-    Member,
-    Tokens,
-    Unauthenticated,
-)
+from api.identity.tokens import Member, Tokens, Unauthenticated
+from api.problems import ProblemError, problem_responses
 
-SCOPES: Final = {
-    READ: "look at reservations",
-    WRITE: "reserve and cancel",
-    STAFF: "act for any member and see all of them; in addition to `read` and `write`",
-    INVENTORY: "change rooms and nights",
-    OPERATE: "look at what is open",
-}
 _SCOPE = "needs_scope"
-
-__all__ = [
-    "INVENTORY",
-    "OPERATE",
-    "READ",
-    "SCOPES",
-    "STAFF",
-    "WRITE",
-    "AnyConnection",
-    "Check",
-    "Member",
-    "MemberRequest",
-    "ScopeMissing",
-    "members_only",
-    "needs",
-    "scope_granted",
-]
 
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
@@ -64,14 +29,18 @@ class Needs(TypedDict):
 
     opt: dict[str, str]
     security: list[dict[str, list[str]]]
+    responses: dict[int, ResponseSpec]
 
 
-class ScopeMissing(Exception):
+class ScopeMissing(ProblemError):
+    """The member is known but may not do this."""
+
     code = "SCOPE_MISSING"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"this needs a token with the scope {scope!r}")
-        self.scope = scope
+        challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+        detail = f"this needs a token with the scope {scope!r}"
+        super().__init__(self.code, detail, headers={"WWW-Authenticate": challenge})
 
 
 def members_only(tokens: Tokens, limiter: RateLimiter, *checks: Check) -> Guard:
@@ -91,9 +60,16 @@ def members_only(tokens: Tokens, limiter: RateLimiter, *checks: Check) -> Guard:
     return guard
 
 
-def needs(scope: str) -> Needs:
-    """Have a route let only members with this scope pass; `scope_granted` checks it."""
-    return {"opt": {_SCOPE: scope}, "security": [{"bearer": [scope]}]}
+def needs(scope: str, *problems: str, also: dict[int, ResponseSpec] | None = None) -> Needs:
+    """Have a route let only members with this scope pass, which `scope_granted` checks.
+
+    `problems` and `also` are what it answers beside its result.
+    """
+    return {
+        "opt": {_SCOPE: scope},
+        "security": [{"bearer": [scope]}],
+        "responses": {**(also or {}), **problem_responses(ScopeMissing.code, *problems)},
+    }
 
 
 def scope_granted(connection: AnyConnection, handler: BaseRouteHandler) -> None:
@@ -108,6 +84,6 @@ def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     # Of two, a proxy before this process may have checked the other one.
     scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer" or not token.strip():
-        raise Unauthenticated("a bearer token is needed", invalid=False)
+        raise Unauthenticated("a bearer token is needed", challenge="Bearer")
 
     return token.strip()

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from prometheus_client import Gauge
 
-from api.identity.tokens import Key, KeysUnavailable, invalid_token
+from api.identity.tokens import Key, KeysUnavailable, Unauthenticated
 from innbox_process.errors import first_line
 from innbox_process.health import Health
 from runtime.settings import Settings, SettingsError
@@ -47,9 +47,7 @@ class Jwks:
         self.generation = 0
         self._url = _trustworthy(settings)
         self._algorithms = frozenset(settings.jwks_algorithms)
-        self._refresh_s = settings.jwks_refresh_s
-        self._cooldown_s = settings.jwks_cooldown_s
-        self._stale_s = settings.jwks_stale_s
+        self._settings = settings
         self._health = health
         self._clock = clock
         self._client = httpx.AsyncClient(
@@ -68,14 +66,14 @@ class Jwks:
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
         if kid is None or algorithm not in self._algorithms:
-            raise invalid_token()
+            raise Unauthenticated
         if key := self._keys.get((kid, algorithm)):
             return key
-        if self._request or self._clock() - self._requested_at >= self._cooldown_s:
+        if self._request or self._clock() - self._requested_at >= self._settings.jwks_cooldown_s:
             await self.refresh()
         if key := self._keys.get((kid, algorithm)):
             return key
-        raise invalid_token() if self._keys else KeysUnavailable(self._cooldown_s)
+        raise Unauthenticated if self._keys else KeysUnavailable(self._settings.jwks_cooldown_s)
 
     async def refresh(self) -> None:
         """Fetch the keys; callers that come before the answer wait for the same one."""
@@ -85,12 +83,12 @@ class Jwks:
         await asyncio.shield(self._request)
 
     async def keep(self) -> None:
-        """Keep the keys fresh, until cancelled."""
-        soon_s = min(self._cooldown_s, self._refresh_s)
+        refresh_s = self._settings.jwks_refresh_s
+        soon_s = min(self._settings.jwks_cooldown_s, refresh_s)
         try:
             while True:
                 await self.refresh()
-                await asyncio.sleep(soon_s if self._problem else self._refresh_s)
+                await asyncio.sleep(soon_s if self._problem else refresh_s)
         finally:
             if self._request:
                 self._request.cancel()
@@ -129,7 +127,7 @@ class Jwks:
 
     def _keep_last(self, problem: str) -> None:
         """Go on with the last good set, as long as it may be used."""
-        if self._keys and self._clock() - self._fetched_at >= self._stale_s:
+        if self._keys and self._clock() - self._fetched_at >= self._settings.jwks_stale_s:
             self._document, self._keys = b"", {}
             self.generation += 1
         if problem != self._problem:

@@ -13,14 +13,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from api.problems import ProblemError
+
 MEMBERS_MAX = 100_000
 
 
-class TooManyRequests(Exception):
+class TooManyRequests(ProblemError):
     code = "TOO_MANY_REQUESTS"
 
     def __init__(self, requests_per_s: float, wait_s: float) -> None:
-        super().__init__(f"more than {requests_per_s:g} requests a second")
+        detail = f"more than {requests_per_s:g} requests a second"
+        super().__init__(self.code, detail, retry_after_s=wait_s)
         self.wait_s = wait_s
 
 

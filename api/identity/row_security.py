@@ -9,6 +9,8 @@ To set it costs no round trip: it travels with the transaction's BEGIN and its f
 autocommit, where each statement is a transaction, with each.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal, cast
 
 import psycopg
@@ -37,6 +39,14 @@ def set_member(connection: Connection, member: int | Literal["any"]) -> None:
     driver = cast("psycopg.Connection", connection.connection.driver_connection)
     if driver.info.transaction_status == TransactionStatus.INTRANS:
         driver.execute(_SET_FIRST, (str(member),))
+
+
+@contextmanager
+def connection_of(engine: Engine, member: int | Literal["any"]) -> Iterator[Connection]:
+    """Lend a connection that sees this member's rows, or with `any` everybody's."""
+    with engine.connect() as connection:
+        set_member(connection, member)
+        yield connection
 
 
 def set_member_statement(member: int | Literal["any"]) -> Statement:

@@ -1,14 +1,17 @@
-"""Tokens for development, signed with JWT_KEY."""
+"""JWT_KEY: what it verifies, and the tokens for development that are signed with it."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import jwt
 
-from api.identity.tokens import READ, WRITE, verification_key
+from api.identity.scopes import READ, WRITE
 from runtime.settings import Settings, SettingsError
 
 TOKEN_LIFETIME_S = 3600
+
+_HS256_KEY_BYTES_MIN = 32  # RFC 7518, section 3.2
 
 
 def sign(
@@ -35,3 +38,20 @@ def sign(
         "exp": now + timedelta(seconds=lifetime_s),
     }
     return jwt.encode(claims, verification_key(settings), algorithm="HS256")
+
+
+def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types as algorithms
+    """Return the key to verify with: a secret for HS256, else a public key in PEM."""
+    key = settings.jwt_key.get_secret_value()
+    if not key:
+        raise SettingsError("JWT_KEY: neither it nor JWKS_URL is set, so no token can be verified")
+    if settings.jwt_algorithm == "HS256" and len(key.encode()) < _HS256_KEY_BYTES_MIN:
+        raise SettingsError(f"JWT_KEY: HS256 needs at least {_HS256_KEY_BYTES_MIN} bytes")
+    algorithm = jwt.get_algorithm_by_name(settings.jwt_algorithm)
+    try:
+        prepared = algorithm.prepare_key(key)
+    except (jwt.InvalidKeyError, ValueError) as error:
+        raise SettingsError(f"JWT_KEY: not a key for {settings.jwt_algorithm}") from error
+    if too_short := algorithm.check_key_length(prepared):
+        raise SettingsError(f"JWT_KEY: {too_short}")
+    return prepared

@@ -7,9 +7,6 @@ expired; and if it names the audience and the issuer of the settings. Its `sub` 
 A valid token is remembered until it expires or the keys change: to verify one takes up to a tenth of a
 millisecond of the event loop. A digest stands for the token, so that all take the same room and none can
 be read out of the memory.
-
-    Unauthenticated   no token, or one that is not valid
-    KeysUnavailable   there are no keys to verify with, yet
 """
 
 import time
@@ -20,20 +17,14 @@ from typing import Any, Protocol
 
 import jwt
 
-from runtime.settings import Settings, SettingsError
-
-# Scopes.
-READ = "read"
-WRITE = "write"
-STAFF = "staff"  # to act for any member, and see them all
-INVENTORY = "inventory"
-OPERATE = "operate"
+from api.identity.scopes import STAFF
+from api.identity.signing import verification_key
+from api.problems import ProblemError
+from runtime.settings import Settings
 
 REMEMBERED_MAX = 10_000
 
-_HS256_KEY_BYTES_MIN = 32  # RFC 7518, section 3.2
 _MEMBER_ID_MAX = 2**63 - 1
-_REQUIRED_CLAIMS = ["exp", "sub", "aud", "iss"]
 _TYPES = frozenset({"jwt", "at+jwt"})  # RFC 9068 has the second
 
 
@@ -50,23 +41,28 @@ class Member:
         return STAFF in self.scopes
 
 
-class Unauthenticated(Exception):
-    """The caller is unknown; `invalid` tells a bad token from a missing one."""
+class Unauthenticated(ProblemError):
+    """The caller is unknown.
+
+    By itself it is one answer for all that is wrong with a token: a stranger learns nothing from it.
+    """
 
     code = "UNAUTHENTICATED"
 
-    def __init__(self, detail: str, *, invalid: bool) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.invalid = invalid
+    def __init__(
+        self,
+        detail: str = "the token is not valid here",
+        challenge: str = 'Bearer error="invalid_token"',
+    ) -> None:
+        super().__init__(self.code, detail, headers={"WWW-Authenticate": challenge})
 
 
-class KeysUnavailable(Exception):
+class KeysUnavailable(ProblemError):
     """The issuer's keys are not known, so no token can be verified; worth trying again later."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("the issuer's signing keys are unavailable")
-        self.retry_after_s = retry_after_s
+        detail = "the issuer's signing keys are unavailable"
+        super().__init__("UNAVAILABLE", detail, retry_after_s=retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ class StaticKey:
 
     async def find(self, _kid: str | None, algorithm: str) -> Key:
         if algorithm != self._key.algorithm:
-            raise invalid_token()
+            raise Unauthenticated
         return self._key
 
     async def keep(self) -> None:
@@ -112,9 +108,7 @@ class Tokens:
 
     def __init__(self, keys: SigningKeys, settings: Settings) -> None:
         self._keys = keys
-        self._audience = settings.jwt_audience
-        self._issuer = settings.jwt_issuer
-        self._leeway_s = settings.jwt_leeway_s
+        self._settings = settings
         self._remembered: OrderedDict[bytes, Member] = OrderedDict()
         self._generation = keys.generation
 
@@ -129,7 +123,7 @@ class Tokens:
             self._remembered.clear()
         member = self._remembered.get(digest)
         # The very instant at which it would not be verified any more.
-        if member is None or member.expires_at <= time.time() - self._leeway_s:
+        if member is None or member.expires_at <= time.time() - self._settings.jwt_leeway_s:
             return None
         self._remembered.move_to_end(digest)
         return member
@@ -140,10 +134,10 @@ class Tokens:
             # Nothing is awaited from here on: what is remembered was verified with a key of now.
             member = self._member(token, key)
         except jwt.ExpiredSignatureError as error:
-            raise Unauthenticated("the token has expired", invalid=True) from error
+            raise Unauthenticated("the token has expired") from error
         # ValueError: PyJWT lets some through from tokens that are no JSON or no base64.
         except (jwt.InvalidTokenError, ValueError) as error:
-            raise invalid_token() from error
+            raise Unauthenticated from error
         self._recalled(digest)
         self._remembered[digest] = member
         if len(self._remembered) > REMEMBERED_MAX:
@@ -155,34 +149,12 @@ class Tokens:
             token,
             key.material,
             algorithms=[key.algorithm],  # the key's own, never the token's
-            audience=self._audience,
-            issuer=self._issuer,
-            leeway=self._leeway_s,
-            options={"require": _REQUIRED_CLAIMS, "verify_sub": False},
+            audience=self._settings.jwt_audience,
+            issuer=self._settings.jwt_issuer,
+            leeway=self._settings.jwt_leeway_s,
+            options={"require": ["exp", "sub", "aud", "iss"], "verify_sub": False},
         )
         return Member(_member_id(claims["sub"]), _scopes(claims), int(claims["exp"]))
-
-
-def invalid_token() -> Unauthenticated:
-    """One answer for everything that is wrong with a token: a stranger learns nothing from it."""
-    return Unauthenticated("the token is not valid here", invalid=True)
-
-
-def verification_key(settings: Settings) -> Any:  # noqa: ANN401 - as many types as algorithms
-    """Return the key to verify with: a secret for HS256, else a public key in PEM."""
-    key = settings.jwt_key.get_secret_value()
-    if not key:
-        raise SettingsError("JWT_KEY: neither it nor JWKS_URL is set, so no token can be verified")
-    if settings.jwt_algorithm == "HS256" and len(key.encode()) < _HS256_KEY_BYTES_MIN:
-        raise SettingsError(f"JWT_KEY: HS256 needs at least {_HS256_KEY_BYTES_MIN} bytes")
-    algorithm = jwt.get_algorithm_by_name(settings.jwt_algorithm)
-    try:
-        prepared = algorithm.prepare_key(key)
-    except (jwt.InvalidKeyError, ValueError) as error:
-        raise SettingsError(f"JWT_KEY: not a key for {settings.jwt_algorithm}") from error
-    if too_short := algorithm.check_key_length(prepared):
-        raise SettingsError(f"JWT_KEY: {too_short}")
-    return prepared
 
 
 def _kid_and_algorithm(token: bytes) -> tuple[str | None, str]:

@@ -5,9 +5,13 @@ are stored and follow when the body has ended, so a client that does not read wh
 waited for. A client that disconnects in the middle leaves what was applied so far.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from tempfile import SpooledTemporaryFile
+from threading import Event
 from typing import IO
 
 import structlog
@@ -19,15 +23,12 @@ from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, MemberRequest, needs
-from api.inventory.deps import ActiveUploads, BrokenOff, Dependencies
-from api.inventory.lines import Lines
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import INVENTORY
 from api.inventory.loading import Load
 from api.inventory.openapi import ANSWERS, BulkOperation
-from api.inventory.reading import NDJSON, reader_of
-from api.problems import ProblemError, problem_responses
-
-__all__ = ["ActiveUploads", "inventory_routes"]
+from api.inventory.reading import NDJSON, Lines, reader_of
+from api.problems import ProblemError
 
 # So much of the body goes to a thread at once: some thousand lines.
 BATCH_BYTES = 400_000
@@ -37,8 +38,55 @@ SPOOLED_BYTES_MAX = 1_000_000
 # a load of which most is refused can be stopped for its answers.
 ANSWERS_PER_BODY = 4
 _CHUNK_BYTES = 65_536
+# How long the rest of a body may take when the process stops: enough to read past one that comes quickly,
+# so that its client is still there to read the answers.
+LINGER_S = 2.0
 
 _log = structlog.get_logger(__name__)
+
+
+class BrokenOff(Exception):
+    """The process stops, and the body has not ended in time."""
+
+
+class ActiveUploads:
+    """The uploads under way. Belongs to the event loop, but for `stop`, which their threads look at."""
+
+    def __init__(self) -> None:
+        self.stop = Event()
+        self._ends_at: float | None = None
+        self._waits: set[asyncio.Timeout] = set()
+
+    def close(self) -> None:
+        """End them all, now and from now on: the process stops."""
+        self._ends_at = asyncio.get_running_loop().time() + LINGER_S
+        self.stop.set()
+        for wait in self._waits:
+            wait.reschedule(self._ends_at)
+
+    async def next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Wait for more of a body, None being its end.
+
+        Raises `ProblemError` if the client breaks off, and `BrokenOff` if the process does.
+        """
+        try:
+            async with asyncio.timeout_at(self._ends_at) as wait:
+                self._waits.add(wait)
+                try:
+                    return await anext(chunks, None)
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError as error:
+            raise BrokenOff from error
+        except InternalServerException as error:  # nobody is left to be answered
+            raise ProblemError("BAD_REQUEST", "the body ended early") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    engine: Engine
+    uploads: ActiveUploads
+    answers_bytes_max: int
 
 
 def inventory_routes(engine: Engine, uploads: ActiveUploads, bulk_bytes_max: int) -> Router:
@@ -57,14 +105,14 @@ def inventory_routes(engine: Engine, uploads: ActiveUploads, bulk_bytes_max: int
     operation_id="loadInventory",
     summary="Change the calendars of many rooms",
     status_code=200,
-    **needs(INVENTORY),
+    **needs(
+        INVENTORY,
+        "OUTCOME_UNKNOWN",
+        "BODY_TOO_LARGE",
+        "UNSUPPORTED_MEDIA_TYPE",
+        also={200: ANSWERS},
+    ),
     operation_class=BulkOperation,
-    responses={
-        200: ANSWERS,
-        **problem_responses(
-            "SCOPE_MISSING", "OUTCOME_UNKNOWN", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"
-        ),
-    },
 )
 async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependencies]) -> ASGIApp:
     """Apply each line by itself, in order, and answer each: some may be refused while others are not.
@@ -81,13 +129,8 @@ async def load_inventory(request: MemberRequest, deps: NamedDependency[Dependenc
     except BaseException:  # whatever it is goes on
         answers.close()
         raise
-    _log.info(
-        "inventory loaded",
-        lines=load.seen,
-        applied=load.applied,
-        refused=load.refused,
-        stopped=load.stopped and load.stopped.code,
-    )
+    counts = {"lines": load.seen, "applied": load.applied, "refused": load.refused}
+    _log.info("inventory loaded", **counts, stopped=load.stopped and load.stopped.code)
     return _sending(answers)
 
 
@@ -95,10 +138,8 @@ def _refuse_encoded(request: MemberRequest) -> None:
     """Raise `ProblemError` for a body whose bytes are not its lines."""
     encodings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
     if {one.strip().lower() for one in encodings} - {"", "identity"}:
-        detail = "the body must not be encoded"
-        raise ProblemError(
-            "UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"}
-        )
+        accepted, detail = {"Accept-Encoding": "identity"}, "the body must not be encoded"
+        raise ProblemError("UNSUPPORTED_MEDIA_TYPE", detail, headers=accepted)
 
 
 async def _take_all(load: Load, request: MemberRequest, uploads: ActiveUploads) -> None:
@@ -114,15 +155,12 @@ async def _take_all(load: Load, request: MemberRequest, uploads: ActiveUploads) 
 async def _batches(
     request: MemberRequest, uploads: ActiveUploads
 ) -> AsyncIterator[list[bytes | None]]:
-    """Cut the body into lines and give them by the thousand.
-
-    Raises `ProblemError` if the client breaks off, and `BrokenOff` if the process does.
-    """
+    """Cut the body into lines and give them by the thousand; raises what `ActiveUploads.next` does."""
     lines = Lines()
     batch: list[bytes | None] = []
     size = 0
     chunks = request.stream()
-    while (chunk := await _next(chunks, uploads)) is not None:
+    while (chunk := await uploads.next(chunks)) is not None:
         batch += lines.feed(chunk)
         size += len(chunk)
         if size >= BATCH_BYTES:
@@ -131,26 +169,14 @@ async def _batches(
     yield batch + lines.end()
 
 
-async def _next(chunks: AsyncIterator[bytes], uploads: ActiveUploads) -> bytes | None:
-    try:
-        async with uploads.waiting():
-            return await anext(chunks, None)
-    except InternalServerException as error:  # nobody is left to be answered
-        raise ProblemError("BAD_REQUEST", "the body ended early") from error
-
-
 def _sending(answers: IO[bytes]) -> ASGIApp:
     """Return what sends the file and closes it, even if the client or the process goes away."""
 
     async def send_all(scope: Scope, receive: Receive, send: Send) -> None:
         with closing(answers):
-            response = ASGIStreamingResponse(iterator=_chunks(answers), media_type=NDJSON)
+            answers.seek(0)
+            chunks = iter(partial(answers.read, _CHUNK_BYTES), b"")
+            response = ASGIStreamingResponse(iterator=chunks, media_type=NDJSON)
             await response(scope, receive, send)
 
     return send_all
-
-
-def _chunks(answers: IO[bytes]) -> Iterator[bytes]:
-    answers.seek(0)
-    while chunk := answers.read(_CHUNK_BYTES):
-        yield chunk

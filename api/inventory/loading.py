@@ -7,7 +7,7 @@ absolute, so the whole load may be repeated, or what is left of it.
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import IO
 
@@ -32,16 +32,12 @@ ATTEMPTS_MAX = 3
 
 
 class AppliedLine(msgspec.Struct, frozen=True):
-    """The answer to a line whose nights are now as it says."""
-
     line: int
     status: str
     nights: int
 
 
 class RefusedLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a line of which nothing was done."""
-
     line: int
     status: str
     code: str
@@ -66,8 +62,6 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Why a load ended before its body did."""
-
     code: str
     detail: str
     line: int = 0
@@ -92,7 +86,6 @@ class Load:
     applied: int = 0
     refused: int = 0
     stopped: Stopped | None = None
-    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
 
     def take(self, lines: Sequence[bytes | None]) -> None:
         """Apply some more lines, unless the load has stopped: later lines are passed over.
@@ -113,11 +106,9 @@ class Load:
             self.stopped = replace(_STOPPING, line=self.seen + 1)
 
     def end(self) -> None:
-        """Write the summary."""
-        answered = self.applied, self.refused
-        why = self.stopped
-        stop = (why.line, why.code, why.detail) if why else ()
-        self._write(Summary(sum(answered), *answered, *stop))
+        why = (self.stopped.line, self.stopped.code, self.stopped.detail) if self.stopped else ()
+        lines = self.applied + self.refused
+        self._write(Summary(lines, self.applied, self.refused, *why))
 
     def _over(self) -> Stopped | None:
         if self.stop.is_set():
@@ -168,7 +159,7 @@ class Load:
             self._write(answer)
 
     def _write(self, answer: AppliedLine | RefusedLine | Summary) -> None:
-        self.answers.write(self._encoder.encode(answer) + b"\n")
+        self.answers.write(msgspec.json.encode(answer) + b"\n")
 
 
 _AGAIN = "repeat the load, or what is left of it"
@@ -176,10 +167,7 @@ _UNAVAILABLE = Stopped("UNAVAILABLE", f"the database is unavailable; {_AGAIN}")
 _STOPPING = Stopped("UNAVAILABLE", f"the process is stopping; {_AGAIN}")
 _LOCKED = Stopped("LOCKED", f"its rooms or nights were locked for too long; {_AGAIN}")
 _TIMED_OUT = Stopped("TIMED_OUT", f"the database took too long; {_AGAIN}")
-_TOO_MANY = Stopped(
-    "TOO_MANY_ANSWERS",
-    "too many refused lines; fix the file and load it again",
-)
+_TOO_MANY = Stopped("TOO_MANY_ANSWERS", "too many refused lines; fix the file and load it again")
 
 
 def _batches(asked: Iterator[NumberedLine]) -> Iterator[list[NumberedLine]]:

@@ -52,7 +52,5 @@ ANSWERS = ResponseSpec(
 
 @dataclass
 class BulkOperation(Operation):
-    """An operation whose body is streamed."""
-
     def __post_init__(self) -> None:
         self.request_body = BODY

@@ -1,4 +1,4 @@
-"""One line of a bulk load, read strictly: a change of the calendar, or what is wrong with the line.
+"""A bulk load cut into lines, each read strictly: a change of the calendar, or what is wrong with it.
 
 Both formats have the same fields. In CSV the first line names them, cells are text, an empty one is not
 named, true and false are so written, and weekdays are separated by spaces.
@@ -8,21 +8,44 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Protocol
 
 import msgspec
 
-from api.inventory.lines import LINE_BYTES_MAX
 from api.problems import ProblemError, faults
 from api.problems.faults import Fault
-from api.requests.bodies import Id
+from api.requests.bodies import Id, media_type
 from api.rooms.views import NightSettings, Weekdays
 from domain.rooms.change import Change, InvalidRange, nights_of
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
+LINE_BYTES_MAX = 4_096
 
-_DAY = timedelta(days=1)
+
+class Lines:
+    """Cuts a body that streams in; None stands for a line that is too long.
+
+    No more is kept than the line that is not whole yet.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes | None]:
+        """Return the lines that this chunk brings to an end."""
+        whole = (self._rest + chunk).split(b"\n")
+        # A byte more than is allowed is enough to know that the line is too long.
+        self._rest = whole.pop()[: LINE_BYTES_MAX + 1]
+        return [_bounded(line) for line in whole]
+
+    def end(self) -> list[bytes | None]:
+        """Return the last line, which needs no end."""
+        rest, self._rest = self._rest, b""
+        return [_bounded(rest)] if rest else []
+
+
+def _bounded(line: bytes) -> bytes | None:
+    return line if len(line) <= LINE_BYTES_MAX else None
 
 
 class Line(NightSettings, frozen=True, kw_only=True, gc=False):
@@ -44,14 +67,13 @@ class Unreadable:
     field: str | None = None
 
 
-class Reader(Protocol):
-    def __call__(self, line: bytes | None) -> Change | Unreadable | None:
-        """Read a line; None is one that asks for nothing, and gets no answer."""
+# Reads a line; None is one that asks for nothing, and gets no answer.
+Reader = Callable[[bytes | None], Change | Unreadable | None]
 
 
 def reader_of(content_type: str | None) -> Reader:
     """Return what reads bodies of this type, from their first line on; raises `ProblemError`."""
-    match (content_type or "").partition(";")[0].strip().lower():
+    match media_type(content_type):
         case "application/x-ndjson":
             return read_json
         case "text/csv":
@@ -132,7 +154,6 @@ def _change(line: Line) -> Change | Unreadable:
 
 
 def _nights(line: Line) -> tuple[date, ...] | Unreadable:
-    """Return the nights that a line names; raises InvalidRange."""
     if line.night is None:
         if line.from_ is None or line.to is None:
             missing = "night" if line.from_ is line.to else "from" if line.from_ is None else "to"
@@ -143,17 +164,13 @@ def _nights(line: Line) -> tuple[date, ...] | Unreadable:
             return Unreadable("INVALID_LINE", "beside a night it names no range", field)
     if line.night == date.max:
         raise InvalidRange(line.night, line.night, "leaves the calendar")
-    return nights_of(line.night, line.night + _DAY)
+    return nights_of(line.night, line.night + timedelta(days=1))
 
 
 def _wrong(error: msgspec.ValidationError) -> Unreadable:
     fault = faults.of_body(error)
     _, _, field = (fault.pointer or "").partition("#/")
     return Unreadable("INVALID_LINE", fault.detail, field or None)
-
-
-def _same(cell: str) -> str:
-    return cell
 
 
 def _number(cell: str) -> int | str:
@@ -166,17 +183,10 @@ def _truth(cell: str) -> bool | str:
 
 
 _CELLS: dict[str, Callable[[str], object]] = {
-    "roomId": _number,
-    "night": _same,
-    "from": _same,
-    "to": _same,
+    **dict.fromkeys(("roomId", "capacity", "minStay"), _number),
+    **dict.fromkeys(("night", "from", "to", "name"), str),
+    **dict.fromkeys(("closed", "closedToArrival", "closedToDeparture"), _truth),
     "weekdays": str.split,
-    "capacity": _number,
-    "closed": _truth,
-    "minStay": _number,
-    "closedToArrival": _truth,
-    "closedToDeparture": _truth,
-    "name": _same,
 }
 _DECODER = msgspec.json.Decoder(Line)
 _TOO_LONG = Unreadable("LINE_TOO_LONG", f"a line has at most {LINE_BYTES_MAX} bytes")

@@ -14,32 +14,29 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from api.middleware import errors
 from api.problems import ProblemError
 
-ANY = "*"
 _PROBED = ("/healthz/", "/metrics")
 
 
-class AllowedHostsMiddleware:
-    """Answers requests for other hosts itself, and passes on the rest."""
+def for_allowed_hosts(application: ASGIApp, allowed: Sequence[str]) -> ASGIApp:
+    """Answer requests for other hosts, and have the application answer the rest."""
+    if "*" in allowed:
+        return application
+    lowered = [name.lower() for name in allowed]
+    names = frozenset(name for name in lowered if not name.startswith("*."))
+    endings = tuple(name.removeprefix("*") for name in lowered if name.startswith("*."))
 
-    def __init__(self, application: ASGIApp, allowed: Sequence[str]) -> None:
-        names = {name.lower() for name in allowed}
-        self._application = application
-        self._any = ANY in names
-        self._names = frozenset(name for name in names if not name.startswith("*."))
-        self._endings = tuple(name.removeprefix("*") for name in names if name.startswith("*."))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._any or self._knows(_host(scope)) or scope["path"].startswith(_PROBED):
-            await self._application(scope, receive, send)
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        host = _host(scope)
+        known = host in names or host.endswith(endings)
+        if known or scope["path"].startswith(_PROBED):
+            await application(scope, receive, send)
             return
-
         unknown = ProblemError("BAD_REQUEST", "Host is not in ALLOWED_HOSTS")
         request = Request[Any, Any, Any](scope)
         response = errors.respond(request, unknown).to_asgi_response(None, request)
         await response(scope, receive, send)
 
-    def _knows(self, host: str) -> bool:
-        return host in self._names or host.endswith(self._endings)
+    return answer
 
 
 def _host(scope: Scope) -> str:

@@ -9,7 +9,6 @@ from litestar.types import Message, Scope
 
 
 async def name_all_methods(message: Message, scope: Scope) -> None:
-    """Put the header right that says which methods there are."""
     if message["type"] == "http.response.start" and scope.get("method") == "OPTIONS":
         methods = _methods(scope["litestar_app"]).get(str(scope.get("path_template")))
         if methods is not None:

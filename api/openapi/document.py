@@ -5,7 +5,7 @@ what Litestar describes wrongly: schemas of bodies are those that msgspec decode
 parameter is not therefore nullable.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from api.identity.auth import SCOPES
+from api.identity.scopes import SCOPES
 from api.openapi.examples import ANSWERS, PARAMETERS, REQUESTS
 from api.requests.bodies import Body
 
@@ -50,17 +50,12 @@ _HEADERS_OF: Final = {
     "503": ("Retry-After",),
 }
 
-_NEXT_OF_RESERVATION: Final = (
-    "getReservation",
-    "getHistory",
-    "followReservation",
-    "cancelReservation",
-)
+_OF_ONE: Final = ("getReservation", "getHistory", "followReservation", "cancelReservation")
 # By operation: those that can follow, with the parameter that they take from the answer.
 _LINKS: Final = {
-    "reserve": (_NEXT_OF_RESERVATION, "reservation_id", "$response.body#/id"),
-    "cancelReservation": (_NEXT_OF_RESERVATION, "reservation_id", "$response.body#/id"),
-    "listReservations": (_NEXT_OF_RESERVATION, "reservation_id", "$response.body#/items/0/id"),
+    "reserve": (_OF_ONE, "reservation_id", "$response.body#/id"),
+    "cancelReservation": (_OF_ONE, "reservation_id", "$response.body#/id"),
+    "listReservations": (_OF_ONE, "reservation_id", "$response.body#/items/0/id"),
     "nameRoom": (("getRoom", "setNights", "getCalendar"), "room_id", "$response.body#/id"),
     "setNights": (("getRoom", "getAvailability"), "room_id", "$response.body#/roomId"),
 }
@@ -109,60 +104,48 @@ def document(app: Litestar, page_size_max: int) -> Document:
 
 def completed(found: Document, page_size_max: int) -> Document:
     found["components"]["schemas"] |= _bodies()
-    for path, operation in _operations(found):
-        _correct_parameters(operation, page_size_max)
-        _keep_own_security(operation)
-        _add_request_examples(operation)
-        for status, response in operation["responses"].items():
-            _complete_response(path, operation["operationId"], status, response)
+    for path, item in found["paths"].items():
+        for operation in item.values():
+            _complete(path, operation, page_size_max)
     return found
 
 
-def _operations(found: Document) -> Iterator[tuple[str, Document]]:
-    for path, item in found["paths"].items():
-        for operation in item.values():
-            yield path, operation
+def _complete(path: str, operation: Document, page_size_max: int) -> None:
+    name = operation["operationId"]
+    for parameter in operation.get("parameters", ()):
+        _correct_parameter(parameter, page_size_max)
+    # Litestar adds a route's to that of all routes, as if either were enough; the route's is last.
+    if "security" in operation:
+        operation["security"] = operation["security"][-1:]
+    if examples := REQUESTS.get(name):
+        for media in operation["requestBody"]["content"].values():
+            media["examples"] = _named(examples)
+    for status, response in operation["responses"].items():
+        _complete_response(path, name, status, response)
 
 
 def _bodies() -> Mapping[str, Document]:
     """Schemas of all bodies, as msgspec has them: with bounds that are zero, and no unknown fields."""
-    bodies, seen = [], [Body]
-    while seen:
-        bodies += (below := seen.pop().__subclasses__())
-        seen += below
-    _, components = msgspec.json.schema_components(
-        bodies, ref_template="#/components/schemas/{name}"
-    )
-    return components
+    bodies = Body.__subclasses__()
+    for body in bodies:  # which grows: theirs come behind them
+        bodies += body.__subclasses__()
+    template = "#/components/schemas/{name}"
+    return msgspec.json.schema_components(bodies, ref_template=template)[1]
 
 
-def _correct_parameters(operation: Document, page_size_max: int) -> None:
-    for parameter in operation.get("parameters", ()):
-        schema = parameter["schema"]
-        described = [one for one in schema.pop("oneOf", ()) if one != {"type": "null"}]
-        if described:
-            [only] = described
-            schema |= only
-        schema.pop("description", None)  # the parameter has it
-        if parameter["name"] == "limit":
-            schema["maximum"] = page_size_max
-        if parameter["name"] == "Last-Event-ID":
-            schema["minimum"] = 0  # which Litestar takes for none
-        if parameter["name"] in PARAMETERS:
-            parameter["example"] = PARAMETERS[parameter["name"]]
-        parameter["schema"] = schema
-
-
-def _keep_own_security(operation: Document) -> None:
-    """Litestar adds a route's to that of all routes, as if either were enough; the route's is last."""
-    if "security" in operation:
-        operation["security"] = operation["security"][-1:]
-
-
-def _add_request_examples(operation: Document) -> None:
-    if examples := REQUESTS.get(operation["operationId"]):
-        for media in operation["requestBody"]["content"].values():
-            media["examples"] = _named(examples)
+def _correct_parameter(parameter: Document, page_size_max: int) -> None:
+    name, schema = parameter["name"], parameter["schema"]
+    described = [one for one in schema.pop("oneOf", ()) if one != {"type": "null"}]
+    if described:
+        [only] = described
+        schema |= only
+    schema.pop("description", None)  # the parameter has it
+    if name == "limit":
+        schema["maximum"] = page_size_max
+    if name == "Last-Event-ID":
+        schema["minimum"] = 0  # which Litestar takes for none
+    if name in PARAMETERS:
+        parameter["example"] = PARAMETERS[name]
 
 
 def _complete_response(path: str, operation_id: str, status: str, response: Document) -> None:
@@ -176,11 +159,8 @@ def _complete_response(path: str, operation_id: str, status: str, response: Docu
         content["text/event-stream"]["schema"] = _EVENT
     if path.startswith("/problems") and status == "200":
         content["text/html"] = {"schema": {"type": "string"}, "examples": _named({"a page": _PAGE})}
-    names = (
-        "traceparent",
-        *_HEADERS_OF.get((operation_id, status), ()),
-        *_HEADERS_OF.get(status, ()),
-    )
+    own, common = _HEADERS_OF.get((operation_id, status), ()), _HEADERS_OF.get(status, ())
+    names = ("traceparent", *own, *common)
     response["headers"] = {name: _header(name, status) for name in names}
     if operation_id in _LINKS and status.startswith("2"):
         following, parameter, value = _LINKS[operation_id]

@@ -13,12 +13,12 @@ _TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 _ROOM: Final = {"id": 7, "name": "Suite, lake"}
 _FAILING: Final = [{"night": "2027-01-12", "reason": "SOLD_OUT"}]
 
+_STAY: Final = {"roomId": 7, "checkInDate": "2027-01-10", "checkOutDate": "2027-01-13"}
+
 _PENDING: Final = {
     "id": 4711,
     "memberId": 42,
-    "roomId": 7,
-    "checkInDate": "2027-01-10",
-    "checkOutDate": "2027-01-13",
+    **_STAY,
     "status": "PENDING",
     "reason": None,
     "reasonCode": None,
@@ -51,11 +51,7 @@ _HELD: Final = _ASKED | {
     "by": "rooms",
     "messageId": "0192f3a1-7c2a-4e0f-8a3b-51d7e09c4d22",
 }
-_EVENT: Final = {
-    "id": "1",
-    "event": "transition",
-    "data": json.dumps(_ASKED),
-}
+_EVENT: Final = {"id": "1", "event": "transition", "data": json.dumps(_ASKED)}
 
 _NIGHT: Final = {
     "night": "2027-01-10",
@@ -67,26 +63,12 @@ _NIGHT: Final = {
     "closedToArrival": False,
     "closedToDeparture": False,
 }
-_PROBLEM: Final = {
-    "type": TYPES["NOT_CANCELLABLE"].uri,
-    "title": TYPES["NOT_CANCELLABLE"].title,
-    "status": TYPES["NOT_CANCELLABLE"].status,
-    "when": TYPES["NOT_CANCELLABLE"].when,
-    "advice": TYPES["NOT_CANCELLABLE"].advice,
-    "example": TYPES["NOT_CANCELLABLE"].answer,
-}
+_SOLD_OUT: Final = {"bookable": False, "minimumFree": 0, "failingNights": _FAILING}
+_PROBLEM: Final = TYPES["NOT_CANCELLABLE"].page
 
 # By operation: bodies that are sent, by a name for each.
 REQUESTS: Final[dict[str, dict[str, Any]]] = {
-    "reserve": {
-        "one's own": {"roomId": 7, "checkInDate": "2027-01-10", "checkOutDate": "2027-01-13"},
-        "by the staff": {
-            "roomId": 7,
-            "checkInDate": "2027-01-10",
-            "checkOutDate": "2027-01-13",
-            "memberId": 42,
-        },
-    },
+    "reserve": {"one's own": _STAY, "by the staff": _STAY | {"memberId": 42}},
     "nameRoom": {"a name": {"name": "Suite, lake"}},
     "setNights": {
         "opened": {"from": "2027-01-01", "to": "2027-02-01", "capacity": 4},
@@ -111,10 +93,7 @@ ANSWERS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "getReservation": {"200": {"confirmed": _CONFIRMED, "rejected": _REJECTED}},
     "getHistory": {"200": {"confirmed": {"items": [_ASKED, _HELD]}}},
     "followReservation": {"200": {"an event": _EVENT}},
-    "cancelReservation": {
-        "202": {"accepted": _CANCELLING},
-        "200": {"cancelled": _CANCELLED},
-    },
+    "cancelReservation": {"202": {"accepted": _CANCELLING}, "200": {"cancelled": _CANCELLED}},
     "listRooms": {"200": {"a page": {"items": [_ROOM], "next": None}}},
     "getRoom": {"200": {"a room": _ROOM}},
     "nameRoom": {"200": {"named": _ROOM}},
@@ -123,23 +102,12 @@ ANSWERS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "getAvailability": {
         "200": {
             "free": {"bookable": True, "minimumFree": 3, "failingNights": []},
-            "sold out": {"bookable": False, "minimumFree": 0, "failingNights": _FAILING},
+            "sold out": _SOLD_OUT,
         }
     },
     "searchRooms": {
         "200": {
-            "a page": {
-                "items": [
-                    {
-                        "roomId": 7,
-                        "name": "Suite, lake",
-                        "bookable": False,
-                        "minimumFree": 0,
-                        "failingNights": _FAILING,
-                    }
-                ],
-                "next": None,
-            }
+            "a page": {"items": [{"roomId": 7, "name": "Suite, lake", **_SOLD_OUT}], "next": None}
         }
     },
     "getOperations": {

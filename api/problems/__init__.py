@@ -1,9 +1,10 @@
 """Problems: what is raised where a request cannot be done, and what is answered then (RFC 9457).
 
 `type` is `/problems/` with the code, `traceId` finds the log lines, `errors` points at each fault. Which
-error becomes which problem is said in `api/middleware/errors.py`.
+other error becomes which problem is said in `api/middleware/errors.py`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import date
 
@@ -13,15 +14,15 @@ from litestar.openapi.spec import Example
 from sqlalchemy import exc
 
 from api.problems.faults import Fault
-from api.problems.types import TYPES, ProblemType, types_of
+from api.problems.types import TYPES, ProblemType
 from domain.idempotency import InFlight, Mismatch
-from domain.reservations.model import NotCancellable, NotReservable
+from domain.reservations.model import NotCancellable, NotReservable, NotReservableCode
+from domain.reservations.reserve import TooManyPending
 from domain.rooms.change import BelowTaken, WithoutCapacity
 
 # Raised by SQLAlchemy when the database, or a connection of the pool, is unavailable. A commit among
 # them has an unknown outcome; the client repeats it under its idempotency key and learns which.
 DATABASE_UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
-RETRY_AFTER_S = 1
 MEDIA_TYPE = "application/problem+json"
 # What each route may answer, whatever it does.
 ANYWHERE = (
@@ -32,55 +33,19 @@ ANYWHERE = (
     "INTERNAL_ERROR",
     "UNAVAILABLE",
 )
-# And each that reads a body.
+# And each that reads a body, or makes a change under an idempotency key.
 OF_A_BODY = ("MALFORMED_BODY", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+OF_A_CHANGE = ("OUTCOME_UNKNOWN", "IDEMPOTENCY_KEY_IN_FLIGHT", "IDEMPOTENCY_KEY_REUSED")
 
-RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
-
-
-class DomainRefusal(Exception):
-    """Carries the domain's refusal to the edge; raising it rolls the transaction back."""
-
-    def __init__(
-        self,
-        refusal: NotReservable
-        | NotCancellable
-        | Mismatch
-        | InFlight
-        | BelowTaken
-        | WithoutCapacity,
-    ) -> None:
-        super().__init__(refusal.code)
-        self.refusal = refusal
-
-
-class NotFound(Exception):
-    """It does not exist, or not for this member: both are answered alike on purpose."""
-
-
-class ProblemError(Exception):
-    """Any other request that is refused; the code is that of a problem type."""
-
-    def __init__(
-        self, code: str, detail: str, *errors: Fault, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.problem = problem(code, detail, *errors)
-        self.headers = dict(headers or {})
-
-
-class Invalid(ProblemError):
-    """A parameter of the query that is not valid."""
-
-    def __init__(self, parameter: str, detail: str) -> None:
-        super().__init__("INVALID_REQUEST", detail, Fault(detail, parameter=parameter))
-
-
-class InvalidHeader(ProblemError):
-    """A header that is not valid."""
-
-    def __init__(self, header: str, detail: str) -> None:
-        super().__init__("INVALID_REQUEST", detail, Fault(detail, header=header))
+Refusal = (
+    NotReservable
+    | NotCancellable
+    | TooManyPending
+    | Mismatch
+    | InFlight
+    | BelowTaken
+    | WithoutCapacity
+)
 
 
 class NamedNight(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,22 +69,74 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     nights: tuple[NamedNight, ...] = ()
 
 
-def problem(code: str, detail: str, *errors: Fault) -> Problem:
-    """Make a problem of a registered type."""
-    kind = TYPES[code]
-    return Problem(kind.uri, kind.title, kind.status, detail, errors=errors)
+class ProblemError(Exception):
+    """A request that is refused; raising it rolls the transaction back.
 
-
-def problem_responses(
-    *which: int | str, anywhere: Iterable[str] = ANYWHERE
-) -> dict[int, ResponseSpec]:
-    """Describe, for OpenAPI, the problems that any member may meet and these of a route's own.
-
-    They are named by their codes, or all of a status together by the status.
+    The code is that of a problem type; its detail and Retry-After are answered unless others are given.
     """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *errors: Fault,
+        nights: Iterable[NamedNight] = (),
+        headers: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        kind = TYPES[code]
+        detail = detail or kind.detail
+        super().__init__(detail)
+        self.problem = Problem(
+            kind.uri, kind.title, kind.status, detail, errors=errors, nights=tuple(nights)
+        )
+        self.headers = dict(headers or {})
+        if wait_s := retry_after_s or kind.retry_after_s:
+            self.headers["Retry-After"] = str(math.ceil(wait_s))
+
+
+class NotFound(ProblemError):
+    """It does not exist, or not for this member: both are answered alike on purpose."""
+
+    code = "NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__(self.code)
+
+
+class Invalid(ProblemError):
+    """A `parameter` of the query, or a `header`, that is not valid."""
+
+    def __init__(self, detail: str, **where: str) -> None:
+        super().__init__("INVALID_REQUEST", detail, Fault(detail, **where))
+
+
+def refused(refusal: Refusal) -> ProblemError:
+    match refusal:
+        case NotReservable(code, text):
+            pointer = "checkOutDate" if code is NotReservableCode.STAY_TOO_LONG else "checkInDate"
+            return ProblemError(code, text, Fault(text, pointer=f"#/{pointer}"))
+        case NotCancellable(reservation, code):
+            return ProblemError(code, f"the reservation is {reservation.status}")
+        case TooManyPending(pending_max, code):
+            until = "no more are accepted until some are answered"
+            return ProblemError(code, f"{pending_max} reservations wait for an answer; {until}")
+        case BelowTaken(nights, code):
+            taken = (NamedNight(night.on, night.capacity, night.taken) for night in nights)
+            return ProblemError(code, nights=taken)
+        case WithoutCapacity(new, code):
+            fault = Fault(TYPES[code].detail, pointer="#/capacity")
+            return ProblemError(code, None, fault, nights=map(NamedNight, new))
+        case Mismatch(code=code) | InFlight(code=code):
+            return ProblemError(code)
+
+
+def problem_responses(*codes: str, anywhere: Iterable[str] = ANYWHERE) -> dict[int, ResponseSpec]:
+    """Describe, for OpenAPI, the problems that any member may meet and these of a route's own."""
     grouped: dict[int, list[ProblemType]] = {}
-    for kind in types_of({*anywhere, *which}):
-        grouped.setdefault(kind.status, []).append(kind)
+    for code, kind in TYPES.items():
+        if code in {*anywhere, *codes}:
+            grouped.setdefault(kind.status, []).append(kind)
     return {status: _specification(kinds) for status, kinds in sorted(grouped.items())}
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from litestar.params import HeaderParameter
 from sqlalchemy import Connection
 
-from api.problems import DomainRefusal, InvalidHeader
+from api.problems import Invalid, refused
 from domain.idempotency import Claimed, IdempotencyKeys, InFlight, KeyedRequest, Mismatch, Repeat
 
 HEADER = "Idempotency-Key"
@@ -37,21 +37,21 @@ _ESCAPED = re.compile(r'\\(["\\])')
 
 
 def keyed_request(caller_id: int, header: str | None, content: bytes) -> KeyedRequest:
-    """Return the request with its key as it was sent; raises `InvalidHeader`."""
+    """Return the request with its key as it was sent; raises `Invalid`."""
     key = None if header is None else bare(header)
     return KeyedRequest(caller_id, key, sha256(content).digest())
 
 
 def bare(header: str) -> str:
-    """Return the key without quotes: `"abc"` and `abc` are the same; raises `InvalidHeader`."""
+    """Return the key without quotes: `"abc"` and `abc` are the same; raises `Invalid`."""
     key = header
     if header.startswith('"'):
         quoted = _STRING.fullmatch(header)
         if quoted is None:
-            raise InvalidHeader(HEADER, "it begins like a string of RFC 8941 but is not one")
+            raise Invalid("it begins like a string of RFC 8941 but is not one", header=HEADER)
         key = _ESCAPED.sub(r"\1", quoted[1])
     if not 0 < len(key) <= KEY_LENGTH_MAX:
-        raise InvalidHeader(HEADER, f"a key has between 1 and {KEY_LENGTH_MAX} characters")
+        raise Invalid(f"a key has between 1 and {KEY_LENGTH_MAX} characters", header=HEADER)
     return key
 
 
@@ -60,7 +60,7 @@ def is_repeat(
 ) -> bool:
     """Tell whether the request was done before, or claim its key for this transaction.
 
-    Raises `DomainRefusal` if the key was used for another request, or its first request is still running.
+    Raises `ProblemError` if the key was used for another request, or its first request is still running.
     """
     if request.key is None:
         return False
@@ -70,4 +70,4 @@ def is_repeat(
         case Repeat():
             return True
         case (Mismatch() | InFlight()) as refusal:
-            raise DomainRefusal(refusal)
+            raise refused(refusal)

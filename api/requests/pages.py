@@ -20,12 +20,10 @@ PAGE_SIZE = 20
 _ID_BYTES, _DIGEST_BYTES = 8, 10
 
 Limit = Annotated[
-    int | None,
-    QueryParameter(ge=1, description=f"How many at most; the default is {PAGE_SIZE}."),
+    int | None, QueryParameter(ge=1, description=f"How many at most; the default is {PAGE_SIZE}.")
 ]
 Cursor = Annotated[
-    str | None,
-    QueryParameter(description="`next` of the page before, with the same filters."),
+    str | None, QueryParameter(description="`next` of the page before, with the same filters.")
 ]
 
 
@@ -33,7 +31,7 @@ def page_size(limit: int | None, page_size_max: int) -> int:
     if limit is None:
         return min(PAGE_SIZE, page_size_max)
     if limit > page_size_max:
-        raise Invalid("limit", f"a page has at most {page_size_max}")
+        raise Invalid(f"a page has at most {page_size_max}", parameter="limit")
     return limit
 
 
@@ -54,15 +52,16 @@ def after(cursor: str | None, *asked: object) -> int | None:
     try:
         sealed = base64.b64decode(cursor, altchars=b"-_", validate=True)
     except ValueError as error:
-        raise Invalid("cursor", "not a valid cursor") from error
+        raise Invalid("not a valid cursor", parameter="cursor") from error
     last_id = int.from_bytes(sealed[:_ID_BYTES])
     if not 0 < last_id <= ID_MAX or sealed != _sealed(last_id, asked):
-        raise Invalid("cursor", "not a cursor of this list; keep the filters of the first page")
+        raise Invalid(
+            "not a cursor of this list; keep the filters of the first page", parameter="cursor"
+        )
     return last_id
 
 
 def next_link(path: str, parameters: list[tuple[str, str]], cursor: str | None) -> dict[str, str]:
-    """Return the header that leads to the next page, if there is one (RFC 8288)."""
     if cursor is None:
         return {}
     kept = [(name, value) for name, value in parameters if name != "cursor"]

@@ -11,17 +11,12 @@ from runtime.traces import begun, valid
 
 
 def take_trace(scope: Scope) -> str:
-    """Find out which trace it is, once for each request, and return its traceparent."""
-    scope["state"]["traceparent"] = traceparent = _continued(scope) or begun()
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    # Two of them contradict each other: the standard says to use neither.
+    continued = valid(given[0].decode("latin-1")) if len(given) == 1 else None
+    scope["state"]["traceparent"] = traceparent = continued or begun()
     return traceparent
 
 
 def traceparent(scope: Scope) -> str:
-    """Provide the trace that was taken."""
     return str(scope["state"]["traceparent"])
-
-
-def _continued(scope: Scope) -> str | None:
-    given = [value for name, value in scope["headers"] if name == b"traceparent"]
-    # Two of them contradict each other: the standard says to use neither.
-    return valid(given[0].decode("latin-1")) if len(given) == 1 else None

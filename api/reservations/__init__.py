@@ -3,12 +3,10 @@
 from litestar import Router
 from litestar.di import Provide
 
-from api.reservations.cancel import cancel_one
+from api.reservations.change import cancel_one, reserve
 from api.reservations.deps import Dependencies, Streams
 from api.reservations.events import follow
-from api.reservations.list import list_some
-from api.reservations.read import history, read
-from api.reservations.reserve import reserve
+from api.reservations.read import history, list_some, read
 
 __all__ = ["Dependencies", "Streams", "reservation_routes"]
 

@@ -9,6 +9,7 @@ no database connection. What it sends it reads from the database, so a wake-up i
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 from weakref import finalize
 
@@ -23,11 +24,13 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_204_NO_CONTENT
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.identity.auth import READ, MemberRequest, needs
+from api.identity.auth import MemberRequest, needs
+from api.identity.scopes import READ
 from api.identity.tokens import Member
-from api.problems import DATABASE_UNAVAILABLE, InvalidHeader, problem_responses
+from api.problems import DATABASE_UNAVAILABLE, Invalid
+from api.requests.bodies import IdInPath
 from api.reservations.access import find, member_connection
-from api.reservations.deps import Dependencies, ReservationId, StreamSlot
+from api.reservations.deps import Dependencies
 from api.reservations.views import TransitionView
 from domain.reservations import reading
 from domain.reservations.model import Reservation, Transition
@@ -61,12 +64,11 @@ LastEventId = Annotated[
     "/{reservation_id:int}/events",
     operation_id="followReservation",
     summary="Follow a reservation",
-    **needs(READ),
+    **needs(READ, "NOT_FOUND", "TOO_MANY_STREAMS", also={204: OVER}),
     media_type=MEDIA_TYPE,
-    responses={204: OVER, **problem_responses("SCOPE_MISSING", "NOT_FOUND", "TOO_MANY_STREAMS")},
 )
 async def follow(
-    reservation_id: ReservationId,
+    reservation_id: IdInPath,
     request: MemberRequest,
     deps: NamedDependency[Dependencies],
     last_event_id: LastEventId = 0,
@@ -78,7 +80,7 @@ async def follow(
     """
     reservation = await sync_to_thread(_find, deps, request.user, reservation_id)
     if last_event_id > reservation.version:
-        raise InvalidHeader("Last-Event-ID", "no event has had this id yet")
+        raise Invalid("no event has had this id yet", header="Last-Event-ID")
     if reservation.status.final and last_event_id == reservation.version:
         return Response(None, status_code=HTTP_204_NO_CONTENT)
     slot = deps.streams.take(request.user.id)
@@ -86,19 +88,18 @@ async def follow(
     return Stream(placed(events, slot), media_type=MEDIA_TYPE, headers=_HEADERS)
 
 
-def placed(events: AsyncIterator[bytes], slot: StreamSlot) -> AsyncIterator[bytes]:
+def placed(events: AsyncIterator[bytes], slot: ExitStack) -> AsyncIterator[bytes]:
     """Return the stream, whose place is given back also if it is thrown away before it has begun.
 
     A generator that is never begun never comes to its `finally`.
     """
-    finalize(events, slot.give_back)
+    finalize(events, slot.close)
     return events
 
 
 async def _events(
-    deps: Dependencies, member: Member, slot: StreamSlot, reservation_id: int, seen: int
+    deps: Dependencies, member: Member, slot: ExitStack, reservation_id: int, seen: int
 ) -> AsyncIterator[bytes]:
-    """Yield what goes over the wire, until the stream ends."""
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
     heartbeat_s = deps.settings.heartbeat_s
@@ -114,9 +115,9 @@ async def _events(
                 yield _event(transition)
                 if transition.status.final:
                     return
-            while now() < ends_at and not await subscription.heard(
-                min(ends_at, now() + heartbeat_s)
-            ):
+            while now() < ends_at:
+                if await subscription.heard(min(ends_at, now() + heartbeat_s)):
+                    break
                 yield _HEARTBEAT
             if now() >= ends_at:
                 return
@@ -149,7 +150,5 @@ async def _since(
 
 
 def _event(transition: Transition) -> bytes:
-    data = msgspec.json.encode(
-        TransitionView.of(transition)
-    )  # in one line, as JSON is written here
+    data = msgspec.json.encode(TransitionView.of(transition))  # in one line
     return b"id: %d\nevent: transition\ndata: %b\n\n" % (transition.version, data)

@@ -4,9 +4,7 @@ import re
 from datetime import date, datetime
 from uuid import UUID
 
-import msgspec
-
-from api.requests.bodies import Body, Id
+from api.requests.bodies import Body, Id, View
 from domain.reservations.model import Reservation, Status, Transition
 
 _CODE = re.compile(r"([A-Z][A-Z0-9_]*)(?::|$)")
@@ -21,7 +19,7 @@ class NewStay(Body, frozen=True, omit_defaults=True):
     member_id: Id | None = None
 
 
-class ReservationView(msgspec.Struct, frozen=True, rename="camel"):
+class ReservationView(View, frozen=True):
     """A reservation; `reason` and, for programs, `reasonCode` say why it was rejected."""
 
     id: int
@@ -55,14 +53,14 @@ class ReservationView(msgspec.Struct, frozen=True, rename="camel"):
         )
 
 
-class ReservationPage(msgspec.Struct, frozen=True):
+class ReservationPage(View, frozen=True):
     """Newest first; `next` is the cursor of the next page, if there is one."""
 
     items: list[ReservationView]
     next: str | None
 
 
-class TransitionView(msgspec.Struct, frozen=True, rename="camel"):
+class TransitionView(View, frozen=True):
     """What a version brought: when, by whom, why, with which message and in which trace.
 
     `by` is `member:` or `staff:` with an id, `rooms` for their answer, or `innbox` where it asked again.
@@ -78,19 +76,11 @@ class TransitionView(msgspec.Struct, frozen=True, rename="camel"):
 
     @classmethod
     def of(cls, one: Transition) -> "TransitionView":
-        cause = one.cause
-        return cls(
-            one.version,
-            one.status,
-            one.at,
-            cause.actor,
-            one.reason,
-            cause.message_id,
-            cause.trace_id,
-        )
+        by, message_id, trace_id = one.cause.actor, one.cause.message_id, one.cause.trace_id
+        return cls(one.version, one.status, one.at, by, one.reason, message_id, trace_id)
 
 
-class HistoryView(msgspec.Struct, frozen=True):
+class HistoryView(View, frozen=True):
     """Oldest first."""
 
     items: list[TransitionView]

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import structlog
 from litestar.concurrency import sync_to_thread
@@ -19,7 +20,7 @@ from psycopg import AsyncConnection, Error, sql
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.identity.row_security import ALL_MEMBERS, set_member
+from api.identity.row_security import ALL_MEMBERS, connection_of
 from api.problems import DATABASE_UNAVAILABLE
 from domain.reservations import reading, store
 from domain.reservations.model import Reservation
@@ -29,6 +30,15 @@ from innbox_process.errors import first_line
 POLL_S = 1.0
 
 _LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(SETTLED_CHANNEL))
+_OPTIONS: Final[dict[str, Any]] = {
+    "autocommit": True,
+    "application_name": "innbox-api-waiting",
+    "connect_timeout": 5,
+    # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
 
 _log = structlog.get_logger(__name__)
@@ -36,8 +46,6 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One subscriber to a reservation, and the version that it has seen."""
-
     seen: int = 0
     rung: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -55,12 +63,8 @@ class ReservationWatchers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._subscriptions: dict[int, set[Subscription]] = {}
-        self._closing = False
-
-    @property
-    def closing(self) -> bool:
-        """Whether the process stops, so that no request should begin to wait."""
-        return self._closing
+        # The process stops, so no request should begin to wait.
+        self.closing = False
 
     async def ended(self, reservation_id: int, wait_s: float) -> Reservation | None:
         """Return the reservation once its saga has ended, or as it is after `wait_s` seconds.
@@ -73,11 +77,18 @@ class ReservationWatchers:
                 subscription.rung.clear()
                 reservation = await sync_to_thread(self._read, reservation_id)
                 subscription.seen = reservation.version
-                if not reservation.status.open or self._closing:
+                if not reservation.status.open or self.closing:
                     return reservation
                 if not await subscription.heard(deadline):
                     return reservation
         return None
+
+    async def hear(self, payload: str) -> None:
+        """Wake the subscribers to the reservations that a notification names; without any, poll."""
+        if payload:
+            self.wake(int(word) for word in payload.split(",") if word.isdecimal())
+        else:
+            await self.poll_once()
 
     def wake(self, reservation_ids: Iterable[int]) -> None:
         for reservation_id in reservation_ids:
@@ -95,7 +106,7 @@ class ReservationWatchers:
 
     def close(self) -> None:
         """Wake all, now and from now on: the process stops."""
-        self._closing = True
+        self.closing = True
         self.wake(self._subscriptions)
 
     @contextmanager
@@ -112,20 +123,19 @@ class ReservationWatchers:
                 del self._subscriptions[reservation_id]
 
     def _read(self, reservation_id: int) -> Reservation:
-        with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
+        # The route has checked whose it is.
+        with connection_of(self._engine, ALL_MEMBERS) as connection:
             reservation = store.get(connection, reservation_id)
         assert reservation is not None, f"reservation {reservation_id} was accepted"
         return reservation
 
     def _versions(self, ids: list[int]) -> dict[int, int]:
-        with self._engine.connect() as connection:
-            set_member(connection, ALL_MEMBERS)  # the route has checked whose it is
+        # The routes have checked whose they are.
+        with connection_of(self._engine, ALL_MEMBERS) as connection:
             return reading.versions(connection, ids)
 
 
 async def poll(watchers: ReservationWatchers) -> None:
-    """Poll until cancelled."""
     reported = None
     while True:
         try:
@@ -142,11 +152,12 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
     pause_s, reported = _PAUSE_S_MIN, None
     while True:
         try:
-            async with await _connection(conninfo) as connection:
+            async with await AsyncConnection.connect(conninfo, **_OPTIONS) as connection:
                 await connection.execute(_LISTEN)
                 await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
-                await _wake_by_notifications(watchers, connection)
+                async for notification in connection.notifies():
+                    await watchers.hear(notification.payload)
         except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
@@ -159,26 +170,3 @@ def _report(event: str, error: Exception, reported: str | None) -> str:
     if reason != reported:
         _log.warning(event, error=reason)
     return reason
-
-
-async def _connection(conninfo: str) -> AsyncConnection[tuple[object, ...]]:
-    return await AsyncConnection.connect(
-        conninfo,
-        autocommit=True,
-        application_name="innbox-api-waiting",
-        connect_timeout=5,
-        # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
-
-
-async def _wake_by_notifications(
-    watchers: ReservationWatchers, connection: AsyncConnection[tuple[object, ...]]
-) -> None:
-    async for notification in connection.notifies():
-        if notification.payload:
-            watchers.wake(int(word) for word in notification.payload.split(",") if word.isdecimal())
-        else:
-            await watchers.poll_once()

@@ -5,12 +5,10 @@ from typing import Annotated
 
 import msgspec
 
-from api.requests.bodies import Body, Capacity, Name
-from api.requests.pages import following
+from api.requests.bodies import Body, Capacity, Name, View
 from domain.answers import ReasonCode
 from domain.rooms.change import MIN_STAY_MAX, Change, Weekday
-from domain.rooms.directory import Room
-from domain.rooms.nights import Availability, RoomNight
+from domain.rooms.nights import Availability
 from domain.rooms.search import Found
 
 MinStay = Annotated[int, msgspec.Meta(ge=1, le=MIN_STAY_MAX)]
@@ -37,16 +35,8 @@ class NightSettings(Body, frozen=True, kw_only=True):
     name: Name | None = None
 
     def change(self, room_id: int, nights: tuple[date, ...]) -> Change:
-        return Change(
-            room_id,
-            nights,
-            capacity=self.capacity,
-            closed=self.closed,
-            min_stay=self.min_stay,
-            closed_to_arrival=self.closed_to_arrival,
-            closed_to_departure=self.closed_to_departure,
-            name=self.name,
-        )
+        settings = {name: getattr(self, name) for name in NightSettings.__struct_fields__}
+        return Change(room_id, nights, **settings)
 
 
 class Nights(NightSettings, frozen=True, kw_only=True):
@@ -60,37 +50,27 @@ class Nights(NightSettings, frozen=True, kw_only=True):
     weekdays: Weekdays | None = None
 
 
-class NightsView(msgspec.Struct, frozen=True, rename="camel"):
+class NightsView(View, frozen=True):
     """How many nights are now as they were asked to be."""
 
     room_id: int
     nights: int
 
 
-class RoomView(msgspec.Struct, frozen=True):
+class RoomView(View, frozen=True):
     id: int
     name: str | None
 
-    @classmethod
-    def of(cls, one: Room) -> "RoomView":
-        return cls(one.id, one.name)
 
-
-class RoomPage(msgspec.Struct, frozen=True):
+class RoomPage(View, frozen=True):
     """In the order of their ids; `next` is the cursor of the next page, if there is one."""
 
     items: list[RoomView]
     next: str | None
 
-    @classmethod
-    def of(cls, found: list[Room], limit: int) -> "RoomPage":
-        """Make a page of at most `limit`; one more that was found says that there is a next."""
-        items = [RoomView.of(one) for one in found[:limit]]
-        return cls(items, following([one.id for one in found], limit, "rooms"))
 
-
-class NightView(msgspec.Struct, frozen=True, rename="camel"):
-    night: date
+class NightView(View, frozen=True):
+    on: date = msgspec.field(name="night")
     capacity: int
     taken: int
     free: int
@@ -99,21 +79,8 @@ class NightView(msgspec.Struct, frozen=True, rename="camel"):
     closed_to_arrival: bool
     closed_to_departure: bool
 
-    @classmethod
-    def of(cls, one: RoomNight) -> "NightView":
-        return cls(
-            one.on,
-            one.capacity,
-            one.taken,
-            one.free,
-            one.closed,
-            one.min_stay,
-            one.closed_to_arrival,
-            one.closed_to_departure,
-        )
 
-
-class CalendarView(msgspec.Struct, frozen=True, rename="camel"):
+class CalendarView(View, frozen=True):
     """The nights that were ever opened, in order."""
 
     room_id: int
@@ -121,14 +88,14 @@ class CalendarView(msgspec.Struct, frozen=True, rename="camel"):
     nights: list[NightView]
 
 
-class FailingNight(msgspec.Struct, frozen=True):
+class FailingNight(View, frozen=True):
     """A night in the way, or the day of check-out, and the first reason why."""
 
     night: date
     reason: ReasonCode
 
 
-class AvailabilityView(msgspec.Struct, frozen=True, rename="camel"):
+class AvailabilityView(View, frozen=True):
     """Whether a stay could be held now, and which nights are in the way.
 
     `minimumFree` is the lowest number of free rooms of its nights, whatever the rules say.
@@ -139,11 +106,11 @@ class AvailabilityView(msgspec.Struct, frozen=True, rename="camel"):
     failing_nights: list[FailingNight]
 
     @classmethod
-    def of(cls, seen: Availability) -> "AvailabilityView":
-        return cls(seen.bookable, seen.minimum_free, _failing(seen))
+    def of(cls, one: Availability) -> "AvailabilityView":
+        return cls(one.bookable, one.minimum_free, _failing(one))
 
 
-class FoundView(msgspec.Struct, frozen=True, rename="camel"):
+class FoundView(View, frozen=True):
     """A room, and whether the stay could be held in it now."""
 
     room_id: int
@@ -158,20 +125,11 @@ class FoundView(msgspec.Struct, frozen=True, rename="camel"):
         return cls(one.room_id, one.name, seen.bookable, seen.minimum_free, _failing(seen))
 
 
-class FoundPage(msgspec.Struct, frozen=True):
+class FoundPage(View, frozen=True):
     """In the order of their ids; `next` is the cursor of the next page, if there is one."""
 
     items: list[FoundView]
     next: str | None
-
-    @classmethod
-    def of(cls, found: list[Found], limit: int, *asked: object) -> "FoundPage":
-        """Make a page of at most `limit`; one more that was found says that there is a next.
-
-        The cursor is good for what was asked alone.
-        """
-        items = [FoundView.of(one) for one in found[:limit]]
-        return cls(items, following([one.room_id for one in found], limit, *asked))
 
 
 def _failing(seen: Availability) -> list[FailingNight]:

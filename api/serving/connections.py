@@ -25,8 +25,6 @@ class Abortable(Protocol):
 
 
 class Connections:
-    """Belongs to the event loop."""
-
     def __init__(self, connections_max: int) -> None:
         self.max = connections_max
         self._open: set[Abortable] = set()
@@ -39,7 +37,10 @@ class Connections:
         """Count a connection, and close another one if they are too many; itself if all are at work."""
         self._open.add(connection)
         if len(self._open) > self.max:
-            self._log_full()
+            if not self._is_full:
+                why = "the oldest connections without a request are closed; raise `ulimit -n` for more"
+                _log.warning("connection limit reached", connections_max=self.max, reason=why)
+            self._is_full = True
             victim = next(iter(self._heads or self._idle), connection)
             self.closed(victim)
             victim.abort()
@@ -67,12 +68,3 @@ class Connections:
         """The connection has a request to be answered, or a body to send."""
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
-
-    def _log_full(self) -> None:
-        if not self._is_full:
-            self._is_full = True
-            _log.warning(
-                "connection limit reached",
-                connections_max=self.max,
-                reason="the oldest connections without a request are closed; raise `ulimit -n` for more",
-            )

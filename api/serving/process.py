@@ -5,9 +5,10 @@ sockets. Each has pools, bounds and metrics of its own; the platform replaces on
 """
 
 import math
+import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Event
 
@@ -18,7 +19,6 @@ from api.app import create_app
 from api.serving.connections import Connections
 from api.serving.protocol import BoundedProtocol
 from innbox_process.shutdown import stop_on_signals
-from runtime.files import raise_open_files
 from runtime.settings import Settings, SettingsError
 
 # Of the files that a process may open, these are kept for all but connections of clients and of the
@@ -37,7 +37,6 @@ _log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM."""
     with stop_on_signals(settings.shutdown_s) as stop, listening(settings) as listener:
         serve(settings, listener, stop)
 
@@ -46,18 +45,20 @@ def serve(settings: Settings, listener: socket.socket, stop: Event) -> None:
     """Serve until the event: then accept nothing more, answer what was asked, and end in time."""
     open_files_max = raise_open_files()
     connections_max = _connections_max(settings, open_files_max)
-    bounded, backlog = _bounded(settings, connections_max), _backlog(open_files_max)
-    server = Server(bounded, stop, connections_max, backlog)
+    bounded = _bounded(settings, connections_max)
+    server = Server(bounded, stop, connections_max, _backlog(open_files_max))
     host, port = listener.getsockname()[:2]
-    url = f"http://{host}:{port}"
-    _log.info(
-        "serving",
-        url=url,
-        port=port,
-        open_files_max=open_files_max,
-        connections_max=connections_max,
-    )
+    bounds = {"open_files_max": open_files_max, "connections_max": connections_max}
+    _log.info("serving", url=f"http://{host}:{port}", port=port, **bounds)
     server.run(sockets=[listener])
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit of open files, often 1024, to the hard one; returns what is in force."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower one that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _connections_max(settings: Settings, open_files_max: int) -> int:
@@ -80,7 +81,6 @@ def _backlog(open_files_max: int) -> int:
 
 
 def _bounded(settings: Settings, connections_max: int) -> Settings:
-    """Allow no more event streams than leave connections for requests."""
     streams_max = min(settings.streams_max, connections_max - CONNECTIONS_FOR_REQUESTS)
     return settings.model_copy(update={"streams_max": streams_max})
 

@@ -13,15 +13,13 @@ httptools would take the body of such a request for the next request: it is told
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.serving.connections import Connections
 
@@ -60,15 +58,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._connections.opened(self)
+        self._connections.opened(transport)
         self._expect_head()
-
-    def abort(self) -> None:
-        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
-        self._connections.closed(self)
+        self._connections.closed(self.transport)
         self._report_disconnect()
         super().connection_lost(exc)
 
@@ -78,11 +73,8 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except HttpParserError:
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                if self._is_too_large
-                else HTTPStatus.BAD_REQUEST
-            )
+            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse(too_large if self._is_too_large else HTTPStatus.BAD_REQUEST)
             return
         if self._withheld > HEAD_BYTES_MAX and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -121,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_answering():
             # What is still to be sent to a slow reader would be lost with the connection.
             if not self.transport.get_write_buffer_size():
-                self._connections.idles(self)
+                self._connections.idles(self.transport)
         elif self._is_reading():  # the next one, which came before its turn
             self._expect_body()
 
@@ -147,14 +139,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._turn is not None and not self._turn.response_complete
 
     def _is_reading(self) -> bool:
-        """Whether more of the request is to come whose turn it is."""
         return self._turn is not None and self._turn is self.cycle and self._turn.more_body
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _expect_head(self) -> None:
-        self._connections.awaits_head(self)
+        self._connections.awaits_head(self.transport)
         if self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_S_MAX, self.transport.close)
 
@@ -163,15 +154,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(PAUSE_S_MAX, self._miss_body)
 
     def _expect_nothing(self) -> None:
-        self._connections.works(self)
+        self._connections.works(self.transport)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _miss_body(self) -> None:
-        if (
-            self.flow.read_paused or self.cycle.waiting_for_100_continue
-        ):  # this process does not read
+        # This process does not read, so nothing can come.
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
             self._expect_body()
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
@@ -188,7 +178,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _hang_up(self, status: HTTPStatus) -> None:
-        self.transport.write(STATUS_LINE[status] + _NO_BODY)
+        self.transport.write(httptools_impl.STATUS_LINE[status] + _NO_BODY)
         self.transport.close()
 
     def _report_disconnect(self) -> None:
@@ -201,24 +191,17 @@ class _PastHead:
     """Hears what a parser reads, but for the head that it begins with, which was read before."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
-        self._protocol = protocol
         self._is_past = False
+        self._hear_headers_complete = self._once_past(protocol.on_headers_complete)
+        self.on_message_begin = self._once_past(protocol.on_message_begin)
+        self.on_url = self._once_past(protocol.on_url)
+        self.on_header = self._once_past(protocol.on_header)
         self.on_body = protocol.on_body
         self.on_message_complete = protocol.on_message_complete
 
-    def on_message_begin(self) -> None:
-        if self._is_past:
-            self._protocol.on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if self._is_past:
-            self._protocol.on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_past:
-            self._protocol.on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        if self._is_past:
-            self._protocol.on_headers_complete()
+        self._hear_headers_complete()
         self._is_past = True
+
+    def _once_past(self, hear: Callable[..., None]) -> Callable[..., None]:
+        return lambda *heard: hear(*heard) if self._is_past else None

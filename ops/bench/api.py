@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from sqlalchemy import text
 
-from api.identity.auth import READ, WRITE
+from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from ops.bench.environment import (
     Run,

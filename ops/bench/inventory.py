@@ -17,7 +17,7 @@ import httpx
 import msgspec
 from sqlalchemy import Connection, text
 
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
 from domain.rooms.search import SEARCH
 from innbox_process.commands import CommandError, reported

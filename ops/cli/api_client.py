@@ -157,7 +157,7 @@ def _repeat(key: str) -> str:
 
 def _own_token(data: Path) -> Callable[[], str]:
     """Return a function that makes tokens for the embedded system, short-lived since used at once."""
-    from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+    from api.identity.scopes import INVENTORY, OPERATE, READ, STAFF, WRITE
     from api.identity.signing import sign
 
     settings = settings_for(data, ())

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import create_engine, select
 from sqlalchemy.pool import NullPool
 
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
 from domain.reservations.model import Status
 from domain.reservations.tables import reservation

@@ -12,7 +12,6 @@ times as much; what is called here is its layer below, `psycopg.pq`.
 import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
 from zlib import crc32
@@ -50,11 +49,12 @@ async def in_one_round_trip(
     driver = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     try:
         assert driver.info.transaction_status == pq.TransactionStatus.IDLE, "a transaction is open"
+        prepared: set[bytes] = connection.info.setdefault(_PREPARED, set())
         try:
-            results = await _exchanged(driver, connection.info, statements, within_s)
+            results = await _exchanged(driver, prepared, statements, within_s)
         except errors.InvalidSqlStatementName:
             # psycopg has the server forget all statements after a rollback; nothing was done yet.
-            results = await _exchanged(driver, connection.info, statements, within_s)
+            results = await _exchanged(driver, prepared, statements, within_s)
     except psycopg.Error as error:
         raise _as_sqlalchemys(connection, driver, error) from error
     except BaseException:  # whatever it was, half a conversation is of no use to the next
@@ -66,12 +66,11 @@ async def in_one_round_trip(
 
 async def _exchanged(
     driver: "psycopg.Connection[Any]",
-    remembered: dict[Any, Any],
+    prepared: set[bytes],
     statements: Sequence[Statement],
     within_s: float,
 ) -> list[pq.abc.PGresult]:
     libpq = driver.pgconn
-    prepared: set[bytes] = remembered.setdefault(_PREPARED, set())
     libpq.enter_pipeline_mode()
     known = set(prepared)
     preparing = [name for one in statements for name in _sent(driver, known, one)]
@@ -96,10 +95,11 @@ def _sent(
     driver: "psycopg.Connection[Any]", known: set[bytes], statement: Statement
 ) -> Iterator[bytes | None]:
     """Send one, prepared if it is not yet known; yields what each answer that will come prepares."""
-    clause, values = statement
+    clause, bound = statement
     sql, name, binds = _translated(clause)
-    given = [_as_sent(values[bind]) for bind in binds]
-    formats = [Format.BINARY if isinstance(values[bind], bytes) else Format.TEXT for bind in binds]
+    values = [bound[bind] for bind in binds]
+    given = [one if one is None or isinstance(one, bytes) else str(one).encode() for one in values]
+    formats = [Format.BINARY if isinstance(one, bytes) else Format.TEXT for one in values]
     if driver.prepare_threshold is None:  # behind pgbouncer nothing stays prepared
         driver.pgconn.send_query_params(sql, given, param_formats=formats)
     else:
@@ -117,58 +117,31 @@ async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresul
     The bound is for what the server's own, `statement_timeout`, does not cover: a commit that waits for a
     replica, a server that is stopped, a network that swallows everything.
     """
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[None] = loop.create_future()
+    loop, socket = asyncio.get_running_loop(), libpq.socket
+    ends_at = loop.time() + within_s
     found: list[pq.abc.PGresult] = []
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        if not arrived.done() and _is_all_read(libpq, found):
-            arrived.set_result(None)
-
-    def read() -> None:
-        with _failing(arrived):
-            libpq.consume_input()
-            look()
-
-    def write() -> None:
-        with _failing(arrived):
-            if not libpq.flush():
-                loop.remove_writer(socket)
-
-    def look_unasked() -> None:
-        nonlocal timer
-        read()
-        with _failing(arrived):
+    woken = asyncio.Event()
+    loop.add_reader(socket, woken.set)
+    try:
+        if libpq.flush():  # more than the socket takes at once
+            loop.add_writer(socket, woken.set)
+        # If the connection breaks while sending, only libpq tells: the socket reports nothing more.
+        while not _is_all_read(libpq, found):
             if loop.time() > ends_at:
                 raise psycopg.OperationalError(f"no answer within {within_s:g} s")
-        timer = loop.call_later(min(within_s, _LOOK_S), look_unasked)
-
-    socket = libpq.socket
-    ends_at = loop.time() + within_s
-    timer = loop.call_later(min(within_s, _LOOK_S), look_unasked)
-    try:
-        loop.add_reader(socket, read)
-        if libpq.flush():  # more than the socket takes at once
-            loop.add_writer(socket, write)
-        # If the connection breaks while sending, only libpq tells: the socket reports nothing more.
-        look()
-        await arrived
+            timer = loop.call_later(min(within_s, _LOOK_S), woken.set)
+            try:
+                await woken.wait()
+            finally:
+                timer.cancel()
+            woken.clear()
+            libpq.consume_input()
+            if not libpq.flush():
+                loop.remove_writer(socket)
     finally:
-        timer.cancel()
         loop.remove_reader(socket)
         loop.remove_writer(socket)
     return found
-
-
-@contextmanager
-def _failing(arrived: "asyncio.Future[None]") -> Iterator[None]:
-    """Hand the driver's errors of a block to the waiting future instead of the event loop."""
-    try:
-        yield
-    except psycopg.Error as error:
-        if not arrived.done():
-            arrived.set_exception(error)
 
 
 def _is_all_read(libpq: pq.abc.PGconn, found: list[pq.abc.PGresult]) -> bool:
@@ -177,11 +150,11 @@ def _is_all_read(libpq: pq.abc.PGconn, found: list[pq.abc.PGresult]) -> bool:
         result = libpq.get_result()
         if result is None:  # the end of one statement's answers, or of them all
             if libpq.status != pq.ConnStatus.OK:
-                raise psycopg.OperationalError("the connection was lost")
-            continue
-        if result.status == ExecStatus.PIPELINE_SYNC:
+                break
+        elif result.status == ExecStatus.PIPELINE_SYNC:
             return True
-        found.append(result)
+        else:
+            found.append(result)
     if libpq.status != pq.ConnStatus.OK:
         raise psycopg.OperationalError("the connection was lost")
     return False
@@ -193,12 +166,6 @@ def _translated(clause: TextClause) -> tuple[bytes, bytes, tuple[str, ...]]:
     binds = tuple(dict.fromkeys(_BIND.findall(clause.text)))
     sql = _BIND.sub(lambda found: f"${binds.index(found[1]) + 1}", clause.text).encode()
     return sql, b"innbox_%08x" % crc32(sql), binds
-
-
-def _as_sent(value: object) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    return str(value).encode()
 
 
 def _rows(transformer: abc.Transformer, result: pq.abc.PGresult) -> Rows:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
 from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from ops.local import Servers

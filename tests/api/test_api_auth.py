@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 
 from api.app import create_app
 from api.identity import tokens
-from api.identity.auth import INVENTORY, READ, WRITE, Member
+from api.identity.scopes import INVENTORY, READ, WRITE
 from api.identity.signing import sign
-from api.identity.tokens import StaticKey, Tokens, Unauthenticated
+from api.identity.tokens import Member, StaticKey, Tokens, Unauthenticated
 from runtime.settings import Settings, SettingsError
 from tests.support.api_client import ME, Api, a_port, an_api, some_settings
 from tests.support.issuer import Issuer, a_private_key, claims, forged, pem_of

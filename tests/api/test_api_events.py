@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 
 import httpx
 import psutil
@@ -11,11 +11,11 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent, connect_sse
 from sqlalchemy import Engine, text
 
-from api.identity.auth import READ, WRITE
+from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from api.problems import ProblemError
 from api.reservations import watchers
-from api.reservations.deps import STREAMS, Streams, StreamSlot
+from api.reservations.deps import STREAMS, Streams
 from api.reservations.events import placed
 from domain.answers import Answer
 from tests.support.api_client import (
@@ -256,10 +256,10 @@ def test_a_stream_that_was_never_begun_keeps_no_place() -> None:
     del never_begun
     with streams.take(ME), pytest.raises(ProblemError):
         streams.take(ANOTHER)
-    streams.take(ANOTHER).give_back()
+    streams.take(ANOTHER).close()
 
 
-async def nothing_to_say(slot: StreamSlot) -> AsyncIterator[bytes]:
+async def nothing_to_say(slot: ExitStack) -> AsyncIterator[bytes]:
     with slot:
         yield b""
 

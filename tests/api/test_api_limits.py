@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.identity.auth import STAFF
 from api.identity.rate_limit import RateLimiter, TooManyRequests
+from api.identity.scopes import STAFF
 from api.identity.signing import sign
 from api.serving import process
 from api.serving.connections import Connections
@@ -137,7 +137,7 @@ def admitted(limiter: RateLimiter, member: int = ME) -> bool:
 
 @pytest.mark.unit
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
-    program = "from runtime.files import raise_open_files; print(raise_open_files())"
+    program = "from api.serving.process import raise_open_files; print(raise_open_files())"
     low = f"ulimit -S -n 256; exec {sys.executable} -c '{program}'"
     raised = int(subprocess.check_output(["sh", "-c", low]))
     assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[1]

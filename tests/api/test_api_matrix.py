@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from api.app import create_app
-from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+from api.identity.scopes import INVENTORY, OPERATE, READ, STAFF, WRITE
 from api.identity.signing import sign
 from tests.support.api_client import ANOTHER, ME, Api, a_stay, an_api
 from tests.support.issuer import claims

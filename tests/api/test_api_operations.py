@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine, text
 
-from api.identity.auth import OPERATE
+from api.identity.scopes import OPERATE
 from outbox import reader
 from tests.support.api_client import ANOTHER, ME, Api, a_stay
 from tests.support.relays import claimed

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import READ, STAFF, WRITE
+from api.identity.scopes import READ, STAFF, WRITE
 from api.requests import pages
-from api.requests.etags import is_known, is_meant
+from api.requests.conditions import is_known, is_meant
 from consumers.redrive import redrive_once
 from consumers.results import ResultsHandler
 from domain.answers import Answer

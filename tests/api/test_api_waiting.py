@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from api.requests.prefer import wait_s
+from api.requests.conditions import wait_s
 from api.reservations import watchers
 from api.reservations.watchers import ReservationWatchers, Subscription
 from domain.answers import Answer

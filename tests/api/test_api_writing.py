@@ -10,7 +10,7 @@ from litestar.routes import HTTPRoute
 from sqlalchemy import Engine, text
 
 from api.app import create_app
-from api.identity.auth import READ, STAFF, WRITE
+from api.identity.scopes import READ, STAFF, WRITE
 from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from ops.topics import declare
 from outbox import reader

@@ -15,7 +15,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
-from api.identity.auth import INVENTORY, READ, WRITE
+from api.identity.scopes import INVENTORY, READ, WRITE
 from api.identity.signing import sign
 from domain import messages
 from domain.answers import Answer, ReasonCode

@@ -23,11 +23,10 @@ from litestar.types import HTTPDisconnectEvent, Message, Scope
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from api import inventory
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
-from api.inventory.lines import LINE_BYTES_MAX, Lines
 from api.inventory.loading import ATTEMPTS_MAX, NIGHTS_PER_BATCH, Load
-from api.inventory.reading import reader_of
+from api.inventory.reading import LINE_BYTES_MAX, Lines, reader_of
 from consumers.rooms import RoomsHandler
 from domain.rooms.nights import NIGHTS_NAMED_MAX
 from domain.stay import Stay

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from api.identity.auth import INVENTORY
+from api.identity.scopes import INVENTORY
 from consumers.process import delete_old_keys_once
 from domain.idempotency import ROOM_KEYS
 from tests.support.api_client import ANOTHER, ME, Api, an_api, assert_problem, count, take

@@ -13,10 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from jwt.algorithms import get_default_algorithms
 
 from api.identity import jwks
-from api.identity.auth import Member
 from api.identity.jwks import Jwks, usable
 from api.identity.signing import sign
-from api.identity.tokens import KeysUnavailable, Tokens, Unauthenticated
+from api.identity.tokens import KeysUnavailable, Member, Tokens, Unauthenticated
 from innbox_process.health import Health
 from runtime.settings import SettingsError
 from tests.support.api_client import ME, some_settings

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.app import create_app
-from api.identity.auth import SCOPES
+from api.identity.scopes import SCOPES
 from api.openapi.document import Document, document
 from tests.support.api_client import some_settings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, OPERATE, READ, STAFF, WRITE
+from api.identity.scopes import INVENTORY, OPERATE, READ, STAFF, WRITE
 from api.identity.signing import sign
 from consumers.results import ResultsHandler
 from consumers.rooms import RoomsHandler

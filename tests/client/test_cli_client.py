@@ -19,7 +19,7 @@ import click
 import pytest
 from sqlalchemy import Engine
 
-from api.identity.auth import INVENTORY, READ, STAFF, WRITE
+from api.identity.scopes import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
 from innbox_client import Innbox, Problem, Unavailable
 from ops.cli.api_client import explained

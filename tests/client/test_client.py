@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 import innbox_client
-from api.identity.auth import INVENTORY, READ, STAFF, WRITE
+from api.identity.scopes import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
 from innbox_client import Format, Innbox, Loaded, Problem, Transition, Unavailable
 from innbox_client import loading as parts

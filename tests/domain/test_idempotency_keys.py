@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, text
 
-from api.problems import InvalidHeader
+from api.problems import Invalid
 from api.requests.idempotency import KEY_LENGTH_MAX, bare
 from consumers import process
 from domain.idempotency import RESERVATION_KEYS, Claimed, InFlight, KeyedRequest, Mismatch, Repeat
@@ -145,7 +145,7 @@ def test_a_key_is_the_same_with_and_without_quotes(header: str, key: str) -> Non
     ['"abc', '"a"b"', r'"a\b"', '"a\\"', '"\x7f"', '"ü"', '""', '"', "x" * (KEY_LENGTH_MAX + 1)],
 )
 def test_a_key_that_is_no_string_is_refused(header: str) -> None:
-    with pytest.raises(InvalidHeader) as refused:
+    with pytest.raises(Invalid) as refused:
         bare(header)
     assert refused.value.problem.errors[0].header == "Idempotency-Key"
 

@@ -4,12 +4,12 @@ import sys
 from time import monotonic
 
 import pytest
+from ops.cli.run import run
 from sqlalchemy import Engine, text
 
 import relay.cli
 from innbox_process import database
 from ops.cli import cli
-from ops.cli.run import run
 from ops.environment import as_environment
 from relay.cli import exits, migrate
 from runtime.settings import Settings

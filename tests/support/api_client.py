@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, make_url, text
 
-from api.identity.auth import READ, WRITE
+from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from api.reservations.deps import STREAMS
 from api.serving.process import Server, listening

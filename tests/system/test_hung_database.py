@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from api.identity.auth import INVENTORY, READ, WRITE
+from api.identity.scopes import INVENTORY, READ, WRITE
 from api.identity.signing import sign
 from innbox_process import bounds, health, probing
 from innbox_process.health import Health

@@ -1,8 +1,29 @@
-"""Entity tags: a reservation's is its version, so it changes just when the reservation does."""
+"""How a caller wants to be answered: which versions they know or mean (RFC 9110), and whether to wait.
+
+A reservation's entity tag is its version, so it changes just when the reservation does. The only
+preference (RFC 7240) that is known here is `wait=N`.
+"""
 
 import re
+from typing import Annotated
+
+from litestar.params import HeaderParameter
+
+Prefer = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Prefer",
+        description="`wait=N`: answer when the rooms have, or after N seconds (RFC 7240).",
+    ),
+]
 
 _TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*')
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORECASE)
+
+
+def wait_s(prefer: str | None, wait_s_max: float) -> float | None:
+    found = _WAIT.search(prefer or "")
+    return min(float(found[1]), wait_s_max) if found else None
 
 
 def etag(version: int) -> str:
@@ -20,7 +41,6 @@ def is_meant(if_match: str | None, version: int) -> bool:
 
 
 def _names(header: str | None, version: int, *, weak: bool) -> bool:
-    """Look for the version among the tags; what is no tag names nothing."""
     if header is None:
         return False
     if header.strip() == "*":
