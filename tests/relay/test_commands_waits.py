@@ -4,12 +4,11 @@ import sys
 from time import monotonic
 
 import pytest
-from ops.cli.run import run
 from sqlalchemy import Engine, text
 
 import relay.cli
 from innbox_process import database
-from ops.cli import cli
+from ops.cli import main
 from ops.environment import as_environment
 from relay.cli import exits, migrate
 from runtime.settings import Settings
@@ -53,7 +52,9 @@ def test_a_command_does_not_wait_for_a_lock_that_somebody_keeps(
         keeper.execute(LET_GO)
         keeper.execute(text(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE"))
         started_at = monotonic()
-        assert run(cli) == exits.FAILED
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == exits.FAILED
         assert monotonic() - started_at < SOON_S
     said = capsys.readouterr().err
     assert "another transaction holds a lock" in said
