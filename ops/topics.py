@@ -1,9 +1,9 @@
 """innbox's topics: created on the brokers with its settings, then declared to the outboxes."""
 
-from collections.abc import Iterable
-
+import outbox
+import relay.topics
 from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE, TOPICS, VALUE_BYTES_MAX
-from relay import topics
+from innbox_process.database import direct_engine
 from relay.config import CURSOR_TOPIC
 from relay.topics import Topic, of_cursors, of_messages
 from runtime.settings import Context, Settings
@@ -24,14 +24,19 @@ def create_topics(settings: Settings) -> list[Topic]:
     )
     wanted = dict.fromkeys((settings.kafka_prefix + topic for topic in TOPICS), ours)
     cursors = {settings.kafka_prefix + CURSOR_TOPIC: of_cursors(settings.topic_replication)}
-    found = topics.create_topics(settings.kafka, wanted | cursors)
-    declare(settings.databases, prefix=settings.kafka_prefix)
+    found = relay.topics.create_topics(settings.kafka, wanted | cursors)
+    declare(settings)
     return found
 
 
-def declare(urls: Iterable[str], *, prefix: str = "") -> None:
-    """Tell the outboxes of these databases which of innbox's topics may be appended to."""
-    topics.declare(urls, dict.fromkeys(TOPICS, VALUE_BYTES_MAX), prefix=prefix)
+def declare(settings: Settings) -> None:
+    """Tell each database's outbox which of innbox's topics may be appended to."""
+    limits = dict.fromkeys(TOPICS, VALUE_BYTES_MAX)
+    for url in settings.databases:
+        engine = direct_engine(settings, url, "topics")
+        with engine.begin() as connection:
+            outbox.declare_topics(connection, limits, prefix=settings.kafka_prefix)
+        engine.dispose()
 
 
 def topics_of(settings: Settings, context: Context) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Topics: created on the brokers, then declared to the outboxes whose messages they take.
+"""Topics: created on the brokers, before they are declared to the outboxes whose messages they take.
 
 In that order: a declared topic is one that a broker takes messages for. Never by the brokers'
 auto-creation, which knows neither the partitions nor the replication that the order and the safety of
@@ -6,7 +6,7 @@ messages rest on.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,6 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 import outbox
 from innbox_process.kafka import quiet_admin
@@ -79,15 +77,6 @@ def create_topics(kafka: Mapping[str, Any], wanted: Mapping[str, Wanted]) -> lis
     admin = quiet_admin(kafka)
     created = {name for name, topic in wanted.items() if _create(admin, name, topic)}
     return [_described(admin, name, created=name in created) for name in wanted]
-
-
-def declare(urls: Iterable[str], value_bytes_max: Mapping[str, int], *, prefix: str = "") -> None:
-    """Tell the outboxes of these databases which topics may be appended to, without the prefix."""
-    for url in urls:
-        engine = create_engine(url, poolclass=NullPool)
-        with engine.begin() as connection:
-            outbox.declare_topics(connection, value_bytes_max, prefix=prefix)
-        engine.dispose()
 
 
 def _create(admin: AdminClient, name: str, wanted: Wanted) -> bool:

@@ -35,7 +35,7 @@ pytest.register_assert_rewrite(
     "tests.support.room_requests",
 )
 
-from tests.support.api_client import ME, Api, an_api, today  # noqa: E402 - see above
+from tests.support.api_client import ME, Api, an_api, some_settings, today  # noqa: E402 - see above
 
 _numbers = count(1)
 
@@ -82,7 +82,7 @@ def template(servers: Servers) -> Iterator[str]:
     """A migrated database to copy, which takes a tenth of the time of migrating."""
     with _database(servers, f"template_{os.getpid()}") as url:
         migrate(url)
-        declare([url])
+        declare(some_settings(url))
         yield url
 
 

@@ -125,6 +125,10 @@ class Server(uvicorn.Server):
         self._watchers.close()
         self._uploads.close()
         await super().shutdown(sockets)
+        for (
+            connection
+        ) in self.server_state.connections:  # whose client reads nothing, or is too late
+            connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

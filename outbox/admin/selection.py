@@ -84,7 +84,8 @@ class Survey:
 class Batch:
     """Messages, and the position up to which there are no others.
 
-    A row is (position, topic, key, value, headers, message id), with headers as `outbox.read` has them.
+    A row is (position, topic, key, value, headers, message id), with headers as `outbox.reader.read`
+    has them.
     `gone` names the rows that were selected by position and are no longer in the log.
     """
 

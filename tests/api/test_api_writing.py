@@ -367,7 +367,7 @@ def test_an_undeclared_topic_is_looked_up_beside_the_event_loop(api: Api, engine
             assert sessions_waiting(engine) == 1
             assert not any(one.done() for one in waiting)
         assert {one.result().status_code for one in waiting} == {503}
-        declare([api.settings.database_url])
+        declare(api.settings)
         assert reserve(other.member(ME)).status_code == 202, "at once, when it is declared"
     assert reserve(me).status_code == 202
 

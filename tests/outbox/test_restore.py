@@ -31,6 +31,7 @@ from outbox.reader import ALL_KEYS, ForeignCursor
 from relay.housekeeping import maintain_partitions_once
 from runtime.settings import Role, Settings
 from tests.conftest import _database
+from tests.support.api_client import some_settings
 from tests.support.commands import innbox
 from tests.support.kafka_reader import ids
 from tests.support.relays import (
@@ -346,7 +347,7 @@ def migrated_in(servers: Servers) -> Iterator[Engine]:
     """A new database of a cluster, with an outbox of its own."""
     with _database(servers, f"migrated_{next(_numbers)}") as url:
         migrate(url)
-        declare([url])
+        declare(some_settings(url))
         yield create_engine(url, poolclass=NullPool)
 
 

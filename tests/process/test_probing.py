@@ -25,7 +25,7 @@ from ops.migrate import migrate
 from ops.topics import create_topics, declare
 from runtime.settings import Role, Settings
 from tests.conftest import a_configuration
-from tests.support.api_client import RESERVATIONS, a_stay, an_api, assert_problem
+from tests.support.api_client import RESERVATIONS, a_stay, an_api, assert_problem, some_settings
 from tests.support.db_faults import renamed, undeclared
 from tests.support.room_requests import requests
 from tests.support.saga import a_consumer, publish
@@ -93,7 +93,7 @@ def test_an_api_that_was_started_first_waits_for_schema_and_topics(
         eventually(lambda: "run `topics`" in problems(me))
         assert_problem(me.post(RESERVATIONS, json=a_stay()), 503, "unavailable")
 
-        declare([empty_database_url])
+        declare(some_settings(empty_database_url))
         eventually(lambda: me.get("/healthz/ready").status_code == 200)
         assert me.post(RESERVATIONS, json=a_stay()).status_code == 202
 

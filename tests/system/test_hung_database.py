@@ -60,7 +60,7 @@ def test_an_api_outlives_a_database_that_hangs_or_confirms_nothing(
     monkeypatch.setattr(health, "HUNG_S_MIN", 4.0)
     monkeypatch.setattr(health, "STATEMENTS_PER_TURN", 1)
     migrate(own.database_url)
-    declare([own.database_url])
+    declare(own)
     with an_api(own.database_url, statement_timeout_s=1.0) as api:
         member = api.member(ME, READ, WRITE, INVENTORY)
         await_ready(member)
