@@ -9,6 +9,7 @@ has passed by then, the databases show as done.
 
 from collections.abc import Iterator
 from contextlib import closing
+from time import monotonic, sleep
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -22,7 +23,10 @@ from domain.messages import (
 from ops.verify.verdict import Invariant, Remark, lost
 from relay.audit.snapshot import SnapshotDatabase
 from relay.audit.snapshot.topics import CONTACT_S_MAX, SILENCE_S_MAX
+from relay.publishing.faults import Fault, fault_of
 from runtime.settings import Settings
+
+RETRY_S = 0.2
 
 GROUPS = {ROOMS_GROUP: (ROOM_RESERVE, ROOM_CANCEL), RESULTS_GROUP: (RESERVATION_RESULT,)}
 
@@ -96,9 +100,23 @@ def _passed(settings: Settings, group: str, names: set[str]) -> Iterator[tuple[s
             for topic in sorted(names & known.keys())
             for partition in known[topic].partitions
         ]
-        for place in consumer.committed(asked, timeout=SILENCE_S_MAX) if asked else ():
-            if place.error:
-                raise KafkaException(place.error)
+        for place in _committed(consumer, asked) if asked else ():
             if place.offset >= 0:
                 topic = place.topic.removeprefix(settings.kafka_prefix)
                 yield topic, place.partition, place.offset
+
+
+def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
+    """Return the group's offsets; a cluster where no group was asked for has no coordinators at first."""
+    ends_at = monotonic() + SILENCE_S_MAX
+    while True:
+        try:
+            found = consumer.committed(asked, timeout=SILENCE_S_MAX)
+            errors = [place.error for place in found if place.error]
+        except KafkaException as error:
+            errors = [error.args[0]]
+        if not errors:
+            return found
+        if fault_of(errors[0]) is not Fault.OUTAGE or monotonic() > ends_at:
+            raise KafkaException(errors[0])
+        sleep(RETRY_S)

@@ -16,7 +16,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public
 from sqlalchemy import Connection, Engine, create_engine, text
 
@@ -40,7 +47,7 @@ from ops.cli import cli
 from ops.environment import as_environment
 from ops.relay_config import relay_config
 from ops.topics import create_topics
-from ops.verify import Finding, Verdict, find_unconsumed, silent, verify
+from ops.verify import Finding, Verdict, consumption, find_unconsumed, silent, verify
 from ops.verify.consumption import GROUPS
 from outbox import Doorbell, reader
 from relay.commands.replay import MEND_HEADER
@@ -731,6 +738,37 @@ def test_an_audit_names_what_the_consumers_passed_over(world: World) -> None:
     ]
     before = datetime(2020, 1, 1, tzinfo=UTC)
     assert find_unconsumed(world.settings, silent, until=before) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "is_waited_for"),
+    [
+        (KafkaError.NOT_COORDINATOR, True),
+        (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, True),
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, False),
+    ],
+)
+def test_a_coordinator_that_is_only_just_elected_is_waited_for(
+    code: int, *, is_waited_for: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a cluster where this is the first group that is asked for; what will not pass is told."""
+
+    class New(Consumer):
+        refusals = 2
+
+        def committed(self, *asked: Any, **bounds: Any) -> Any:
+            if New.refusals:
+                New.refusals -= 1
+                raise KafkaException(KafkaError(code))
+            return super().committed(*asked, **bounds)
+
+    monkeypatch.setattr(consumption, "Consumer", New)
+    if is_waited_for:
+        assert verify(world.settings).holds
+        assert New.refusals == 0
+    else:
+        with pytest.raises(KafkaException):
+            verify(world.settings)
 
 
 @pytest.mark.unit
