@@ -62,37 +62,36 @@ def handle(
     records: Sequence[Record],
     *,
     attempts_max: int,
-    attempt: int = 1,
 ) -> None:
     """Apply records or keep them as dead letters; on return each is one or the other, durably.
 
     Raises only transient errors (see `is_transient`): then none of the remaining records was applied, and
     the same records may be handled again.
     """
-    if not records:
+    attempts = 0
+    while records:
+        try:
+            _apply(engine, handler, records)
+        except Exception as error:  # any error that a message causes must end at that message
+            # Less work may fit into the time that one batch has exceeded, and a single message always does.
+            if len(records) > 1 and (is_cancelled(error) or not is_transient(error)):
+                BISECTED.labels(handler.group).inc()
+                middle = len(records) // 2
+                for half in (records[:middle], records[middle:]):
+                    handle(engine, handler, half, attempts_max=attempts_max)
+                return
+
+            if is_transient(error):
+                raise
+            attempts += 1
+            if attempts < attempts_max:
+                continue
+            cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+            letter = (records[0], f"{type(cause).__name__}: {cause}")
+            with engine.begin() as connection:
+                kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts)
+            _report(handler.group, kept, error)
         return
-    try:
-        _apply(engine, handler, records)
-    except Exception as error:  # any error that a message causes must end at that message
-        # Less work may fit into the time that one batch has exceeded, and a single message always does.
-        if len(records) > 1 and (is_cancelled(error) or not is_transient(error)):
-            BISECTED.labels(handler.group).inc()
-            middle = len(records) // 2
-            for half in (records[:middle], records[middle:]):
-                handle(engine, handler, half, attempts_max=attempts_max)
-            return
-
-        if is_transient(error):
-            raise
-        if attempt < attempts_max:
-            handle(engine, handler, records, attempts_max=attempts_max, attempt=attempt + 1)
-            return
-
-        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
-        letter = (records[0], f"{type(cause).__name__}: {cause}")
-        with engine.begin() as connection:
-            kept = dead_letters.keep(connection, handler.group, [letter], attempts=attempts_max)
-        _report(handler.group, kept, error)
 
 
 def retry_dead_letter(

@@ -65,8 +65,8 @@ def run_results(settings: Settings) -> None:
         "redrive": (settings.redrive_every_s, redrive),
         "forget-keys": _expiry(engine, RESERVATION_KEYS, settings),
     }
-    with closing(_settled(engine, settings)) as settled:
-        _run(settings, engine, probe, ResultsHandler(settled), jobs)
+    settled = _settled(engine, settings)
+    _run(settings, engine, probe, ResultsHandler(settled), jobs, settled)
 
 
 @contextmanager
@@ -103,18 +103,20 @@ def _run(
     probe: DatabaseProbe,
     handler: Handler[Any],
     jobs: Mapping[str, _Job],
+    *doorbells: Doorbell,
 ) -> None:
-    """Run a handler and its timed jobs, from when its database is ready until SIGTERM."""
+    """Run a handler, its timed jobs and its doorbells, from when its database is ready until SIGTERM."""
     kafka = KafkaProbe(settings.kafka, [settings.kafka_prefix + topic for topic in handler.topics])
     host, port = settings.host, settings.health_port
     with (
         stop_on_signals(settings.shutdown_s) as stop,
         ready_process(engine, probe, kafka, host, port, stop) as health,
-        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
-        ExitStack() as timed,
+        ExitStack() as stack,
     ):
+        for doorbell in (install_doorbell(engine, interval_ms=settings.doorbell_ms), *doorbells):
+            stack.enter_context(closing(doorbell))
         for name, (every_s, job) in jobs.items():
-            timed.enter_context(scheduled(JobLease(engine, name), every_s, job))
+            stack.enter_context(scheduled(JobLease(engine, name), every_s, job))
         Runner(engine, handler, settings, health, stop).run()
     engine.dispose()
 

@@ -80,6 +80,14 @@ def direct_engine(
     return _engine(settings, url, role, connect_args, **_AUTOCOMMIT)
 
 
+def command_engine(settings: DatabaseSettings, url: str, name: str) -> Engine:
+    """Return an engine for an operator's transactions, with the login's own rights.
+
+    Each has a new connection: a server may cut one that is idle while a person reads a question.
+    """
+    return _engine(settings, url, None, _connect_args(settings, name, None), poolclass=NullPool)
+
+
 def probing_engine(
     settings: DatabaseSettings, url: str, role: str, *, answer_s: float, ended: Event
 ) -> Engine:
@@ -122,6 +130,9 @@ def _engine(
     **options: Any,  # noqa: ANN401 - what `create_engine` takes
 ) -> Engine:
     """Return an engine whose connections are, in a process, bounded, and in its role or refused."""
+    # Without this SQLAlchemy would drop the URL's own; of two that set the same the last one counts.
+    own = make_url(url).normalized_query.get("options", ())
+    connect_args["options"] = " ".join([*own, connect_args["options"]])
     # Parameters are people's data, and errors are logged.
     engine = create_engine(url, hide_parameters=True, connect_args=connect_args, **options)
     if role is None:  # an operator's command, which may take its time

@@ -26,6 +26,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import get_annotations
 from typing import ClassVar, dataclass_transform
 
 
@@ -38,7 +39,8 @@ class OutboxError(Exception):
 
     def __init_subclass__(cls, *, code: str = "") -> None:
         cls.code = code or re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
-        dataclass(eq=False, repr=False)(cls)  # with `eq` it could not be hashed, nor shown
+        if get_annotations(cls):  # else it takes a text, as any exception
+            dataclass(eq=False, repr=False)(cls)  # with `eq` it could not be hashed, nor shown
 
     def __str__(self) -> str:
         return self.text.format_map(vars(self)) or super().__str__()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from innbox_process.commands import CommandError
 from innbox_process.config import FOR_A_PERSON, DatabaseConfig
-from innbox_process.database import direct_engine, pooled_engine
+from innbox_process.database import command_engine, direct_engine
 from innbox_process.logs import configure_logs
 from relay.config import RelayConfig
 from relay.databases import Database
@@ -86,7 +86,7 @@ class Where:
             settings = DatabaseConfig(
                 statement_timeout_s=0, behind_pgbouncer=settings.behind_pgbouncer
             )
-        engine = pooled_engine(settings, database.url, "command")
+        engine = command_engine(settings, database.url, "command")
         try:
             yield engine
         finally:

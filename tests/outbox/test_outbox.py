@@ -249,3 +249,18 @@ def stored_headers(engine: Engine) -> list[dict[str, str]]:
     with engine.connect() as connection:
         found = connection.execute(text("SELECT headers::text FROM outbox.message")).scalars()
         return [msgspec.json.decode(headers, type=dict[str, str]) for headers in found]
+
+
+@pytest.mark.unit
+def test_an_error_of_an_applications_own_takes_a_text_or_fields() -> None:
+    """As those of the outbox do, each with a code that follows its name."""
+
+    class NotOurs(OutboxError):
+        """It has a text only."""
+
+    class TooMany(OutboxError):
+        text = "{count} are too many"
+        count: int
+
+    assert (str(NotOurs("why")), NotOurs.code) == ("why", "NOT_OURS")
+    assert (str(TooMany(7)), TooMany(7).count, TooMany.code) == ("7 are too many", 7, "TOO_MANY")

@@ -1,17 +1,23 @@
 """A wait for Postgres ends although the server says nothing, and it is known what it may have done."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
 import psutil
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from innbox_process import bounds
 from innbox_process.bounds import NoAnswer, OutcomeUnknown, traffic_of
-from innbox_process.database import be_patient, direct_engine, is_outage, pooled_engine
+from innbox_process.database import (
+    be_patient,
+    command_engine,
+    direct_engine,
+    is_outage,
+    pooled_engine,
+)
 from ops.local import Servers
 from runtime.settings import Settings
 from tests.conftest import a_configuration
@@ -97,3 +103,20 @@ def test_a_patient_wait_lasts_as_long_as_the_server_answers_anybody(brief: Setti
     assert [type(error.orig) for error in raised if isinstance(error, OperationalError)] == [
         NoAnswer
     ]
+
+
+@pytest.mark.parametrize("make", [command_engine, direct_engine, pooled_engine])
+def test_options_of_the_address_are_in_force_beside_the_bounds(
+    brief: Settings, make: Callable[[Settings, str, str], Engine]
+) -> None:
+    """An address may name a role, say; but no address takes a bound away."""
+    options = {"options": "-c work_mem=7MB -c lock_timeout=0"}
+    url = make_url(brief.database_url).update_query_dict(options)
+    engine = make(brief, url.render_as_string(hide_password=False), "test")
+    with engine.connect() as connection:
+        shown = [
+            connection.scalar(text(f"SHOW {name}"))
+            for name in ("work_mem", "lock_timeout", "statement_timeout")
+        ]
+    engine.dispose()
+    assert shown == ["7MB", "5s", "500ms"]
