@@ -73,7 +73,7 @@ def handle(
         try:
             _apply(engine, handler, records)
         except Exception as error:  # any error that a message causes must end at that message
-            # Less work may fit into the time that one batch has exceeded, and a single message always does.
+            # Less work may fit into the time that one batch has exceeded; a single message always does.
             if len(records) > 1 and (is_cancelled(error) or not is_transient(error)):
                 BISECTED.labels(handler.group).inc()
                 middle = len(records) // 2
