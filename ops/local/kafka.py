@@ -84,21 +84,12 @@ def stop(some: Sequence[Node], report: Report) -> None:
             if has_ended and node.archive.exists():
                 replace_file(_archive(), node.archive.read_bytes())
             _clear_written(node)
-    ending = _running(some)
+    ending = [process for node in some if (process := node.process())]
     processes.terminate(ending)
     processes.wait_until(
         lambda: sum(map(processes.is_alive, ending)) <= len(ending) // 2, timeout_s=STOP_TIMEOUT_S
     )
     processes.end(ending, patience_s=QUORUMLESS_TIMEOUT_S)
-
-
-def kill(node: Node) -> None:
-    """Kill a broker, like a crash."""
-    processes.kill(_running([node]))
-
-
-def _running(some: Sequence[Node]) -> list[psutil.Process]:
-    return [process for node in some if (process := node.process())]
 
 
 def _formatting(node: Node) -> list[psutil.Process]:
