@@ -46,8 +46,7 @@ def run_demo(
             report("reserving, cancelling, killing", len(served), count)
             if len(kills) < len(KILLS) and len(served) >= count * KILLS[len(kills)][0]:
                 kills.append(_kill(stack, KILLS[len(kills)][1], len(served)))
-    _wait_until_settled(stack.settings, guests.members, report)
-    stored = _stored(stack.settings, guests.members)
+    stored = _settled(stack.settings, guests.members, report)
     verdict = verify(
         stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
     )
@@ -104,15 +103,17 @@ def _kill(stack: Running, process: str, after: int) -> dict[str, Any]:
     return {"process": name, "pid": pid, "at": datetime.now(UTC), "after_reservations": after}
 
 
-def _wait_until_settled(settings: Settings, members: range, report: Report) -> None:
-    """Wait until no saga of these members is open, or until the deadline."""
+def _settled(settings: Settings, members: range, report: Report) -> dict[int, Status]:
+    """Return these members' reservations when no saga of them is open, or at the deadline."""
     ends_at = time.monotonic() + SETTLED_WITHIN_S
     most = 0
-    while waiting := sum(status.open for status in _stored(settings, members).values()):
+    while True:
+        stored = _stored(settings, members)
+        waiting = sum(status.open for status in stored.values())
+        if not waiting or time.monotonic() > ends_at:
+            return stored
         most = max(most, waiting)
         report("waiting for the last results", most - waiting, most)
-        if time.monotonic() > ends_at:
-            return
         time.sleep(0.1)  # between two queries
 
 

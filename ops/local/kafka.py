@@ -64,7 +64,9 @@ def start(
         if process is None:
             _prepare(node, state, class_path, report)
             write_settings(node.settings, node, state, node.records, more)
-            process = _launch(node, state, class_path)
+            archived = _archived() or ([_recording(node)] if len(state.brokers) == 1 else [])
+            command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
+            process = processes.launch(command, console=node.console)
         begun.append((node, process))
     for node, process in begun:
         _wait_until_ready(node, process, state.kafka_cluster, {each.broker.node for each in some})
@@ -129,26 +131,17 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
     if not node.records.exists():
         report(f"Formatting the storage of broker {node.broker.node}.")
         write_settings(node.format_settings, node, state, unfinished)
-        _format(node, state, class_path)
+        # One argument, since an id may begin with a dash like an option.
+        cluster = f"--cluster-id={state.kafka_cluster}"
+        tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
+        command = [*_java(node, _archived(), class_path), *tool]
+        with node.console.open("wb") as console:
+            done = subprocess.run(command, check=False, stdout=console, stderr=console)
+        if done.returncode != 0:
+            raise failed(
+                f"The storage of broker {node.broker.node} was not formatted", node.console
+            )
         unfinished.rename(node.records)
-
-
-def _format(node: Node, state: State, class_path: str) -> None:
-    # One argument, since an id may begin with a dash like an option.
-    cluster = f"--cluster-id={state.kafka_cluster}"
-    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
-    command = [*_java(node, _archived(), class_path), *tool]
-    with node.console.open("wb") as console:
-        done = subprocess.run(command, check=False, stdout=console, stderr=console)
-    if done.returncode != 0:
-        raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
-
-
-def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
-    alone = len(state.brokers) == 1
-    archived = _archived() or ([_recording(node)] if alone else [])
-    command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
-    return processes.launch(command, console=node.console)
 
 
 def _java(node: Node, archived: list[str], class_path: str) -> list[str]:

@@ -129,13 +129,12 @@ def _finding(
     named: list[str] = []
     count = 0
     for check in invariant.checks:
-        before = count
         for sentence in db.column(check.breaches):
             count += 1
+            if check.harm:
+                harms[check.harm] += 1
             if named_max is None or len(named) < named_max:
                 named.append(sentence)
-        if check.harm:
-            harms[check.harm] += count - before
     counted = ((remark, db.number(remark.count)) for remark in invariant.remarks)
     notes = [remark.sentence.format(n=n) for remark, n in counted if n]
     checked = (invariant.name, invariant.promise, invariant.how, db.number(invariant.rows))
