@@ -44,7 +44,7 @@ def demo(
     that the environment names are used instead. Exit code 1 if an invariant is violated, a
     reservation is left open, or the answers differ from the stored reservations.
     """
-    from ops.demo.hotel import SAMPLE, load_hotel
+    from ops.demo.guests import SAMPLE, load_hotel
     from ops.demo.run import run_demo
     from ops.stack import running_stack
 

@@ -16,8 +16,7 @@ from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from innbox_client import Innbox
 from innbox_process.commands import Report, reported
-from ops.demo.guests import Guests, Served, requests
-from ops.demo.hotel import Hotel
+from ops.demo.guests import Guests, Hotel, Served, requests
 from ops.stack import Running
 from ops.verify import Verdict, verify
 from runtime.settings import Settings

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from ops import signals
 from ops.errors import LocalError
 from ops.local import jars, kafka, postgres
-from ops.local.node import BrokerSettings, bootstrap_servers, new_brokers, nodes
+from ops.local.kafka import BrokerSettings, bootstrap_servers, new_brokers, nodes
 from ops.local.postgres import Postgres
 from ops.local.state import LOCK_FILE, Report, State, erase, exclusive, load, refuse_foreign, save
 from ops.ports import claim, free_port

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from domain.messages import ROOM_RESERVE
 from ops import local
-from ops.local import Servers, node
+from ops.local import Servers, kafka
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.conftest import a_configuration
@@ -141,7 +141,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     folder = tmp_path_factory.mktemp("broker")
     parts: tuple[local.Part, ...] = ("kafka",)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node, "SETTINGS", node.SETTINGS + AUTHORIZER)
+        patch.setattr(kafka, "SETTINGS", kafka.SETTINGS + AUTHORIZER)
         with local.running(folder, durable=False, parts=parts) as servers:
             yield folder, servers.kafka_bootstrap_servers
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ops.local import jars, kafka, processes
-from ops.local.node import BrokerSettings, nodes
+from ops.local.kafka import BrokerSettings, nodes
 from ops.local.state import LOCK_FILE, State, exclusive, load
 
 
