@@ -78,7 +78,15 @@ def children_of(settings: Settings, logs: Path) -> list[Child]:
         name = "relay" if len(settings.databases) == 1 else f"relay-{context}"
         commands[name] = ["relay", "--context", context]
     commands |= {"rooms": ["rooms"], "results": ["results"]}
-    return [_child(name, command, settings, logs) for name, command in commands.items()]
+    environment = as_environment(settings) | {"PYTHONUNBUFFERED": "1"}
+    children = []
+    for name, command in commands.items():
+        port = (name == "api" and settings.api_port) or free_port()
+        own = environment | {"HEALTH_PORT": str(port)}
+        arguments = [sys.executable, "-P", "-m", "innbox", *command]
+        url = f"http://{settings.host}:{port}"
+        children.append(Child(name, arguments, own, url, logs / f"{name}.log"))
+    return children
 
 
 class Supervisor:
@@ -160,14 +168,6 @@ class NotReady(CommandError):
         lines = [f"  {state.name}: {state.problems}; see {state.log}" for state in waiting]
         logs = quoted(*(state.log for state in waiting))
         super().__init__("these processes are not ready:\n" + "\n".join(lines) + logs)
-
-
-def _child(name: str, command: list[str], settings: Settings, logs: Path) -> Child:
-    port = (name == "api" and settings.api_port) or free_port()
-    environment = as_environment(settings) | {"HEALTH_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    arguments = [sys.executable, "-P", "-m", "innbox", *command]
-    url = f"http://{settings.host}:{port}"
-    return Child(name, arguments, environment, url, logs / f"{name}.log")
 
 
 def _start(child: Child) -> None:

@@ -13,8 +13,7 @@ from innbox_process.commands import CommandError, Report
 from ops.bench.environment import Run, processes, scratch, with_own_api
 from ops.bench.measure import Measured, Times
 from ops.bench.options import bounded
-from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
-from ops.demo.hotel import Hotel, RoomType, Season
+from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Hotel, RoomType, Season, Served
 from ops.demo.run import open_hotel
 from ops.stack import Running
 from ops.supervisor import children_of

@@ -44,7 +44,8 @@ def demo(
     that the environment names are used instead. Exit code 1 if an invariant is violated, a
     reservation is left open, or the answers differ from the stored reservations.
     """
-    from ops.demo import SAMPLE, load_hotel, run_demo
+    from ops.demo.guests import SAMPLE, load_hotel
+    from ops.demo.run import run_demo
     from ops.stack import running_stack
 
     if sample:
@@ -57,17 +58,17 @@ def demo(
         running_stack(data, print_status, brokers=int(brokers)) as stack,
     ):
         with progress() as report:
-            outcome = run_demo(stack, chosen, reservations, seed, report)
+            outcome, verdict = run_demo(stack, chosen, reservations, seed, report)
         if as_json:
-            print_json(outcome.as_dict())
+            print_json(outcome)
         else:
-            _print_demo(outcome.as_dict(), chosen.name)
-            _print_violations(outcome.verdict.as_dict())
+            _print_demo(outcome, chosen.name)
+            _print_violations(verdict.as_dict())
         if keep:
             from ops.up import show_until_stopped
 
             show_until_stopped(stack)
-        if not outcome.holds:
+        if not outcome["holds"]:
             raise click.exceptions.Exit(VIOLATED)
     return 0
 

@@ -1,30 +1,63 @@
-"""The demo's guests: members who reserve over HTTP, many at a time, and sometimes cancel.
+"""The demo's hotel, which a TOML file describes, and its guests.
 
-Each request has an idempotency key; the client repeats a request without an answer under that key.
+They are members who reserve over HTTP, many at a time, and sometimes cancel. Each request has an
+idempotency key; the client repeats a request without an answer under that key.
 """
 
 import random
 import secrets
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Self
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Self
 
 import httpx
+import msgspec
 
 from api.identity.signing import sign
 from innbox_client import Innbox
-from ops.demo.hotel import Hotel
+from innbox_process.commands import CommandError
 from runtime.settings import Settings
 
+SAMPLE: Traversable = files("ops.demo") / "hotel.toml"
+_Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 MEMBERS = 40
 CANCELLED_SHARE = 0.2
 BUSY_SHARE = 0.6
 NIGHTS_MAX = 4
 WAIT_S = 25
 PATIENCE_S = 60.0
+
+
+class Season(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The nights on sale; `busy_nights` are counted from the first, which is 0."""
+
+    starts_in_days: Annotated[int, msgspec.Meta(ge=0, le=365)]
+    nights: Annotated[int, msgspec.Meta(ge=7, le=365)]
+    busy_nights: list[Annotated[int, msgspec.Meta(ge=0)]] = []
+
+
+class RoomType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: _Count
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    capacity: _Count
+
+
+class Hotel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A hotel: a season, and rooms of several types."""
+
+    name: str
+    season: Season
+    rooms: Annotated[list[RoomType], msgspec.Meta(min_length=1)]
+
+    def opens_on(self, today: date) -> date:
+        return today + timedelta(days=self.season.starts_in_days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +82,15 @@ class Served:
     reservation_id: int
     took_ms: float
     has_result: bool
+
+
+def load_hotel(file: Path | None = None) -> Hotel:
+    """Read a hotel, the sample by default; raises `CommandError`, which names the fault."""
+    source = file or SAMPLE
+    try:
+        return msgspec.convert(tomllib.loads(source.read_text(encoding="utf-8")), Hotel)
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise CommandError(f"{source} does not describe a hotel: {error}") from error
 
 
 def requests(hotel: Hotel, today: date, count: int, seed: int) -> list[GuestRequest]:

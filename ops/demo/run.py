@@ -2,8 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
 from statistics import quantiles
 from typing import Any
@@ -17,8 +16,7 @@ from domain.reservations.model import Status
 from domain.reservations.tables import reservation
 from innbox_client import Innbox
 from innbox_process.commands import Report, reported
-from ops.demo.guests import Guests, Served, requests
-from ops.demo.hotel import Hotel
+from ops.demo.guests import Guests, Hotel, Served, requests
 from ops.stack import Running
 from ops.verify import Verdict, verify
 from runtime.settings import Settings
@@ -29,48 +27,13 @@ SETTLED_WITHIN_S = 60.0
 KILLS = ((0.3, "relay"), (0.6, "rooms"))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The demo's kills, its answers, the stored reservations by id, and the verification."""
+def run_demo(
+    stack: Running, hotel: Hotel, count: int, seed: int, report: Report
+) -> tuple[dict[str, Any], Verdict]:
+    """Run the demo on a running stack, and verify it; returns the outcome, for JSON, and the verdict.
 
-    served: Sequence[Served]
-    stored: Mapping[int, Status]
-    verdict: Verdict
-    kills: Sequence[dict[str, Any]]
-    repeats: int
-    seconds: float
-
-    @property
-    def holds(self) -> bool:
-        return bool(self.as_dict()["holds"])
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON. What differs between the answers and the stored reservations is lost or doubled."""
-        counts, statuses = self.verdict.counts, Counter(self.stored.values())
-        vanished, unexplained = compare([one.reservation_id for one in self.served], self.stored)
-        left_open = sum(status.open for status in self.stored.values())
-        p50_ms, p99_ms = _percentiles([one.took_ms for one in self.served])
-        return {
-            "holds": self.verdict.holds and not (left_open or vanished or unexplained),
-            "reservations": len(self.stored),
-            "confirmed": statuses[Status.CONFIRMED],
-            "rejected": statuses[Status.REJECTED],
-            "cancelled": statuses[Status.CANCELLED],
-            "open": left_open,
-            "lost": counts.lost + vanished,
-            "doubled": counts.doubled + unexplained,
-            "oversold": counts.oversold,
-            "violations": sum(finding.violations_count for finding in self.verdict.findings),
-            "kills": self.kills,
-            "latency_ms": {"p50": round(p50_ms, 1), "p99": round(p99_ms, 1)},
-            "without_result_in_time": sum(not one.has_result for one in self.served),
-            "repeated_requests": self.repeats,
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report) -> Outcome:
-    """Run the demo on a running stack, and verify it."""
+    What differs between the answers and the stored reservations is lost or doubled.
+    """
     began_at = time.monotonic()
     today = datetime.now(UTC).date()
     open_hotel(stack, hotel, today, report)
@@ -82,13 +45,32 @@ def run_demo(stack: Running, hotel: Hotel, count: int, seed: int, report: Report
             report("reserving, cancelling, killing", len(served), count)
             if len(kills) < len(KILLS) and len(served) >= count * KILLS[len(kills)][0]:
                 kills.append(_kill(stack, KILLS[len(kills)][1], len(served)))
-    _wait_until_settled(stack.settings, guests.members, report)
-    stored = _stored(stack.settings, guests.members)
+    stored = _settled(stack.settings, guests.members, report)
     verdict = verify(
         stack.settings, report=lambda what, *progress: report(f"verifying: {what}", *progress)
     )
-    seconds = time.monotonic() - began_at
-    return Outcome(served, stored, verdict, kills, len(guests.repeats), seconds)
+    counts, statuses = verdict.counts, Counter(stored.values())
+    vanished, unexplained = compare([one.reservation_id for one in served], stored)
+    left_open = sum(status.open for status in stored.values())
+    p50_ms, p99_ms = _percentiles([one.took_ms for one in served])
+    outcome = {
+        "holds": verdict.holds and not (left_open or vanished or unexplained),
+        "reservations": len(stored),
+        "confirmed": statuses[Status.CONFIRMED],
+        "rejected": statuses[Status.REJECTED],
+        "cancelled": statuses[Status.CANCELLED],
+        "open": left_open,
+        "lost": counts.lost + vanished,
+        "doubled": counts.doubled + unexplained,
+        "oversold": counts.oversold,
+        "violations": sum(finding.violations_count for finding in verdict.findings),
+        "kills": kills,
+        "latency_ms": {"p50": round(p50_ms, 1), "p99": round(p99_ms, 1)},
+        "without_result_in_time": sum(not one.has_result for one in served),
+        "repeated_requests": len(guests.repeats),
+        "seconds": round(time.monotonic() - began_at, 1),
+    }
+    return outcome, verdict
 
 
 def compare(answered: Sequence[int], stored: Collection[int]) -> tuple[int, int]:
@@ -120,15 +102,17 @@ def _kill(stack: Running, process: str, after: int) -> dict[str, Any]:
     return {"process": name, "pid": pid, "at": datetime.now(UTC), "after_reservations": after}
 
 
-def _wait_until_settled(settings: Settings, members: range, report: Report) -> None:
-    """Wait until no saga of these members is open, or until the deadline."""
+def _settled(settings: Settings, members: range, report: Report) -> dict[int, Status]:
+    """Return these members' reservations when no saga of them is open, or at the deadline."""
     ends_at = time.monotonic() + SETTLED_WITHIN_S
     most = 0
-    while waiting := sum(status.open for status in _stored(settings, members).values()):
+    while True:
+        stored = _stored(settings, members)
+        waiting = sum(status.open for status in stored.values())
+        if not waiting or time.monotonic() > ends_at:
+            return stored
         most = max(most, waiting)
         report("waiting for the last results", most - waiting, most)
-        if time.monotonic() > ends_at:
-            return
         time.sleep(0.1)  # between two queries
 
 

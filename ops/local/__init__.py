@@ -26,9 +26,9 @@ from msgspec.structs import replace
 from ops import signals
 from ops.errors import LocalError
 from ops.local import jars, kafka, postgres
-from ops.local.node import BrokerSettings, Node, bootstrap_servers, new_brokers, nodes
+from ops.local.kafka import BrokerSettings, bootstrap_servers, new_brokers, nodes
 from ops.local.postgres import Postgres
-from ops.local.state import Report, State, erase, load, locked, refuse_foreign, require, save
+from ops.local.state import LOCK_FILE, Report, State, erase, exclusive, load, refuse_foreign, save
 from ops.ports import claim, free_port
 
 __all__ = [
@@ -36,11 +36,9 @@ __all__ = [
     "LocalError",
     "Part",
     "Servers",
-    "kill_broker",
     "reset",
     "running",
     "start",
-    "start_broker",
     "status",
     "stop",
 ]
@@ -109,7 +107,7 @@ def start(
     """
     data = data.resolve()
     refuse_foreign(data)
-    with locked(data, report):
+    with exclusive(data / LOCK_FILE, report):
         server = Postgres.within(data)
         # First: a server still starting, from a start that was killed, would keep its port.
         postgres.clear_leftovers(server)
@@ -137,7 +135,7 @@ def stop(data: Path, *, keep: Collection[str] = (), report: Report = silent) -> 
     if load(data) is None:
         report(f"No servers were ever started in {data}.")
         return
-    with locked(data, report):
+    with exclusive(data / LOCK_FILE, report):
         _stop(data, report, keep)
 
 
@@ -147,7 +145,7 @@ def reset(data: Path, *, report: Report = silent) -> None:
     if not data.exists():
         return
     refuse_foreign(data)
-    with locked(data, report):
+    with exclusive(data / LOCK_FILE, report):
         _stop(data, report)
         erase(data)
         report(f"Removed the servers' data from {data}.")
@@ -187,31 +185,11 @@ def status(data: Path) -> list[ServerStatus]:
     return rows
 
 
-def start_broker(
-    data: Path, node: int = 1, *, kafka_settings: BrokerSettings | None = None
-) -> None:
-    """Start one broker again, on its old port."""
-    data = data.resolve()
-    state = require(data)
-    with locked(data, silent):
-        class_path = jars.class_path(silent)
-        kafka.start([_node(data, node)], state, class_path, silent, kafka_settings)
-
-
-def kill_broker(data: Path, node: int = 1) -> None:
-    """SIGKILL one broker, like a crash; takes no lock."""
-    kafka.kill(_node(data.resolve(), node))
-
-
 def _status(
     name: str, process: psutil.Process | None, port: int, url: str, version: str, *files: Path
 ) -> ServerStatus:
     pid = process.pid if process else None
     return ServerStatus(name, pid, port, url if process else None, version, *files)
-
-
-def _node(data: Path, node: int) -> Node:
-    return Node.within(data, require(data).broker(node))
 
 
 def _decide(data: Path, state: State, brokers: int, parts: Collection[Part]) -> State:

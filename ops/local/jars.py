@@ -11,7 +11,6 @@ Of several processes one fetches, and the others wait.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -93,24 +92,18 @@ def _fetch(jars: list[Jar], report: Report) -> None:
     total_mb = sum(jar.size for jar in jars) / MEGABYTE
     report(f"Fetching Kafka {kafka_version()}, once: {len(jars)} jars, {total_mb:.0f} MB.")
     done_mb = 0.0
-    for count, jar in enumerate(_fetched(jars, scratch), start=1):
-        done_mb += jar.size / MEGABYTE
-        if count % REPORTED_EVERY == 0:
-            report(f"Fetched {count} of {len(jars)} jars, {done_mb:.0f} of {total_mb:.0f} MB.")
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _fetched(jars: list[Jar], scratch: Path) -> Iterator[Jar]:
-    """Fetch in parallel; yield each jar when it is in the cache."""
     maven = _maven(scratch)
     pool = ThreadPoolExecutor(FETCHES_AT_ONCE)
     try:
         fetches = [pool.submit(_fetch_one, jar, maven) for jar in jars]
-        for fetch in as_completed(fetches):
-            yield fetch.result()
+        for count, fetch in enumerate(as_completed(fetches), start=1):
+            done_mb += fetch.result().size / MEGABYTE
+            if count % REPORTED_EVERY == 0:
+                report(f"Fetched {count} of {len(jars)} jars, {done_mb:.0f} of {total_mb:.0f} MB.")
     finally:
         # On a failure, or on Ctrl-C, end after the jars in progress.
         pool.shutdown(cancel_futures=True)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fetch_one(jar: Jar, maven: Any) -> Jar:  # noqa: ANN401 - jgo ships no types

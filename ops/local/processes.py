@@ -22,8 +22,7 @@ RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 def find(*arguments: str) -> list[psutil.Process]:
     """Return the live processes with all of these arguments in their command line."""
-    wanted = set(arguments)
-    return [process for process in _all() if wanted.issubset(_command_line(process))]
+    return _matching(lambda process: set(arguments).issubset(process.cmdline()))
 
 
 def find_one(*arguments: str) -> psutil.Process | None:
@@ -32,19 +31,7 @@ def find_one(*arguments: str) -> psutil.Process | None:
 
 def find_in(directory: Path, name: str) -> list[psutil.Process]:
     """Return the live processes of this name that have this working directory."""
-    found = []
-    for process in _all():
-        with suppress(psutil.Error):
-            if process.name() == name and process.cwd() == str(directory):
-                found.append(process)
-    return found
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    """Return a process's arguments; none if it has ended, or the system hides it."""
-    with suppress(psutil.Error):
-        return list(process.cmdline())
-    return []
+    return _matching(lambda process: process.name() == name and process.cwd() == str(directory))
 
 
 def launch(command: Sequence[str], *, console: Path) -> psutil.Process:
@@ -121,8 +108,12 @@ def _inheritable() -> Iterator[int]:
                 yield opened
 
 
-def _all() -> Iterator[psutil.Process]:
+def _matching(is_meant: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    found = []
     # Not psutil.process_iter, which shares its objects between threads: several threads search.
     for pid in psutil.pids():
-        with suppress(psutil.NoSuchProcess):
-            yield psutil.Process(pid)
+        with suppress(psutil.Error):  # it has ended, or the system hides it
+            process = psutil.Process(pid)
+            if is_meant(process):
+                found.append(process)
+    return found

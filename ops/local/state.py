@@ -10,7 +10,7 @@ One process at a time changes the servers of a directory.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -45,14 +45,6 @@ class State(msgspec.Struct, frozen=True):
     postgres_port: int = 0
     kafka_cluster: str = ""
     brokers: tuple[Broker, ...] = ()
-
-    def broker(self, node: int) -> Broker:
-        if 1 <= node <= len(self.brokers):
-            return self.brokers[node - 1]
-        raise LocalError(
-            f"There is no broker {node}: this cluster has {len(self.brokers)}. "
-            "Its first start decides a cluster's size."
-        )
 
 
 def load(data: Path) -> State | None:
@@ -93,13 +85,6 @@ def refuse_foreign(data: Path) -> None:
             )
 
 
-def require(data: Path) -> State:
-    state = load(data)
-    if state is None:
-        raise LocalError(f"{data} has no embedded servers. Start them with `innbox local start`.")
-    return state
-
-
 def erase(data: Path) -> None:
     """Remove the own files of a data directory, its mark last, and the directory if empty."""
     refuse_foreign(data)
@@ -112,11 +97,6 @@ def erase(data: Path) -> None:
             else:
                 entry.unlink()
     _remove_if_empty(data)
-
-
-def locked(data: Path, report: Report) -> AbstractContextManager[None]:
-    """Lock the directory for the length of a block, and make it if it is missing."""
-    return exclusive(data / LOCK_FILE, report)
 
 
 @contextmanager

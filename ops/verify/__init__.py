@@ -1,35 +1,103 @@
 """Verifying from the outside whether the databases and the topics keep what innbox promises.
 
-Nothing of the running system is asked, locked or written; it may be as busy as it likes. The order of
-reading makes that safe (see `_read` and `relay.audit.snapshot`). Everything goes into a scratch db, where
-each invariant is a query for what breaks it (`history`, `delivery`, `inventory`, `consumption`).
+Nothing of the running system is asked, locked or written; it may be as busy as it likes. Everything goes
+into a scratch db, where each invariant is a query for what breaks it (`history`, `delivery`, `inventory`,
+`consumption`). The order of reading makes that safe (see `_read` and `relay.audit.snapshot`).
+
+Each database is read in one REPEATABLE READ transaction: the reservations' first, then the rooms'. A
+reservation settles after the rooms have committed their answer, so whatever the first snapshot shows
+settled, the second shows answered. The other way round there is traffic in flight, which is explained by
+the messages committed since the snapshots: they are added last of all and after the topics, found as the
+relay finds them, by the difference of snapshots. No clock takes part in this.
 
 What retention has dropped cannot be checked any more; it is counted in the notes, not held against
 anybody. I10 (no saga stays open) and I11 (durable answers) need a witness inside and are left to tests.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from domain.messages import TOPICS
+from sqlalchemy import Connection
+
+import outbox
+from domain.messages import RESERVATIONS_SOURCE, ROOMS_SOURCE, TOPICS
 from innbox_process.commands import Report
-from ops.verify.consumption import I13, UNCONSUMED, read_offsets
-from ops.verify.databases import read_databases, read_late
+from ops.verify.consumption import I13, UNCONSUMED, passed_offsets
 from ops.verify.delivery import I2, I8
 from ops.verify.history import I1, I12
 from ops.verify.inventory import I3, I4, I5, I6, I7, I9
-from ops.verify.snapshot import SCHEMA, build_indexes, record_row
+from ops.verify.snapshot import SCHEMA, build_indexes, fields, of_record
 from ops.verify.verdict import Finding, Verdict, judge
+from outbox.reader import IS_PUBLISHED_BY_CURSORS, MESSAGES_WITH_CURSORS
 from relay.audit.snapshot import SnapshotDatabase
+from relay.audit.snapshot.snapshots import (
+    COMMITTED_SINCE,
+    as_of_now,
+    complete_from,
+    reported,
+    snapshot,
+    stream,
+)
 from relay.audit.snapshot.topics import read_topics
-from runtime.settings import Settings
+from runtime.settings import Context, Settings
 
 __all__ = ["VIOLATIONS_NAMED_MAX", "Finding", "Verdict", "find_unconsumed", "verify"]
 
 VIOLATIONS_NAMED_MAX = 100
 
 INVARIANTS = (I1, I2, I3, I4, I5, I6, I7, I8, I9, I12, I13)
+
+SOURCES: dict[Context, str] = {"reservations": RESERVATIONS_SOURCE, "rooms": ROOMS_SOURCE}
+
+TABLES: dict[Context, dict[str, str]] = {
+    "reservations": {
+        "reservation": """
+            SELECT id, room_id, check_in::text, check_out::text, status, reason, version,
+                   extract(epoch FROM created_at)::float8
+            FROM reservations.reservation
+        """,
+        "transition": """
+            SELECT reservation_id, version, status, reason, message_id::text,
+                   extract(epoch FROM created_at)::float8
+            FROM reservations.transition
+        """,
+    },
+    "rooms": {
+        "allocation": """
+            SELECT reservation_id, room_id, check_in::text, check_out::text, state, reason,
+                   reserve_message_id::text, cancel_message_id::text
+            FROM rooms.allocation
+        """,
+        "room_night": """
+            SELECT room_id, night::text, capacity, taken, capacity_peak FROM rooms.room_night
+        """,
+        # A constraint that is not validated may have rows behind it that break it.
+        "guard": """
+            SELECT pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE conrelid = 'rooms.room_night'::regclass AND contype = 'c' AND convalidated
+        """,
+    },
+}
+
+DEAD_LETTERS = 'SELECT topic, partition, "offset", state FROM consumers.dead_letter'
+
+_MESSAGE = """message.position, message.message_id::text, message.topic, message.key,
+    message.headers->>'ce_source', extract(epoch FROM message.created_at)::float8"""
+
+# What an operator skipped was passed over on purpose.
+MESSAGES = f"""
+    SELECT {_MESSAGE},
+           {IS_PUBLISHED_BY_CURSORS}
+           AND (message.position, message.message_id) NOT IN (
+               SELECT position, message_id FROM outbox.dead_letter),
+           false, value
+    FROM {MESSAGES_WITH_CURSORS}
+"""
+
+LATE_MESSAGES = f"""
+    SELECT {_MESSAGE}, false, true, value FROM outbox.message WHERE {COMMITTED_SINCE}
+"""
 
 _UNCONSUMED_WITHIN = f"""
     SELECT message_id, topic, key, partition, offset, reservation_id, instead AS found
@@ -82,9 +150,36 @@ def find_unconsumed(
 
 def _read(db: SnapshotDatabase, settings: Settings, report: Report) -> None:
     """Enter offsets, databases (the reservations' first), topics, and what was committed meanwhile."""
-    read_offsets(db, settings)
-    snapshots, declared = read_databases(db, settings, report)
-    topics = declared | set(TOPICS)
-    read_topics(db, settings.kafka, settings.kafka_prefix, topics, report, record_row)
-    read_late(db, settings, snapshots, report)
+    db.insert("passed", passed_offsets(settings))
+    snapshots: dict[str, str] = {}
+    topics = set(TOPICS)
+    for url, contexts in settings.databases.items():
+        with as_of_now(settings, url, "verify") as connection:
+            snapshots[url] = snapshot(connection)
+            topics.update(outbox.known_topics(connection))
+            _enter(db, connection, contexts, report)
+    read_topics(db, settings.kafka, settings.kafka_prefix, topics, report, of_record)
+    for url, until in snapshots.items():
+        with as_of_now(settings, url, "verify") as connection:
+            rows = stream(connection, LATE_MESSAGES, {"snapshot": until})
+            db.insert("message", reported("late messages", map(_message, rows), report))
     build_indexes(db)
+
+
+def _enter(
+    db: SnapshotDatabase, connection: Connection, contexts: Sequence[Context], report: Report
+) -> None:
+    kept_from = complete_from(connection)
+    for context in contexts:
+        db.insert("context", [(SOURCES[context], kept_from)])
+        for table, query in TABLES[context].items():
+            what = f"{table.replace('_', ' ')}s"
+            db.insert(table, reported(what, stream(connection, query), report))
+
+    db.insert("dead_letter", stream(connection, DEAD_LETTERS))
+    messages = map(_message, stream(connection, MESSAGES))
+    db.insert("message", reported("messages", messages, report))
+
+
+def _message(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*row, *fields(row[-1]))

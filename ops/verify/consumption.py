@@ -21,7 +21,6 @@ from domain.messages import (
     ROOMS_GROUP,
 )
 from ops.verify.verdict import Invariant, Remark, lost
-from relay.audit.snapshot import SnapshotDatabase
 from relay.audit.snapshot.topics import CONTACT_S_MAX, SILENCE_S_MAX
 from relay.publishing.faults import Fault, fault_of
 from runtime.settings import Settings
@@ -79,31 +78,27 @@ I13 = Invariant(
 )
 
 
-def read_offsets(db: SnapshotDatabase, settings: Settings) -> None:
-    """Enter the committed offsets of the consumer groups, each in the topics that it reads."""
-    for group, topics in GROUPS.items():
-        names = {settings.kafka_prefix + topic for topic in topics}
-        db.insert("passed", _passed(settings, group, names))
+def passed_offsets(settings: Settings) -> Iterator[tuple[str, int, int]]:
+    """Yield topic, partition and offset: what each consumer group has committed in the topics it reads.
 
-
-def _passed(settings: Settings, group: str, names: set[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield topic, partition and offset, asked by a consumer that does not join the group.
-
-    Not by an administrator: librdkafka 2.16 ends the process if a coordinator that is just loading its
-    groups, after a start of its broker, answers `ListConsumerGroupOffsets`.
+    Asked by a consumer that does not join the group, and not by an administrator: librdkafka 2.16 ends
+    the process if a coordinator that is just loading its groups, after a start of its broker, answers
+    `ListConsumerGroupOffsets`.
     """
-    name = settings.kafka_prefix + group
-    with closing(Consumer(settings.kafka | {"group.id": name, "log_level": 0})) as consumer:
-        known = consumer.list_topics(timeout=CONTACT_S_MAX).topics
-        asked = [
-            TopicPartition(topic, partition)
-            for topic in sorted(names & known.keys())
-            for partition in known[topic].partitions
-        ]
-        for place in _committed(consumer, asked) if asked else ():
-            if place.offset >= 0:
-                topic = place.topic.removeprefix(settings.kafka_prefix)
-                yield topic, place.partition, place.offset
+    prefix = settings.kafka_prefix
+    for group, topics in GROUPS.items():
+        of_group = {"group.id": prefix + group, "log_level": 0}
+        with closing(Consumer(settings.kafka | of_group)) as consumer:
+            known = consumer.list_topics(timeout=CONTACT_S_MAX).topics
+            asked = [
+                TopicPartition(name, partition)
+                for name in (prefix + topic for topic in topics)
+                if name in known
+                for partition in known[name].partitions
+            ]
+            for place in _committed(consumer, asked) if asked else ():
+                if place.offset >= 0:
+                    yield place.topic.removeprefix(prefix), place.partition, place.offset
 
 
 def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:

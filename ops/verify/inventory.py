@@ -1,6 +1,6 @@
 """I3, I4, I5, I6, I7, I9: what the rooms hold is what was asked for, once, and never too much."""
 
-from ops.verify.verdict import Check, Invariant, Remark, doubled, lost, oversold
+from ops.verify.verdict import COUNTS, Check, Invariant, Remark, doubled, lost, oversold
 
 I3 = Invariant(
     "I3",
@@ -154,13 +154,7 @@ I9 = Invariant(
         """),
     ),
     (
-        Remark(
-            "SELECT count(*) FROM reservation WHERE status IN ('PENDING', 'CANCELLING')",
-            "{n} reservations are open and exempt",
-        ),
-        Remark(
-            "SELECT count(*) FROM dead_letter WHERE state = 'OPEN'",
-            "{n} dead letters wait for a decision",
-        ),
+        Remark(COUNTS["open"], "{n} reservations are open and exempt"),
+        Remark(COUNTS["open_dead_letters"], "{n} dead letters wait for a decision"),
     ),
 )

@@ -14,8 +14,7 @@ import msgspec
 from domain.messages import RESERVATION_RESULT, RESERVATIONS_SOURCE, ROOM_RESERVE, ROOMS_SOURCE
 from domain.stay import CALENDAR_BEGINS_ON, CALENDAR_ENDS_ON
 from innbox_process.records import Record
-from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, seconds, topics
-from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
+from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, topics
 
 # Ids have a type because SQLite uses no index between a typed and an untyped column.
 SCHEMA = f"""
@@ -39,7 +38,7 @@ CREATE TABLE message (
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 CREATE TABLE record (
-    topic, partition INTEGER, offset INTEGER, key, message_id, source, ce_time, value, run,
+    {topics.RECORD_COLUMNS}, message_id, value,
     reservation_id INTEGER, room_id INTEGER, check_in, check_out, status
 );
 {topics.SCHEMA}
@@ -143,20 +142,10 @@ def build_indexes(db: SnapshotDatabase) -> None:
     db.run(INDEXES, DERIVED, "ANALYZE")
 
 
-def record_row(record: Record, _published_at: float) -> tuple[object, ...]:
-    """Return a row of the table `record`."""
-    return (
-        record.topic,
-        record.partition,
-        record.offset,
-        record.key.decode(errors="replace") if record.key is not None else None,
-        str(record.message_id),  # the id that our consumers take for the message's
-        record.headers.get("ce_source"),
-        seconds(record.headers.get("ce_time")),
-        record.value,
-        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
-        *fields(record.value),
-    )
+def of_record(record: Record, _published_at: float) -> tuple[object, ...]:
+    """Return the last columns of the table `record`."""
+    # The id is the one that our consumers take for the message's.
+    return (str(record.message_id), record.value, *fields(record.value))
 
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

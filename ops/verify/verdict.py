@@ -99,7 +99,7 @@ class Verdict:
         return {"holds": self.holds} | asdict(self) | {"findings": findings}
 
 
-_COUNTS = {
+COUNTS = {
     "reservations": "SELECT count(*) FROM reservation",
     "confirmed": "SELECT count(*) FROM reservation WHERE status = 'CONFIRMED'",
     "rejected": "SELECT count(*) FROM reservation WHERE status = 'REJECTED'",
@@ -118,7 +118,7 @@ def judge(db: SnapshotDatabase, invariants: Sequence[Invariant], named_max: int 
     """Ask a filled database for every breach, and name so many of each invariant; None names all."""
     harms: Counter[str] = Counter(lost=0, doubled=0, oversold=0)
     findings = [_finding(db, invariant, harms, named_max) for invariant in invariants]
-    counts = Counts(**{name: db.number(query) for name, query in _COUNTS.items()}, **harms)
+    counts = Counts(**{name: db.number(query) for name, query in COUNTS.items()}, **harms)
     at_rest = counts.open == 0 and counts.backlog == 0 and db.number(_IS_BUSY) == 0
     return Verdict(at_rest, counts, findings)
 
@@ -129,13 +129,12 @@ def _finding(
     named: list[str] = []
     count = 0
     for check in invariant.checks:
-        before = count
         for sentence in db.column(check.breaches):
             count += 1
+            if check.harm:
+                harms[check.harm] += 1
             if named_max is None or len(named) < named_max:
                 named.append(sentence)
-        if check.harm:
-            harms[check.harm] += count - before
     counted = ((remark, db.number(remark.count)) for remark in invariant.remarks)
     notes = [remark.sentence.format(n=n) for remark, n in counted if n]
     checked = (invariant.name, invariant.promise, invariant.how, db.number(invariant.rows))

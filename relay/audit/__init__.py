@@ -17,7 +17,6 @@ by the relay, and where it is the first of its message, it is held only against 
 from collections.abc import Collection
 
 from innbox_process.commands import CommandError, Report
-from innbox_process.records import Record
 from relay.audit.databases import (
     Sources,
     Window,
@@ -29,7 +28,7 @@ from relay.audit.databases import (
 from relay.audit.order import find_inversions
 from relay.audit.outcome import Audit, Finding, TopicAudit, conclude
 from relay.audit.partitioner import partition_of
-from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase, seconds
+from relay.audit.snapshot import CLOCKS_DIFFER_S, SnapshotDatabase
 from relay.audit.snapshot.topics import read_topics
 from relay.audit.tables import (
     EXPLAINED,
@@ -42,7 +41,6 @@ from relay.audit.tables import (
     UNKNOWN_IDS,
     UNKNOWN_RECORDS,
 )
-from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 __all__ = ["Audit", "Finding", "Sources", "TopicAudit", "Window", "audit"]
 
@@ -81,26 +79,12 @@ def audit(
             sources.topic_prefix,
             read,
             report,
-            _record_row,
+            lambda record, published_at: (record.headers.get("ce_id"), published_at),
             since=begins_at,
         )
         read_late(db, sources, snapshots)
         _judge(db, sources, report)
         return conclude(db, read, window, exactly_once=exactly_once, named_max=named_max)
-
-
-def _record_row(record: Record, published_at: float) -> tuple[object, ...]:
-    return (
-        record.topic,
-        record.partition,
-        record.offset,
-        record.key.decode(errors="replace") if record.key is not None else None,
-        record.headers.get("ce_id"),
-        record.headers.get("ce_source"),
-        seconds(record.headers.get("ce_time")),
-        published_at,
-        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
-    )
 
 
 def _judge(db: SnapshotDatabase, sources: Sources, report: Report) -> None:

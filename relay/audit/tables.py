@@ -27,10 +27,7 @@ CREATE TABLE message (
 );
 -- Sources of the newest messages, whatever the window.
 CREATE TABLE recent (home INTEGER, source);
--- `run` is the mend or replay that published it, if any.
-CREATE TABLE record (
-    topic, partition INTEGER, offset INTEGER, key, event_id, source, ce_time, published_at, run
-);
+CREATE TABLE record ({topics.RECORD_COLUMNS}, event_id, published_at);
 -- Messages outside of the window or the snapshot, as far as records ask for them.
 CREATE TABLE known (event_id);
 CREATE TABLE acknowledged (

@@ -16,9 +16,10 @@ from consumers.row_security import require_all_rows
 from innbox_process.bounds import BoundedConnection
 from innbox_process.database import direct_engine, pooled_engine, url_in_role
 from ops.local import Servers
-from ops.migrate import check, downgrade, migrate, migration_sql
+from ops.migrate import migrate, migration_sql
 from runtime.settings import Role, Settings
 from tests.conftest import a_configuration
+from tests.support.migrating import check, downgrade
 from tests.support.role_matrix import API, MAY, RELAY, ROLES, granted
 from tests.support.waiting import eventually
 

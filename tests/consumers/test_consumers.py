@@ -20,6 +20,7 @@ from ops.local import Servers
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.conftest import a_configuration
+from tests.support.brokers import kill_broker, start_broker
 from tests.support.consumer_children import a_child
 from tests.support.raw_producer import produce_with_header
 from tests.support.room_requests import assert_effects_once, committed, held, requests
@@ -122,7 +123,7 @@ def test_an_outage_of_kafka_is_waited_out_and_forgotten(
     class Last(RoomsHandler):
         def committed(self, _requests: object) -> None:
             """Take the broker away while its offsets are still to be committed."""
-            local.kill_broker(data, 1)
+            kill_broker(data, 1)
 
     with local.running(data, parts=kafka, durable=False) as servers:
         # The consumer is given less to end than such a session lasts.
@@ -131,9 +132,9 @@ def test_an_outage_of_kafka_is_waited_out_and_forgotten(
         health = Health(parts=("kafka",))
         with a_consumer(settings, engine, Last(), health):
             eventually(lambda: not health.problems)
-            local.kill_broker(data, 1)
+            kill_broker(data, 1)
             eventually(lambda: "kafka" in health.problems)
-            local.start_broker(data, 1)
+            start_broker(data, 1)
             eventually(lambda: not health.problems)
             publish(settings, requests(1, 1))
             eventually(lambda: held(engine) and "kafka" in health.problems)

@@ -19,6 +19,7 @@ from ops import local
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.conftest import a_configuration
+from tests.support.brokers import kill_broker, start_broker
 from tests.support.room_requests import requests
 from tests.support.saga import publish
 from tests.support.waiting import eventually
@@ -43,10 +44,10 @@ def test_what_is_published_over_a_lost_end_is_read(database_url: str, data: Path
             with a_reader(settings, "returns") as returns:
                 read(returns, OLD)
 
-            local.kill_broker(data, 1)
+            kill_broker(data, 1)
             for log, size in sizes.items():
                 os.truncate(log, size)
-            local.start_broker(data, 1)
+            start_broker(data, 1)
             new = requests(1_000, NEW)
             publish(settings, new)
 

@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from ops.cli.verify import verdict_line
-from ops.demo import load_hotel
-from ops.demo.guests import requests
+from ops.demo.guests import load_hotel, requests
 from ops.demo.run import compare
 from ops.local import Servers
 from tests.support.waiting import eventually

@@ -24,6 +24,7 @@ from ops.local import Servers, jars, postgres
 from ops.local.processes import find, wait_until
 from ops.local.state import Broker, State, exclusive, save
 from ops.ports import free_port
+from tests.support.brokers import kill_broker, start_broker
 
 PATIENCE_S = 60
 TOPIC = "a-topic"
@@ -253,7 +254,7 @@ def test_three_brokers_are_one_cluster_and_outlive_the_death_of_one(data: Path) 
     assert brokers_known(servers.kafka_bootstrap_servers) == {1, 2, 3}
     write_record(servers, b"before", replicas=3)
 
-    local.kill_broker(data, 1)
+    kill_broker(data, 1)
     assert wait_until(
         lambda: brokers_known(servers.kafka_bootstrap_servers) == {2, 3}, timeout_s=PATIENCE_S
     )
@@ -261,7 +262,7 @@ def test_three_brokers_are_one_cluster_and_outlive_the_death_of_one(data: Path) 
     assert record(servers) == b"before"
     assert [row.state for row in local.status(data)] == ["stopped", "running", "running"]
 
-    local.start_broker(data, 1)
+    start_broker(data, 1)
     assert brokers_known(servers.kafka_bootstrap_servers.split(",")[0]) == {1, 2, 3}
 
     with pytest.raises(local.LocalError, match="holds a cluster of 3"):
@@ -277,7 +278,7 @@ def test_the_broker_of_another_cluster_is_not_taken_for_ours(data: Path, servers
     )
 
     with pytest.raises(local.LocalError, match="broker 1 did not start"):
-        local.start_broker(data)
+        start_broker(data)
 
 
 def test_a_truncated_jar_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

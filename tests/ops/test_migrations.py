@@ -10,7 +10,8 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 import outbox
-from ops.migrate import check, current_and_head, downgrade, migrate, migration_sql
+from ops.migrate import current_and_head, migrate, migration_sql
+from tests.support.migrating import check, downgrade
 from tests.support.waiting import eventually
 
 WRITE_KEY = """

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 import outbox
-from ops.migrate import check
 from outbox import Message, admin, reader
 from outbox.schema import LATEST, downgrades, upgrades
 from outbox.schema.operations import downgrade_outbox, upgrade_outbox
 from outbox.testing import drain
+from tests.support.migrating import check
 
 # The project has a model of its own, looks into every schema, and grows with the outbox's versions.
 ENV = """

@@ -26,6 +26,7 @@ from relay.config import CURSOR_TOPIC
 from relay.publishing import transactional
 from runtime.settings import Settings
 from tests.conftest import a_configuration
+from tests.support.brokers import start_broker
 from tests.support.kafka_proxy import (
     Delay,
     Fault,
@@ -69,7 +70,7 @@ class Cluster:
         return find_one("kafka.Kafka", str(self.data / f"kafka-{node}/server.properties"))
 
     def restart(self, node: int) -> None:
-        local.start_broker(self.data, node, kafka_settings=self.proxy.broker_settings)
+        start_broker(self.data, node, kafka_settings=self.proxy.broker_settings)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ops.verify import verify
 from relay.audit import Audit, Window, audit
 from runtime.settings import Settings
 from tests.support.broker_logs import cut_half
+from tests.support.brokers import kill_broker, start_broker
 from tests.support.commands import innbox
 from tests.support.kafka_reader import ids, read_topics
 from tests.support.relays import a_relay, is_wholly_relayed
@@ -83,10 +84,10 @@ def test_what_a_killed_broker_lost_is_published_again_and_every_saga_ends(
         relay_all(engine, own)
         published = in_topics(own)
 
-        local.kill_broker(data)
+        kill_broker(data)
         for topic, ends in before.items():
             cut_half(data, own.kafka_prefix + topic, ends)
-        local.start_broker(data)
+        start_broker(data)
 
         lost = set(published) - set(in_topics(own))
         assert 2 < len(lost) < len(late) + len(early)

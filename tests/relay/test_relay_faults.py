@@ -14,10 +14,11 @@ from structlog.testing import capture_logs
 
 from domain.messages import ROOM_RESERVE
 from ops import local
-from ops.local import Servers, node
+from ops.local import Servers, kafka
 from ops.topics import create_topics
 from runtime.settings import Settings
 from tests.conftest import a_configuration
+from tests.support.brokers import kill_broker, start_broker
 from tests.support.kafka_reader import ids
 from tests.support.process_faults import MESSAGES_IN_HAND
 from tests.support.refusals import allow_all, blocked, forbid_writes
@@ -140,7 +141,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     folder = tmp_path_factory.mktemp("broker")
     parts: tuple[local.Part, ...] = ("kafka",)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node, "SETTINGS", node.SETTINGS + AUTHORIZER)
+        patch.setattr(kafka, "SETTINGS", kafka.SETTINGS + AUTHORIZER)
         with local.running(folder, durable=False, parts=parts) as servers:
             yield folder, servers.kafka_bootstrap_servers
 
@@ -164,12 +165,12 @@ def test_an_outage_of_the_brokers_is_waited_out_and_shown(
         published(alone, [first])
         eventually(lambda: not relay.health.problems)
 
-        local.kill_broker(folder)
+        kill_broker(folder)
         eventually(lambda: relay.health.problems.get("kafka"))
-        local.start_broker(folder)
+        start_broker(folder)
         eventually(lambda: not relay.health.problems)
 
-        local.kill_broker(folder)
+        kill_broker(folder)
         backlog = messages_of_keys(300)
         for message in backlog:
             append(engine, message)
@@ -177,7 +178,7 @@ def test_an_outage_of_the_brokers_is_waited_out_and_shown(
         assert relay.health.is_live
         assert not is_wholly_relayed(engine)
 
-        local.start_broker(folder)
+        start_broker(folder)
         records = published(alone, [first, *backlog])
         eventually(lambda: is_wholly_relayed(engine))
         eventually(lambda: not relay.health.problems)
@@ -193,14 +194,14 @@ def test_a_stop_during_an_outage_of_the_brokers_comes_soon_and_releases_the_shar
     try:
         with a_relay(alone) as relay:
             eventually(lambda: not relay.health.problems)
-            local.kill_broker(folder)
+            kill_broker(folder)
             append(engine, *messages)
             eventually(lambda: relay.health.problems.get("kafka"))
 
             relay.stop.set()
             eventually(lambda: the_shard(engine).owner is None)  # the outage goes on
     finally:
-        local.start_broker(folder)
+        start_broker(folder)
 
     with a_relay(alone):
         records = published(alone, messages)
@@ -240,9 +241,9 @@ def test_records_that_brokers_have_lost_are_told_of_and_the_relay_goes_on(
         for message in (kept, lost):
             append(engine, message)
             eventually(lambda: is_wholly_relayed(engine))
-        local.kill_broker(folder)
+        kill_broker(folder)
         cut_off_the_last_batch(folder, topic)
-        local.start_broker(folder)
+        start_broker(folder)
 
         append(engine, after)
         records = published(alone, [after])

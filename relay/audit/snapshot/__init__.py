@@ -58,9 +58,6 @@ class SnapshotDatabase:
         for script in scripts:
             self._sqlite.executescript(script)
 
-    def execute(self, statement: str, values: Mapping[str, object]) -> None:
-        self._sqlite.execute(statement, values)
-
     def create_function(self, name: str, arguments: int, function: Callable[..., int]) -> None:
         """Let queries call a function, whose answer depends on its arguments alone."""
         self._sqlite.create_function(name, arguments, function, deterministic=True)

@@ -15,7 +15,8 @@ from confluent_kafka.admin import AdminClient
 from innbox_process.commands import Report
 from innbox_process.kafka import BEGINNING, END, OffsetSpec, Place, at_instant, offsets, quiet_admin
 from innbox_process.records import Record, record_of
-from relay.audit.snapshot import SnapshotDatabase
+from relay.audit.snapshot import SnapshotDatabase, seconds
+from relay.commands.replay import MEND_HEADER, REPLAY_HEADER
 
 RECORDS_PER_READ = 5_000
 # No record and no end of a partition for this long: the brokers are away, or too slow to wait for.
@@ -23,9 +24,11 @@ SILENCE_S_MAX = 30.0
 # How long brokers may take to be found at all.
 CONTACT_S_MAX = 10.0
 
-# A row of the table `record`, from a record and when it was published.
-RowOf = Callable[[Record, float], Sequence[object]]
+# What a user of the table `record` keeps besides: of a record, and of when it was published.
+More = Callable[[Record, float], Sequence[object]]
 
+# The first columns of the table `record`; `run` is the mend or replay that published it, if any.
+RECORD_COLUMNS = "topic, partition INTEGER, offset INTEGER, key, source, ce_time, run"
 # `begun` is where reading began, `low` where the partition began when it ended.
 SCHEMA = "CREATE TABLE partition (topic, partition INTEGER, begun, low, high, first_at);"
 
@@ -36,15 +39,15 @@ def read_topics(
     prefix: str,
     topics: Iterable[str],
     report: Report,
-    row_of: RowOf,
+    more: More,
     *,
     since: float | None = None,
 ) -> None:
     """Enter every record up to the present ends. A topic that does not exist has no record.
 
     `kafka` are the properties of a client, `prefix` is before every topic. With `since`, from the first
-    that was published then; earlier ones may be left out. Fills the tables `record`, whose rows `row_of`
-    makes, and `partition`.
+    that was published then; earlier ones may be left out. Fills the tables `record`, whose last columns
+    `more` returns, and `partition`.
     """
     admin = quiet_admin(kafka)
     places = _places(admin, {prefix + topic for topic in topics})
@@ -53,7 +56,7 @@ def read_topics(
     first_at: dict[Place, float] = {}
     consumer = Consumer(_properties(kafka, prefix))
     try:
-        db.insert("record", _records(consumer, starts, ends, first_at, prefix, report, row_of))
+        db.insert("record", _records(consumer, starts, ends, first_at, prefix, report, more))
     finally:
         consumer.close()
     # Asked again: what was trimmed during the reading is trimmed.
@@ -113,7 +116,7 @@ def _records(
     first_at: dict[Place, float],
     prefix: str,
     report: Report,
-    row_of: RowOf,
+    more: More,
 ) -> Iterator[Sequence[object]]:
     """Yield the rows, and enter when the first record of each partition was published."""
     unfinished = {place for place, end in ends.items() if end > starts[place]}
@@ -129,8 +132,21 @@ def _records(
                 published_at = message.timestamp()[1] / 1000
                 first_at.setdefault(place, published_at)
                 done += 1
-                yield row_of(record_of(message, prefix), published_at)
+                record = record_of(message, prefix)
+                yield (*_columns(record), *more(record, published_at))
         report("records", done, total)
+
+
+def _columns(record: Record) -> tuple[object, ...]:
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key.decode(errors="replace") if record.key is not None else None,
+        record.headers.get("ce_source"),
+        seconds(record.headers.get("ce_time")),
+        record.headers.get(MEND_HEADER) or record.headers.get(REPLAY_HEADER),
+    )
 
 
 def _next(consumer: Consumer) -> list[Any]:
