@@ -25,8 +25,7 @@ from ops.bench.environment import (
     with_own_api,
 )
 from ops.bench.load_generator import Called, Script, call
-from ops.bench.measure import Comparison, Measured, Times, in_turn
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, Times, bounded, in_turn, rounds_option
 from ops.bench.pgbench import reserve_per_s
 from ops.supervisor import Child
 from runtime.settings import Settings

@@ -21,8 +21,7 @@ from domain.stay import Stay
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
 from ops.bench.environment import Run, scratch
-from ops.bench.measure import Comparison, Measured, in_turn, rate
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rate, rounds_option
 from ops.topics import create_topics
 from relay.publishing.producer import producer_properties
 from runtime.settings import Settings

@@ -16,8 +16,7 @@ from sqlalchemy import Connection, text
 from innbox_process.commands import CommandError
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, execute, scratch, session
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rounds_option
 from runtime.settings import Settings
 
 # For an embedded server; a server of the environment must allow as many.

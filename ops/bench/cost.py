@@ -13,9 +13,8 @@ from sqlalchemy import Connection, make_url, text
 import outbox
 from innbox_process.commands import Report
 from ops.bench.environment import Run, a_relay, scratch, session, wait_for_all
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
-from ops.bench.writing import an_event, writing
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rounds_option
+from ops.bench.writers import an_event, writing
 from runtime.settings import Settings
 
 PER_BATCH = 100

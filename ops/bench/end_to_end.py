@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from innbox_process.commands import CommandError, Report
 from ops.bench.environment import Run, processes, scratch, with_own_api
-from ops.bench.measure import Measured, Times
-from ops.bench.options import bounded
+from ops.bench.measure import Measured, Times, bounded
 from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
 from ops.demo.hotel import Hotel, RoomType, Season
 from ops.demo.run import open_hotel

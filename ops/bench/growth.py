@@ -13,8 +13,7 @@ from innbox_process.commands import Report, reported
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rounds_option
 from outbox import admin
 from outbox.reader import Cursor
 from runtime.settings import Settings

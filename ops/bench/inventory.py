@@ -22,8 +22,7 @@ from api.identity.signing import sign
 from domain.rooms.search import SEARCH
 from innbox_process.commands import CommandError, reported
 from ops.bench.environment import Run, child_of, processes, scratch, session, with_own_api
-from ops.bench.measure import Measured
-from ops.bench.options import bounded
+from ops.bench.measure import Measured, bounded
 from runtime.settings import Settings
 
 OPENS_ON = date(2030, 1, 1)

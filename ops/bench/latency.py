@@ -20,9 +20,8 @@ from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
 from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
-from ops.bench.measure import Measured, Times
-from ops.bench.options import bounded, mode_option
-from ops.bench.writing import HEAD_START_S, Instants, write
+from ops.bench.measure import Measured, Times, bounded, mode_option
+from ops.bench.writers import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0

@@ -1,4 +1,4 @@
-"""Measurements: comparisons of a candidate with a baseline, and the times of many events.
+"""Measurements: their options, comparisons of a candidate with a baseline, and the times of many events.
 
 In every comparison a ratio above 1 means that the candidate is better, whatever the unit.
 """
@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
+
+import click
 
 from innbox_process.commands import Report, reported
+from runtime.settings import RelayMode
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _Found = TypeVar("_Found")
 
 # What is measured in turn, and what was found in each round, by the name of the way.
@@ -20,6 +24,31 @@ Ways = Mapping[str, Callable[[], _Found]]
 Rounds = Mapping[str, Sequence[float]]
 Unit = Literal["per_s", "p50_ms", "bytes"]
 _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
+
+
+def bounded(
+    name: str,
+    low: float,
+    high: float,
+    default: float,
+    *,
+    into: str | None = None,
+    help_: str | None = None,
+) -> Callable[[_Command], _Command]:
+    """Return an option for a number between bounds, for a whole number if `low` is one."""
+    type_ = click.IntRange(low, int(high)) if isinstance(low, int) else click.FloatRange(low, high)
+    names = (name, into) if into else (name,)
+    return click.option(*names, type=type_, default=default, show_default=True, help=help_)
+
+
+rounds_option = bounded("--rounds", 1, 20, 3, help_="Measured rounds; one more warms up.")
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(get_args(RelayMode)),
+    default="at-least-once",
+    show_default=True,
+    help="The relay's mode.",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,15 @@ from sqlalchemy import Connection, text
 from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, scratch, session
-from ops.bench.measure import Comparison, Measured, in_turn, rate
-from ops.bench.options import bounded, mode_option, rounds_option
+from ops.bench.measure import (
+    Comparison,
+    Measured,
+    bounded,
+    in_turn,
+    mode_option,
+    rate,
+    rounds_option,
+)
 from outbox import reader
 from outbox.reader import Cursor
 from relay.publishing.producer import producer_properties

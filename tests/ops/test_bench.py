@@ -25,8 +25,7 @@ from ops.bench.environment import Run, processes
 from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
 from ops.bench.measure import Comparison, Measured, Times
-from ops.bench.writers import bench_writers
-from ops.bench.writing import a_stay
+from ops.bench.writers import STAY, bench_writers
 from ops.environment import as_environment
 from ops.supervisor import children_of
 from runtime.settings import Settings
@@ -200,7 +199,7 @@ def test_a_made_message_is_what_append_makes(engine: Engine) -> None:
     made_of = text("SELECT topic, key, key_hash, value, headers FROM outbox.message")
     with engine.begin() as connection:
         fill(connection, 1, first=7)
-        outbox.append(connection, [messages.room_reserve(7, 8, a_stay())])
+        outbox.append(connection, [messages.room_reserve(7, 8, STAY)])
         made, appended = connection.execute(made_of).all()
     assert made[:4] == appended[:4]
     # As they came: the ids and the instants are their own.
