@@ -6,15 +6,10 @@ Callers, API and Postgres share the processors, with and without the database; p
 beside it. Nobody relays or answers: what is measured is accepting.
 """
 
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from secrets import token_hex
 
 from sqlalchemy import text
 
-from api.identity.scopes import READ, WRITE
-from api.identity.signing import sign
 from ops.bench.environment import (
     Run,
     child_of,
@@ -24,13 +19,12 @@ from ops.bench.environment import (
     scratch,
     with_own_api,
 )
-from ops.bench.load_generator import Called, Script, call
-from ops.bench.measure import Comparison, Measured, Times, bounded, in_turn, rounds_option
+from ops.bench.load_generator import MEMBERS, Called, call
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, percentiles, rounds_option
 from ops.bench.pgbench import reserve_per_s
 from ops.supervisor import Child
 from runtime.settings import Settings
 
-MEMBERS = 2_000
 # So that nobody comes near the bound: at 10,000 reservations a second there are five of each member.
 PENDING_PER_S_MAX = 20
 _EMPTY = text("""
@@ -57,7 +51,7 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
 
     def api(own: Settings, per_s: float | None = None) -> float:
         execute(own, _EMPTY)
-        calling = caller.submit(call, _script(own), callers=callers, seconds=seconds, per_s=per_s)
+        calling = caller.submit(call, own, callers=callers, seconds=seconds, per_s=per_s)
         last[own.database_url] = calling.result()
         return last[own.database_url].per_s
 
@@ -85,7 +79,7 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
         rates = in_turn(run.report, "reserving", rounds, ways)
         busy = last[two.database_url]
         api(two, rate)
-        calm = Times.of(last[two.database_url].times)
+        calm = percentiles(last[two.database_url].times)
     return Measured(
         "api",
         {"pgbench": Comparison.of(rates, "2 API processes", "pgbench")},
@@ -95,14 +89,14 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
             "floor": Comparison.of(rates, "2 API processes", "without database"),
         },
         {
-            "p50_ms": calm.p50_ms,
-            "p99_ms": calm.p99_ms,
+            "p50_ms": calm["p50_ms"],
+            "p99_ms": calm["p99_ms"],
             "callers": callers,
             "caller_us": busy.own_us,
             "seconds": seconds,
             "rates": [
-                {"requests_per_s": per_s, **asdict(times)}
-                for per_s, times in ((rate, calm), (busy.per_s, Times.of(busy.times)))
+                {"requests_per_s": rate, **calm},
+                {"requests_per_s": busy.per_s, **percentiles(busy.times)},
             ],
         },
     )
@@ -130,11 +124,3 @@ def _processes(two: Settings, one: Settings, floor: Settings, logs: Path) -> lis
             child.arguments = [child.arguments[0], "-m", "ops.bench.framework_baseline"]
         children.append(child)
     return children
-
-
-def _script(own: Settings) -> Script:
-    check_in = datetime.now(UTC).date() + timedelta(days=30)
-    check_out = check_in + timedelta(days=3)
-    body = f'{{"roomId":7,"checkInDate":"{check_in}","checkOutDate":"{check_out}"}}'.encode()
-    tokens = [sign(own, member, (READ, WRITE)) for member in range(1, MEMBERS + 1)]
-    return Script(own.host, own.api_port, tokens, body, token_hex(6))

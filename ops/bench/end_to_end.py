@@ -6,12 +6,11 @@ clients, and the times are those at that rate. No process is killed.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from innbox_process.commands import CommandError, Report
 from ops.bench.environment import Run, processes, scratch, with_own_api
-from ops.bench.measure import Measured, Times, bounded
+from ops.bench.measure import Measured, bounded, percentiles
 from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
 from ops.demo.hotel import Hotel, RoomType, Season
 from ops.demo.run import open_hotel
@@ -49,12 +48,10 @@ def bench_end_to_end(run: Run, *, reservations: int, clients: int) -> Measured:
         began_at = time.perf_counter()
         served = _reserve(stack, clients, "bench", reservations, run.report)
         took_s = time.perf_counter() - began_at
-    times = Times.of([one.took_ms / 1000 for one in served])
+    figures = percentiles([one.took_ms / 1000 for one in served])
+    figures["reservations_per_s"] = len(served) / took_s
     counted = {"reservations": reservations, "clients": clients}
-    return Measured(
-        "end-to-end",
-        figures=asdict(times) | {"reservations_per_s": len(served) / took_s} | counted,
-    )
+    return Measured("end-to-end", figures=figures | counted)
 
 
 def _reserve(

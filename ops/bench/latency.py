@@ -7,10 +7,9 @@ the times since an event was due, although not in those since the commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import click
 import msgspec
@@ -20,7 +19,7 @@ from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
 from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
-from ops.bench.measure import Measured, Times, bounded, mode_option
+from ops.bench.measure import Measured, bounded, mode_option, percentiles
 from ops.bench.writers import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
@@ -86,11 +85,11 @@ def latency(
         wait_for_all(lambda: events - len(arrived), missing, ARRIVED_WITHIN_S)
     due = {number: starts_at + number / rate for number in range(events)}
     counted = range(int(rate * WARM_UP_S), events)
-    since_due = asdict(_times(due, arrived, counted))
+    since_due = percentiles([arrived[number] - due[number] for number in counted])
     del since_due["count"]
     return {
         "events_per_s": rate,
-        **asdict(_times(committed, arrived, counted)),
+        **percentiles([arrived[number] - committed[number] for number in counted]),
         **{f"since_due_{name}": value for name, value in since_due.items()},
         "late": sum(begun[number] - due[number] >= LATE_S for number in counted),
     }
@@ -119,7 +118,3 @@ def _reading(settings: Settings) -> Iterator[Instants]:
             yield arrived
     finally:
         consumer.close()
-
-
-def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:
-    return Times.of([until[number] - since[number] for number in counted])

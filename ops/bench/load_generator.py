@@ -7,39 +7,26 @@ only the status and the length are read. So the generator uses little processor 
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from secrets import token_hex
+from typing import NamedTuple
 
 import uvloop
 
+from api.identity.scopes import READ, WRITE
+from api.identity.signing import sign
 from innbox_process.commands import CommandError
+from runtime.settings import Settings
+
+MEMBERS = 2_000
 
 # A call without an answer ends the measurement instead of hanging it.
 _PATIENCE_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """The requests, by number; the members take turns."""
-
-    host: str
-    port: int
-    tokens: Sequence[str]
-    body: bytes
-    series: str
-
-    def request(self, number: int) -> bytes:
-        return (
-            f"POST /v1/reservations HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
-            f"Authorization: Bearer {self.tokens[number % len(self.tokens)]}\r\n"
-            f"Idempotency-Key: {self.series}-{number}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n\r\n"
-        ).encode() + self.body
-
-
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """The time of each call, in seconds, their rate, and the generator's processor time for each."""
 
     times: Sequence[float]
@@ -47,18 +34,19 @@ class Called:
     own_us: float
 
 
-def call(script: Script, *, callers: int, seconds: float, per_s: float | None = None) -> Called:
+def call(settings: Settings, *, callers: int, seconds: float, per_s: float | None = None) -> Called:
     """Call for some seconds: each caller as soon as it has its answer, or all on a schedule.
 
     On a schedule a call is due at its time, whatever happened to earlier ones, and its time counts
     from then: a call that is due waits while no caller is free. Raises `CommandError` for any answer
     that is not 202.
     """
-    return uvloop.run(_call(script, callers, seconds, per_s))
+    return uvloop.run(_call(settings, callers, seconds, per_s))
 
 
-async def _call(script: Script, callers: int, seconds: float, per_s: float | None) -> Called:
-    connections = [await asyncio.open_connection(script.host, script.port) for _ in range(callers)]
+async def _call(settings: Settings, callers: int, seconds: float, per_s: float | None) -> Called:
+    host, port, request = settings.host, settings.api_port, _requests(settings)
+    connections = [await asyncio.open_connection(host, port) for _ in range(callers)]
     own_before_s, began_at = time.process_time(), time.perf_counter()
     numbers = count()
     times: list[float] = []
@@ -71,7 +59,7 @@ async def _call(script: Script, callers: int, seconds: float, per_s: float | Non
                 return
             if due_at > now:
                 await asyncio.sleep(due_at - now)
-            requests.write(script.request(number))
+            requests.write(request(number))
             await _accepted(answers)
             times.append(time.perf_counter() - due_at)
 
@@ -81,6 +69,25 @@ async def _call(script: Script, callers: int, seconds: float, per_s: float | Non
     for _, requests in connections:
         requests.transport.abort()
     return Called(times, len(times) / took_s, own_s / len(times) * 1e6)
+
+
+def _requests(settings: Settings) -> Callable[[int], bytes]:
+    """Return the function that makes a request of a number; the members take turns."""
+    check_in = datetime.now(UTC).date() + timedelta(days=30)
+    check_out = check_in + timedelta(days=3)
+    body = f'{{"roomId":7,"checkInDate":"{check_in}","checkOutDate":"{check_out}"}}'
+    tokens = [sign(settings, member, (READ, WRITE)) for member in range(1, MEMBERS + 1)]
+    series = token_hex(6)
+
+    def request(number: int) -> bytes:
+        return (
+            f"POST /v1/reservations HTTP/1.1\r\nHost: {settings.host}:{settings.api_port}\r\n"
+            f"Authorization: Bearer {tokens[number % MEMBERS]}\r\n"
+            f"Idempotency-Key: {series}-{number}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
+    return request
 
 
 async def _accepted(answers: asyncio.StreamReader) -> None:

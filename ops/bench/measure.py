@@ -107,16 +107,13 @@ class Measured:
     contrasts: dict[str, Comparison] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def ratio(self) -> float:
-        return min(comparison.ratio for comparison in self.comparisons.values())
-
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"bench": self.bench}
         if len(self.comparisons) == 1:
             found |= next(iter(self.comparisons.values())).as_dict()
         elif self.comparisons:
-            found |= {"ratio": round(self.ratio, 3), "comparisons": _as_dicts(self.comparisons)}
+            ratio = min(comparison.ratio for comparison in self.comparisons.values())
+            found |= {"ratio": round(ratio, 3), "comparisons": _as_dicts(self.comparisons)}
         if self.contrasts:
             found["contrasts"] = _as_dicts(self.contrasts)
         found |= rounded(self.figures)
@@ -128,25 +125,13 @@ class Measured:
         return found | {"machine": machine}
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Percentiles of times, in milliseconds."""
-
-    count: int
-    p50_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Times":
-        """Return the percentiles by nearest rank, without interpolation."""
-        times_ms = sorted(each * 1000 for each in seconds)
-
-        def rank(share: float) -> float:
-            return times_ms[min(len(times_ms) - 1, int(share * len(times_ms)))]
-
-        return cls(len(times_ms), rank(0.5), rank(0.99), rank(0.999), times_ms[-1])
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return percentiles of times in milliseconds, by nearest rank, without interpolation."""
+    times_ms = sorted(each * 1000 for each in seconds)
+    count = len(times_ms)
+    shares = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+    ranks = {name: min(count - 1, int(share * count)) for name, share in shares.items()}
+    return {"count": count, **{name: times_ms[rank] for name, rank in ranks.items()}}
 
 
 def in_turn(

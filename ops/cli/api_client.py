@@ -44,13 +44,16 @@ limit_option = click.option(
 )
 
 
-def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
-    """Give a command the options of the API's URL and token, and a client as its first argument.
+def with_client(
+    patience_s: float = PATIENCE_S, *, json: str = "Print one JSON object."
+) -> Callable[[Command], Command]:
+    """Give a command --json and the options of the API's URL and token; a client is its first argument.
 
     `patience_s` is the default of --patience: what a person at a terminal waits, unless it is longer.
     """
 
     def decorate(command: Command) -> Command:
+        @click.option("--json", "as_json", is_flag=True, help=json)
         @click.option(
             "--url", envvar="INNBOX_URL", help="The API's URL.  [default: that of `innbox up`]"
         )

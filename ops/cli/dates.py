@@ -22,12 +22,8 @@ class Day(click.ParamType[date]):
     def __init__(self, *, behind: str | None = None) -> None:
         self._behind = behind
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> date:
-        if isinstance(value, date):
-            return value
-        given = str(value).strip()
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        given = value.strip()
         first = ctx.params.get(self._behind) if ctx and self._behind else None
         after = first if isinstance(first, date) else today()
         try:
@@ -44,11 +40,9 @@ class Weekdays(click.ParamType[tuple[str, ...]]):
     name = "WEEKDAYS"
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        numbers = [weekday(word.strip()) for word in str(value).split(",")]
+        numbers = [weekday(word.strip()) for word in value.split(",")]
         if None in numbers:
             self.fail(
                 f"{value!r} are not days of the week; write, for example, SAT,SUN", param, ctx

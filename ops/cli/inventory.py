@@ -10,7 +10,7 @@ from innbox_client import Availability, FailingNight, Innbox, Night, NightsChang
 from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
 from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
 from ops.cli.root import cli
-from relay.cli.output import as_json, print_status, print_table
+from relay.cli.output import print_status, print_table
 
 NOT_BOOKABLE = 1
 NIGHTS_NAMED_MAX = 3
@@ -30,7 +30,6 @@ _to = click.option(
 @click.option("--room", type=click.IntRange(min=1), help="Only this room.")
 @click.option("--all", "every", is_flag=True, help="Also rooms that are not bookable, and why.")
 @limit_option
-@as_json
 @with_client()
 def availability(
     innbox: Innbox,
@@ -81,7 +80,6 @@ def inventory() -> None:
 
 
 @inventory.command()
-@as_json
 @with_client()
 def rooms(innbox: Innbox, as_json: bool) -> None:
     """List the rooms."""
@@ -96,7 +94,6 @@ def rooms(innbox: Innbox, as_json: bool) -> None:
 @_room
 @click.argument("name")
 @key_option
-@as_json
 @with_client()
 def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
     """Name a room; a new room is created."""
@@ -108,7 +105,6 @@ def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> 
 @_room
 @_from
 @_to
-@as_json
 @with_client()
 def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_json: bool) -> None:
     """Show the nights of a room: capacity, held and free rooms, and rules."""
@@ -134,7 +130,6 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
 @click.option("--closed-to-departure/--open-to-departure", default=None)
 @click.option("--name", help="The room's name.")
 @key_option
-@as_json
 @with_client()
 def set_(
     innbox: Innbox,

@@ -7,7 +7,7 @@ import click
 
 from ops.cli.root import cli
 from ops.environment import embedded_servers
-from relay.cli.output import as_json, print_json, print_status, print_table
+from relay.cli.output import as_json, print_found, print_json, print_status
 
 brokers_option = click.option(
     "--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True
@@ -51,14 +51,10 @@ def stop(data: Path) -> None:
 def status(data: Path, as_json: bool) -> None:
     """Show each server: its state, port, data and log."""
     rows = embedded_servers().status(data)
-    if as_json:
-        print_json({"servers": [asdict(row) | {"state": row.state} for row in rows]})
-        return
-    print_table(
-        f"Servers of {data}",
-        ("server", "state", "pid", "version", "url", "log"),
-        [(row.name, row.state, row.pid, row.version, row.url, row.log) for row in rows],
-    )
+    found = {"servers": [asdict(row) | {"state": row.state} for row in rows]}
+    columns = ("server", "state", "pid", "version", "url", "log")
+    cells = [(row.name, row.state, row.pid, row.version, row.url, row.log) for row in rows]
+    print_found(found, f"Servers of {data}", columns, cells, as_json=as_json)
 
 
 @local.command()
