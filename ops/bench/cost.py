@@ -70,10 +70,13 @@ def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
         }
         found = in_turn(run.report, "writing", rounds, ways)
         with a_relay(own, run.logs):
-            figures = _relayed(connection, own, count)
-            appended = (2 * rounds + 3) * count
-            figures |= _rows(connection, appended)
-            figures["idle_queries_per_s"] = _idle(run.settings, own, idle_s, run.report)
+            _wait_until_relayed(connection)
+            wal_bytes = _wal_bytes(connection, lambda: _append_and_relay(connection, own, count))
+            figures = {
+                "wal_bytes_per_relayed_event": wal_bytes / count,
+                **_rows(connection, appended=(2 * rounds + 3) * count),
+                "idle_queries_per_s": _idle(run.settings, own, idle_s, run.report),
+            }
     one, many = (
         Comparison("outbox.message", "bare table", "bytes", *zip(*found[name], strict=True))
         for name in ("one by one", "in batches")
@@ -96,16 +99,10 @@ def _bytes_per_event(
     return appended / count, _wal_bytes(connection, copy) / count
 
 
-def _relayed(connection: Connection, settings: Settings, count: int) -> dict[str, Any]:
+def _append_and_relay(connection: Connection, settings: Settings, count: int) -> None:
     """Append one by one while the relay publishes and saves its cursors."""
-
-    def append_and_relay() -> None:
-        _append(settings, count, 1, rings=True)
-        _wait_until_relayed(connection)
-
+    _append(settings, count, 1, rings=True)
     _wait_until_relayed(connection)
-    wal_bytes = _wal_bytes(connection, append_and_relay)
-    return {"wal_bytes_per_relayed_event": wal_bytes / count}
 
 
 def _wal_bytes(connection: Connection, work: Callable[[], None]) -> int:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from unittest.mock import patch
 
-from api.serving.process import listening, serve
+from api.serving.process import run
 from innbox_process.logs import configure_logs
-from innbox_process.shutdown import stop_on_signals
 from ops.signals import end_with_supervisor
 from runtime.pipeline import PipelinePool, Rows, Statement
 from runtime.settings import load_settings
@@ -26,12 +25,8 @@ def main() -> None:
     end_with_supervisor()
     settings = load_settings()
     configure_logs(settings, "floor")
-    with (
-        stop_on_signals(settings.shutdown_s) as stop,
-        listening(settings) as listener,
-        patch.object(PipelinePool, "execute", execute),
-    ):
-        serve(settings, listener, stop)
+    with patch.object(PipelinePool, "execute", execute):
+        run(settings)
 
 
 if __name__ == "__main__":
