@@ -23,15 +23,7 @@ from sqlalchemy import text
 from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from innbox_process.commands import CommandError
-from ops.bench.environment import (
-    Run,
-    child_of,
-    execute,
-    process_pool,
-    processes,
-    scratch,
-    with_own_api,
-)
+from ops.bench.environment import Run, child_of, execute, process_pool, processes, scratch, with_api
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, percentiles, rounds_option
 from ops.bench.pgbench import reserve_per_s
 from ops.supervisor import Child
@@ -127,7 +119,7 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
 
 def _unbounded(settings: Settings, seconds: int, **changes: object) -> Settings:
     """Return a contender's settings, with bounds that no member reaches."""
-    return with_own_api(
+    return with_api(
         settings,
         requests_per_s_max=1e6,
         requests_burst_max=1_000_000,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from innbox_process.commands import CommandError, Report
-from ops.bench.environment import Run, processes, scratch, with_own_api
+from ops.bench.environment import Run, processes, scratch, with_api
 from ops.bench.measure import Measured, bounded, percentiles
 from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Served
 from ops.demo.hotel import Hotel, RoomType, Season
@@ -38,7 +38,7 @@ def bench_end_to_end(run: Run, *, reservations: int, clients: int) -> Measured:
     innbox bench end-to-end --clients 1 --reservations 1000 --json
     """
     with (
-        scratch(with_own_api(run.settings)) as own,
+        scratch(with_api(run.settings)) as own,
         processes(own, children_of(own, run.logs)) as supervisor,
     ):
         stack = Running(own, supervisor, f"http://{own.host}:{own.api_port}")

@@ -145,7 +145,7 @@ def process_pool(size: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(size, get_context("spawn"), signal.signal, ignored)
 
 
-def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
+def with_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
     """Return the settings with this run's own key for tokens and port of the API, and changes."""
     own = {
         "environment": "development",

@@ -19,7 +19,7 @@ from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
 from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
-from ops.bench.measure import Measured, bounded, mode_option, percentiles
+from ops.bench.measure import Measured, bounded, percentiles, relay_mode
 from ops.bench.writers import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
@@ -40,7 +40,7 @@ _POLL_S = 0.1
     help="Events per second; may be repeated.",
 )
 @bounded("--seconds", 0.1, 600, 20)
-@mode_option
+@relay_mode
 def bench_latency(
     run: Run, *, rates: tuple[float, ...], seconds: float, mode: RelayMode
 ) -> Measured:

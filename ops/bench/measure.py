@@ -42,7 +42,7 @@ def bounded(
 
 
 rounds_option = bounded("--rounds", 1, 20, 3, help_="Measured rounds; one more warms up.")
-mode_option = click.option(
+relay_mode = click.option(
     "--mode",
     type=click.Choice(get_args(RelayMode)),
     default="at-least-once",

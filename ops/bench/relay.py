@@ -19,8 +19,8 @@ from ops.bench.measure import (
     Measured,
     bounded,
     in_turn,
-    mode_option,
     rate,
+    relay_mode,
     rounds_option,
 )
 from outbox import reader
@@ -30,7 +30,7 @@ from runtime.settings import RelayMode, Settings
 
 
 @bounded("--backlog", 1_000, 5_000_000, 500_000)
-@mode_option
+@relay_mode
 @rounds_option
 def bench_relay(run: Run, *, backlog: int, rounds: int, mode: RelayMode) -> Measured:
     """Drain a backlog with one relay, beside the bare producer loop with the same headers.

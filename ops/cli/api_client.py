@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import uuid4
 
 import click
@@ -30,6 +30,7 @@ _TOKEN_S = 300
 # Its first argument is the client; the others are its options.
 Command = Callable[..., int | None]
 Keywords = TypeVar("Keywords")
+Shown = ParamSpec("Shown")
 
 
 # Drawn here and not by the client, so that an interrupted command can print it.
@@ -98,12 +99,18 @@ def given(kind: type[Keywords], **options: object) -> Keywords:
     return msgspec.convert({name: one for name, one in options.items() if one is not None}, kind)
 
 
-def print_found(found: object, for_people: Callable[[], None], *, as_json: bool) -> None:
-    """Print what the API answered: as JSON, or as people read it."""
+def print_found(
+    as_json: bool,
+    found: object,
+    show: Callable[Shown, None],
+    *shown: Shown.args,
+    **more: Shown.kwargs,
+) -> None:
+    """Print what the API answered: as JSON, or by a function that shows it to people."""
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
-        for_people()
+        show(*shown, **more)
 
 
 def explained(error: Problem | Unavailable) -> str:

@@ -84,7 +84,7 @@ def load(
             )
             raise
     found = {"lines": so_far.lines, "applied": so_far.applied, "refused": so_far.refused}
-    print_found(found, lambda: _print(so_far), as_json=as_json)
+    print_found(as_json, found, _print, so_far)
     return REFUSED if so_far.refused else 0
 
 

@@ -128,11 +128,8 @@ def list_(
     filters = given(Filters, check_in_from=from_on, check_in_to=to_on, **others)
     found = list(islice(innbox.reservations(**filters), limit))
     columns = ("id", "member", "room", "check-in", "check-out", "status", "reason")
-    print_found(
-        {"reservations": found},
-        lambda: print_table("Reservations", columns, map(_row, found)),
-        as_json=as_json,
-    )
+    rows = map(_row, found)
+    print_found(as_json, {"reservations": found}, print_table, "Reservations", columns, rows)
 
 
 @reservations.command()
@@ -152,7 +149,7 @@ def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     columns = ("version", "at", "status", "by", "reason", "trace")
     rows = [(*_cells(one), one.trace_id) for one in found]
     title = f"History of reservation {reservation_id}"
-    print_found({"history": found}, lambda: print_table(title, columns, rows), as_json=as_json)
+    print_found(as_json, {"history": found}, print_table, title, columns, rows)
 
 
 @reservations.command()
@@ -192,7 +189,7 @@ def _show(one: Reservation, *, as_json: bool) -> None:
         ("created", shown_instant(one.created_at)),
         ("updated", shown_instant(one.updated_at)),
     ]
-    print_found(one, lambda: print_table(f"Reservation {one.id}", ("", ""), rows), as_json=as_json)
+    print_found(as_json, one, print_table, f"Reservation {one.id}", ("", ""), rows)
 
 
 def _row(one: Reservation) -> Sequence[object]:
