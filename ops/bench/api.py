@@ -24,7 +24,7 @@ from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from innbox_process.commands import CommandError
 from ops.bench.environment import Run, child_of, execute, process_pool, processes, scratch, with_api
-from ops.bench.measure import Comparison, Measured, bounded, in_turn, percentiles, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, percentiles, with_rounds
 from ops.bench.pgbench import reserve_per_s
 from ops.supervisor import Child
 from runtime.settings import Settings
@@ -51,7 +51,7 @@ class Called(NamedTuple):
 @bounded("--callers", 1, 200, 16)
 @bounded("--seconds", 1, 600, 5)
 @bounded("--rate", 1.0, 100_000, 200, help_="Requests per second for the times.")
-@rounds_option
+@with_rounds
 def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float) -> Measured:
     """Reserve over HTTP with two API processes, beside pgbench with the same SQL.
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, make_url, text
 import outbox
 from innbox_process.commands import Report
 from ops.bench.environment import Run, a_relay, scratch, session, wait_for_all
-from ops.bench.measure import Comparison, Measured, bounded, in_turn, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
 from ops.bench.writers import an_event, writing
 from runtime.settings import Settings
 
@@ -51,7 +51,7 @@ _TRANSACTIONS = text("""
 
 @bounded("--messages", 100, 1_000_000, 2_000, into="count")
 @bounded("--idle", 0.1, 3_600, 60, into="idle_s")
-@rounds_option
+@with_rounds
 def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
     """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
 

@@ -41,7 +41,7 @@ def bounded(
     return click.option(*names, type=type_, default=default, show_default=True, help=help_)
 
 
-rounds_option = bounded("--rounds", 1, 20, 3, help_="Measured rounds; one more warms up.")
+with_rounds = bounded("--rounds", 1, 20, 3, help_="Measured rounds; one more warms up.")
 relay_mode = click.option(
     "--mode",
     type=click.Choice(get_args(RelayMode)),

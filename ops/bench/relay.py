@@ -14,15 +14,7 @@ from sqlalchemy import Connection, text
 from domain.messages import ROOM_RESERVE
 from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, scratch, session
-from ops.bench.measure import (
-    Comparison,
-    Measured,
-    bounded,
-    in_turn,
-    rate,
-    relay_mode,
-    rounds_option,
-)
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rate, relay_mode, with_rounds
 from outbox import reader
 from outbox.reader import Cursor
 from relay.publishing.producer import producer_properties
@@ -31,7 +23,7 @@ from runtime.settings import RelayMode, Settings
 
 @bounded("--backlog", 1_000, 5_000_000, 500_000)
 @relay_mode
-@rounds_option
+@with_rounds
 def bench_relay(run: Run, *, backlog: int, rounds: int, mode: RelayMode) -> Measured:
     """Drain a backlog with one relay, beside the bare producer loop with the same headers.
 

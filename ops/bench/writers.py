@@ -24,7 +24,7 @@ from domain.stay import Stay
 from innbox_process.database import pooled_engine
 from ops.bench.backlog import KEYS
 from ops.bench.environment import Run, execute, process_pool, repeating, scratch, session
-from ops.bench.measure import Comparison, Measured, bounded, in_turn, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
 from outbox import reader
 from runtime.settings import Settings
 
@@ -47,7 +47,7 @@ _NO_TRIGGER = text("DROP TRIGGER bench_notify ON outbox.message")
 
 @bounded("--writers", 1, 100, 16)
 @bounded("--seconds", 0.1, 600, 5)
-@rounds_option
+@with_rounds
 def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Measured:
     """Count writers' commits with the doorbell, beside the same writers without a wake-up.
 

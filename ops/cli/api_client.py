@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from shlex import quote
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 import click
@@ -30,7 +30,7 @@ _TOKEN_S = 300
 # Its first argument is the client; the others are its options.
 Command = Callable[..., int | None]
 Keywords = TypeVar("Keywords")
-Shown = ParamSpec("Shown")
+Shown = TypeVarTuple("Shown")
 
 
 # Drawn here and not by the client, so that an interrupted command can print it.
@@ -100,17 +100,13 @@ def given(kind: type[Keywords], **options: object) -> Keywords:
 
 
 def print_found(
-    as_json: bool,
-    found: object,
-    show: Callable[Shown, None],
-    *shown: Shown.args,
-    **more: Shown.kwargs,
+    as_json: bool, found: object, show: Callable[[*Shown], None], *shown: *Shown
 ) -> None:
     """Print what the API answered: as JSON, or by a function that shows it to people."""
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
-        show(*shown, **more)
+        show(*shown)
 
 
 def explained(error: Problem | Unavailable) -> str:
