@@ -25,11 +25,10 @@ from api.identity.signing import sign
 from innbox_process.commands import CommandError
 from ops.bench.environment import Run, child_of, execute, process_pool, processes, scratch, with_api
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, percentiles, with_rounds
-from ops.bench.pgbench import reserve_per_s
+from ops.bench.pgbench import MEMBERS, reserve_per_s
 from ops.supervisor import Child
 from runtime.settings import Settings
 
-MEMBERS = 2_000
 # A call without an answer ends the measurement instead of hanging it.
 _PATIENCE_S = 30.0
 # So that nobody comes near the bound: at 10,000 reservations a second there are five of each member.
@@ -72,9 +71,7 @@ def bench_api(run: Run, *, callers: int, seconds: int, rounds: int, rate: float)
 
     def pgbench(*, pipelined: bool) -> float:
         execute(two, _EMPTY)
-        return reserve_per_s(
-            two, clients=callers, seconds=seconds, members=MEMBERS, pipelined=pipelined
-        )
+        return reserve_per_s(two, clients=callers, seconds=seconds, pipelined=pipelined)
 
     with (
         # A database each, because every NOTIFY of a database wakes all its listeners.
@@ -136,7 +133,7 @@ def _processes(two: Settings, one: Settings, floor: Settings, logs: Path) -> lis
         child = child_of(own, logs, "api")
         child.name, child.log = f"api-{name}", logs / f"api-{name}.log"
         if own is floor:
-            child.arguments = [child.arguments[0], "-m", "ops.bench.framework_baseline"]
+            child.arguments = [child.arguments[0], "-m", "ops.bench.framework_baseline", "api"]
         children.append(child)
     return children
 

@@ -34,20 +34,12 @@ class Day(click.ParamType[date]):
             )
 
 
-class Weekdays(click.ParamType[tuple[str, ...]]):
-    """Days of the week, separated by commas: SAT,SUN or saturday,sunday."""
-
-    name = "WEEKDAYS"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        numbers = [weekday(word.strip()) for word in value.split(",")]
-        if None in numbers:
-            self.fail(
-                f"{value!r} are not days of the week; write, for example, SAT,SUN", param, ctx
-            )
-        return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
+def weekdays(words: str) -> tuple[str, ...]:
+    """Read days of the week, separated by commas: SAT,SUN or saturday,sunday."""
+    numbers = [weekday(word.strip()) for word in words.split(",")]
+    if None in numbers:
+        raise click.BadParameter(f"{words!r} are not days of the week; write, for example, SAT,SUN")
+    return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
 
 
 arrives = click.option(

@@ -8,7 +8,7 @@ import click
 
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
 from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
-from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
+from ops.cli.dates import Day, arrives, leaves, shown, weekdays
 from ops.cli.root import cli
 from relay.cli.output import print_status, print_table
 
@@ -115,7 +115,7 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
 @_room
 @_from
 @_to
-@click.option("--weekdays", type=Weekdays(), help="Only these: SAT,SUN.")
+@click.option("--weekdays", type=weekdays, help="Only these: SAT,SUN.")
 @click.option("--capacity", type=click.IntRange(min=0), help="The number of rooms.")
 @click.option("--min-stay", type=click.IntRange(min=1), help="Nights, for arrivals on that day.")
 @click.option("--closed/--open", default=None, help="Accept no new reservation.")

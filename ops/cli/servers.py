@@ -1,5 +1,9 @@
 """`innbox local` and `innbox up`: the servers, and all of innbox, on this machine."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -83,3 +87,17 @@ def up(data: Path, port: int, brokers: str) -> None:
     from ops.up import run_up
 
     run_up(data, port=port, brokers=int(brokers))
+
+
+@contextmanager
+def temporary(prefix: str) -> Iterator[Path]:
+    """Make a directory for the length of a block; it is kept, with its logs, if the block fails."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    with ExitStack() as removed:
+        removed.callback(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            yield directory
+        except Exception:  # if it is interrupted, the logs are of no use
+            removed.pop_all()
+            print_status(f"The logs are kept in {directory}.")
+            raise
