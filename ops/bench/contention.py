@@ -14,9 +14,9 @@ from os import getpid
 from sqlalchemy import Connection, text
 
 from innbox_process.commands import CommandError
-from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, execute, scratch, session
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import behind_all, drain_rate, fill
 from runtime.settings import Settings
 
 # For an embedded server; a server of the environment must allow as many.

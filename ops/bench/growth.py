@@ -10,10 +10,10 @@ from functools import partial
 from sqlalchemy import text
 
 from innbox_process.commands import Report, reported
-from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import behind_all, drain_rate, fill
 from outbox import admin
 from outbox.reader import Cursor
 from runtime.settings import Settings

@@ -22,9 +22,9 @@ import outbox
 from domain import messages
 from domain.stay import Stay
 from innbox_process.database import pooled_engine
-from ops.bench.backlog import KEYS
 from ops.bench.environment import Run, execute, process_pool, repeating, scratch, session
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import KEYS
 from outbox import reader
 from runtime.settings import Settings
 

@@ -17,7 +17,6 @@ from domain import messages
 from innbox_process.commands import CommandError
 from ops import local
 from ops.bench.api import bench_api
-from ops.bench.backlog import fill
 from ops.bench.consumer import bench_consumer
 from ops.bench.contention import SERVER, bench_contention
 from ops.bench.cost import bench_cost
@@ -25,6 +24,7 @@ from ops.bench.environment import Run, processes
 from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
 from ops.bench.measure import Comparison, Measured, percentiles
+from ops.bench.relay import fill
 from ops.bench.writers import STAY, bench_writers
 from ops.environment import as_environment
 from ops.supervisor import children_of
