@@ -21,8 +21,7 @@ from domain.stay import Stay
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
 from ops.bench.environment import Run, scratch
-from ops.bench.measure import Comparison, Measured, in_turn, rate
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, rate, with_rounds
 from ops.topics import create_topics
 from relay.publishing.producer import producer_properties
 from runtime.settings import Settings
@@ -34,7 +33,7 @@ STAY_NIGHTS = 3
 
 @bounded("--messages", 1_000, 1_000_000, 20_000, into="total")
 @bounded("--one-by-one", 100, 100_000, 1_000)
-@rounds_option
+@with_rounds
 def bench_consumer(run: Run, *, total: int, one_by_one: int, rounds: int) -> Measured:
     """Apply requests in batches, beside one transaction per message.
 

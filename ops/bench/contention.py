@@ -14,10 +14,9 @@ from os import getpid
 from sqlalchemy import Connection, text
 
 from innbox_process.commands import CommandError
-from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, execute, scratch, session
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import behind_all, drain_rate, fill
 from runtime.settings import Settings
 
 # For an embedded server; a server of the environment must allow as many.
@@ -29,7 +28,7 @@ _PREPARED = text("SELECT gid FROM pg_prepared_xacts WHERE database = current_dat
 
 @bounded("--backlog", 1_000, 5_000_000, 200_000)
 @bounded("--transactions", 2, TRANSACTIONS_MAX, 1_000)
-@rounds_option
+@with_rounds
 def bench_contention(run: Run, *, backlog: int, transactions: int, rounds: int) -> Measured:
     """Drain while one or many transactions are open, beside draining with none open.
 

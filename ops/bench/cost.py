@@ -13,13 +13,11 @@ from sqlalchemy import Connection, make_url, text
 import outbox
 from innbox_process.commands import Report
 from ops.bench.environment import Run, a_relay, scratch, session, wait_for_all
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
-from ops.bench.writing import an_event, writing
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.writers import an_event, writing
 from runtime.settings import Settings
 
 PER_BATCH = 100
-WITHIN_S = 60.0
 # A session's counts reach the statistics within 10 s of idling; by then a relay polls at its slowest.
 SETTLED_S = 12.0
 
@@ -52,7 +50,7 @@ _TRANSACTIONS = text("""
 
 @bounded("--messages", 100, 1_000_000, 2_000, into="count")
 @bounded("--idle", 0.1, 3_600, 60, into="idle_s")
-@rounds_option
+@with_rounds
 def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
     """Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.
 
@@ -71,10 +69,13 @@ def bench_cost(run: Run, *, count: int, idle_s: float, rounds: int) -> Measured:
         }
         found = in_turn(run.report, "writing", rounds, ways)
         with a_relay(own, run.logs):
-            figures = _relayed(connection, own, count)
-            appended = (2 * rounds + 3) * count
-            figures |= _rows(connection, appended)
-            figures["idle_queries_per_s"] = _idle(run.settings, own, idle_s, run.report)
+            _wait_until_relayed(connection)
+            wal_bytes = _wal_bytes(connection, lambda: _append_and_relay(connection, own, count))
+            figures = {
+                "wal_bytes_per_relayed_event": wal_bytes / count,
+                **_rows(connection, appended=(2 * rounds + 3) * count),
+                "idle_queries_per_s": _idle(run.settings, own, idle_s, run.report),
+            }
     one, many = (
         Comparison("outbox.message", "bare table", "bytes", *zip(*found[name], strict=True))
         for name in ("one by one", "in batches")
@@ -97,16 +98,10 @@ def _bytes_per_event(
     return appended / count, _wal_bytes(connection, copy) / count
 
 
-def _relayed(connection: Connection, settings: Settings, count: int) -> dict[str, Any]:
+def _append_and_relay(connection: Connection, settings: Settings, count: int) -> None:
     """Append one by one while the relay publishes and saves its cursors."""
-
-    def append_and_relay() -> None:
-        _append(settings, count, 1, rings=True)
-        _wait_until_relayed(connection)
-
+    _append(settings, count, 1, rings=True)
     _wait_until_relayed(connection)
-    wal_bytes = _wal_bytes(connection, append_and_relay)
-    return {"wal_bytes_per_relayed_event": wal_bytes / count}
 
 
 def _wal_bytes(connection: Connection, work: Callable[[], None]) -> int:
@@ -123,7 +118,7 @@ def _append(settings: Settings, count: int, at_once: int, *, rings: bool) -> Non
 
 
 def _wait_until_relayed(connection: Connection) -> None:
-    wait_for_all(lambda: connection.scalar(_UNRELAYED) or 0, "messages were not relayed", WITHIN_S)
+    wait_for_all(lambda: connection.scalar(_UNRELAYED) or 0, "messages were not relayed")
 
 
 def _rows(connection: Connection, appended: int) -> dict[str, Any]:
@@ -131,7 +126,6 @@ def _rows(connection: Connection, appended: int) -> dict[str, Any]:
     wait_for_all(
         lambda: max(0, appended - connection.execute(_ROWS).one().inserted),
         f"of {appended} messages were not counted by the statistics",
-        WITHIN_S,
     )
     found = connection.execute(_ROWS).one()
     return {"messages_appended": appended, "rows_touched": found.touched, "dead_rows": found.dead}

@@ -6,13 +6,11 @@ clients, and the times are those at that rate. No process is killed.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from innbox_process.commands import CommandError, Report
-from ops.bench.environment import Run, processes, scratch, with_own_api
-from ops.bench.measure import Measured, Times
-from ops.bench.options import bounded
+from ops.bench.environment import Run, processes, scratch, with_api
+from ops.bench.measure import Measured, bounded, percentiles
 from ops.demo.guests import MEMBERS, WAIT_S, GuestRequest, Guests, Hotel, RoomType, Season, Served
 from ops.demo.run import open_hotel
 from ops.stack import Running
@@ -39,7 +37,7 @@ def bench_end_to_end(run: Run, *, reservations: int, clients: int) -> Measured:
     innbox bench end-to-end --clients 1 --reservations 1000 --json
     """
     with (
-        scratch(with_own_api(run.settings)) as own,
+        scratch(with_api(run.settings)) as own,
         processes(own, children_of(own, run.logs)) as supervisor,
     ):
         stack = Running(own, supervisor, f"http://{own.host}:{own.api_port}")
@@ -49,12 +47,10 @@ def bench_end_to_end(run: Run, *, reservations: int, clients: int) -> Measured:
         began_at = time.perf_counter()
         served = _reserve(stack, clients, "bench", reservations, run.report)
         took_s = time.perf_counter() - began_at
-    times = Times.of([one.took_ms / 1000 for one in served])
+    figures = percentiles([one.took_ms / 1000 for one in served])
+    figures["reservations_per_s"] = len(served) / took_s
     counted = {"reservations": reservations, "clients": clients}
-    return Measured(
-        "end-to-end",
-        figures=asdict(times) | {"reservations_per_s": len(served) / took_s} | counted,
-    )
+    return Measured("end-to-end", figures=figures | counted)
 
 
 def _reserve(

@@ -29,7 +29,7 @@ from ops.supervisor import Child, Supervisor, children_of
 from ops.topics import create_topics
 from runtime.settings import RelayMode, Settings
 
-READY_S = 60.0
+READY_S = WITHIN_S = 60.0
 
 _numbers = count(1)
 
@@ -98,12 +98,12 @@ def repeating(step: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def wait_for_all(missing: Callable[[], int], what: str, within_s: float) -> None:
+def wait_for_all(missing: Callable[[], int], what: str) -> None:
     """Wait until nothing is missing; raises `CommandError`, which begins with how much still is."""
-    ends_at = time.monotonic() + within_s
+    ends_at = time.monotonic() + WITHIN_S
     while number := missing():
         if time.monotonic() > ends_at:
-            raise CommandError(f"{number} {what} within {within_s:.0f} s")
+            raise CommandError(f"{number} {what} within {WITHIN_S:.0f} s")
         time.sleep(0.05)  # between two tests
 
 
@@ -145,7 +145,7 @@ def process_pool(size: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(size, get_context("spawn"), signal.signal, ignored)
 
 
-def with_own_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
+def with_api(settings: Settings, **changes: Any) -> Settings:  # noqa: ANN401 - any field's value
     """Return the settings with this run's own key for tokens and port of the API, and changes."""
     own = {
         "environment": "development",

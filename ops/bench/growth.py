@@ -10,11 +10,10 @@ from functools import partial
 from sqlalchemy import text
 
 from innbox_process.commands import Report, reported
-from ops.bench.backlog import behind_all, drain_rate, fill
 from ops.bench.environment import Run, a_relay, make_partitions, process_pool, scratch, session
 from ops.bench.latency import latency
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import behind_all, drain_rate, fill
 from outbox import admin
 from outbox.reader import Cursor
 from runtime.settings import Settings
@@ -28,7 +27,7 @@ EVENTS_PER_S = 200.0
 @bounded("--days", 1, 365, 30)
 @bounded("--backlog", 1_000, 5_000_000, 200_000)
 @bounded("--seconds", 0.1, 600, 10)
-@rounds_option
+@with_rounds
 def bench_growth(
     run: Run, *, history: int, days: int, backlog: int, seconds: float, rounds: int
 ) -> Measured:

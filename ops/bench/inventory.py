@@ -21,9 +21,8 @@ from api.identity.scopes import INVENTORY
 from api.identity.signing import sign
 from domain.rooms.search import SEARCH
 from innbox_process.commands import CommandError, reported
-from ops.bench.environment import Run, child_of, processes, scratch, session, with_own_api
-from ops.bench.measure import Measured
-from ops.bench.options import bounded
+from ops.bench.environment import Run, child_of, processes, scratch, session, with_api
+from ops.bench.measure import Measured, bounded
 from runtime.settings import Settings
 
 OPENS_ON = date(2030, 1, 1)
@@ -70,7 +69,7 @@ def bench_inventory(run: Run, *, rooms: int, nights: int) -> Measured:
 @contextmanager
 def _served(settings: Settings, logs: Path) -> Iterator[tuple[Settings, httpx.Client]]:
     """Run the API as it is deployed, on its own database; the client may change the inventory."""
-    with scratch(with_own_api(settings)) as own:
+    with scratch(with_api(settings)) as own:
         token = {"Authorization": f"Bearer {sign(own, 1, (INVENTORY,))}"}
         url = f"http://{own.host}:{own.api_port}"
         with (

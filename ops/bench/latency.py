@@ -7,10 +7,9 @@ the times since an event was due, although not in those since the commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import click
 import msgspec
@@ -20,15 +19,13 @@ from consumers.group import consumer_properties
 from domain.messages import ROOM_RESERVE
 from innbox_process.commands import reported
 from ops.bench.environment import Run, a_relay, process_pool, repeating, scratch, wait_for_all
-from ops.bench.measure import Measured, Times
-from ops.bench.options import bounded, mode_option
-from ops.bench.writing import HEAD_START_S, Instants, write
+from ops.bench.measure import Measured, bounded, percentiles, relay_mode
+from ops.bench.writers import HEAD_START_S, Instants, write
 from runtime.settings import RelayMode, Settings
 
 WARM_UP_S = 2.0
 WRITERS = 8
 LATE_S = 0.01
-ARRIVED_WITHIN_S = 30.0
 _POLL_S = 0.1
 
 
@@ -42,7 +39,7 @@ _POLL_S = 0.1
     help="Events per second; may be repeated.",
 )
 @bounded("--seconds", 0.1, 600, 20)
-@mode_option
+@relay_mode
 def bench_latency(
     run: Run, *, rates: tuple[float, ...], seconds: float, mode: RelayMode
 ) -> Measured:
@@ -83,15 +80,14 @@ def latency(
         writing = writers.submit(write, settings, WRITERS, starts_at, duration_s, per_s=rate)
         begun, committed = writing.result()
         events = len(committed)
-        missing = f"of {events} events have not arrived"
-        wait_for_all(lambda: events - len(arrived), missing, ARRIVED_WITHIN_S)
+        wait_for_all(lambda: events - len(arrived), f"of {events} events have not arrived")
     due = {number: starts_at + number / rate for number in range(events)}
     counted = range(int(rate * WARM_UP_S), events)
-    since_due = asdict(_times(due, arrived, counted))
+    since_due = percentiles([arrived[number] - due[number] for number in counted])
     del since_due["count"]
     return {
         "events_per_s": rate,
-        **asdict(_times(committed, arrived, counted)),
+        **percentiles([arrived[number] - committed[number] for number in counted]),
         **{f"since_due_{name}": value for name, value in since_due.items()},
         "late": sum(begun[number] - due[number] >= LATE_S for number in counted),
     }
@@ -120,7 +116,3 @@ def _reading(settings: Settings) -> Iterator[Instants]:
             yield arrived
     finally:
         consumer.close()
-
-
-def _times(since: Mapping[int, float], until: Mapping[int, float], counted: range) -> Times:
-    return Times.of([until[number] - since[number] for number in counted])

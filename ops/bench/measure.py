@@ -1,4 +1,4 @@
-"""Measurements: comparisons of a candidate with a baseline, and the times of many events.
+"""Measurements: their options, comparisons of a candidate with a baseline, and the times of many events.
 
 In every comparison a ratio above 1 means that the candidate is better, whatever the unit.
 """
@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
+
+import click
 
 from innbox_process.commands import Report, reported
+from runtime.settings import RelayMode
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _Found = TypeVar("_Found")
 
 # What is measured in turn, and what was found in each round, by the name of the way.
@@ -20,6 +24,31 @@ Ways = Mapping[str, Callable[[], _Found]]
 Rounds = Mapping[str, Sequence[float]]
 Unit = Literal["per_s", "p50_ms", "bytes"]
 _TITLES: dict[Unit, str] = {"per_s": "a second", "p50_ms": "p50, ms", "bytes": "bytes"}
+
+
+def bounded(
+    name: str,
+    low: float,
+    high: float,
+    default: float,
+    *,
+    into: str | None = None,
+    help_: str | None = None,
+) -> Callable[[_Command], _Command]:
+    """Return an option for a number between bounds, for a whole number if `low` is one."""
+    type_ = click.IntRange(low, int(high)) if isinstance(low, int) else click.FloatRange(low, high)
+    names = (name, into) if into else (name,)
+    return click.option(*names, type=type_, default=default, show_default=True, help=help_)
+
+
+with_rounds = bounded("--rounds", 1, 20, 3, help_="Measured rounds; one more warms up.")
+relay_mode = click.option(
+    "--mode",
+    type=click.Choice(get_args(RelayMode)),
+    default="at-least-once",
+    show_default=True,
+    help="The relay's mode.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +107,13 @@ class Measured:
     contrasts: dict[str, Comparison] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def ratio(self) -> float:
-        return min(comparison.ratio for comparison in self.comparisons.values())
-
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"bench": self.bench}
         if len(self.comparisons) == 1:
             found |= next(iter(self.comparisons.values())).as_dict()
         elif self.comparisons:
-            found |= {"ratio": round(self.ratio, 3), "comparisons": _as_dicts(self.comparisons)}
+            ratio = min(comparison.ratio for comparison in self.comparisons.values())
+            found |= {"ratio": round(ratio, 3), "comparisons": _as_dicts(self.comparisons)}
         if self.contrasts:
             found["contrasts"] = _as_dicts(self.contrasts)
         found |= rounded(self.figures)
@@ -99,25 +125,13 @@ class Measured:
         return found | {"machine": machine}
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Percentiles of times, in milliseconds."""
-
-    count: int
-    p50_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Times":
-        """Return the percentiles by nearest rank, without interpolation."""
-        times_ms = sorted(each * 1000 for each in seconds)
-
-        def rank(share: float) -> float:
-            return times_ms[min(len(times_ms) - 1, int(share * len(times_ms)))]
-
-        return cls(len(times_ms), rank(0.5), rank(0.99), rank(0.999), times_ms[-1])
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return percentiles of times in milliseconds, by nearest rank, without interpolation."""
+    times_ms = sorted(each * 1000 for each in seconds)
+    count = len(times_ms)
+    shares = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+    ranks = {name: min(count - 1, int(share * count)) for name, share in shares.items()}
+    return {"count": count, **{name: times_ms[rank] for name, rank in ranks.items()}}
 
 
 def in_turn(

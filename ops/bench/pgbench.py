@@ -20,8 +20,9 @@ from innbox_process.commands import CommandError
 from outbox import append_within
 from runtime.settings import Settings
 
-_DRAWN = """\
-\\set member_id random(1, {members})
+MEMBERS = 2_000
+_DRAWN = f"""\
+\\set member_id random(1, {MEMBERS})
 \\set member :member_id
 \\set caller_id :member_id
 \\set room_id random(1, 50)
@@ -52,9 +53,7 @@ _SAME = {
 _TPS = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 
 
-def reserve_per_s(
-    settings: Settings, *, clients: int, seconds: int, members: int, pipelined: bool = False
-) -> float:
+def reserve_per_s(settings: Settings, *, clients: int, seconds: int, pipelined: bool) -> float:
     """Return the transactions per second of `clients`; raises `CommandError` if pgbench fails."""
     url = make_url(settings.reservations_database_url)
     own = {"PGPASSWORD": url.password or "", "PGOPTIONS": "-c timezone=UTC"}
@@ -72,7 +71,7 @@ def reserve_per_s(
             url.database or "",
         ],
         env=os.environ | own,
-        input=_script(members, pipelined=pipelined),
+        input=_script(pipelined=pipelined),
         capture_output=True,
         text=True,
         check=False,
@@ -83,12 +82,11 @@ def reserve_per_s(
     return float(found[1])
 
 
-def _script(members: int, *, pipelined: bool) -> str:
+def _script(*, pipelined: bool) -> str:
     set_member, _ = set_member_statement(ALL_MEMBERS)
     own = [one.text.strip() for one in (set_member, TAKE_TURN, reserve_sql(append_within))]
     sent = "".join(f"{statement};\n" for statement in ("BEGIN", *own, "COMMIT"))
-    drawn = _DRAWN.format(members=members)
-    return f"{drawn}\\startpipeline\n{sent}\\endpipeline\n" if pipelined else drawn + sent
+    return f"{_DRAWN}\\startpipeline\n{sent}\\endpipeline\n" if pipelined else _DRAWN + sent
 
 
 def _program() -> Path:

@@ -4,19 +4,35 @@ The candidate rings the doorbell. The baseline is the same code without a doorbe
 contrast, the usual way: a trigger that sends NOTIFY in each transaction, which takes a lock at commit
 that all writers share. In all three a session listens, like a relay, and reads nothing, so that reading
 is not compared.
+
+Writers are threads of a process of their own that append through a pooled engine.
 """
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from itertools import count
 from math import ceil
 
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 import outbox
+from domain import messages
+from domain.stay import Stay
+from innbox_process.database import pooled_engine
 from ops.bench.environment import Run, execute, process_pool, repeating, scratch, session
-from ops.bench.measure import Comparison, Measured, in_turn
-from ops.bench.options import bounded, rounds_option
-from ops.bench.writing import HEAD_START_S, write
+from ops.bench.measure import Comparison, Measured, bounded, in_turn, with_rounds
+from ops.bench.relay import KEYS
 from outbox import reader
+from runtime.settings import Settings
+
+# Until then a pool's processes have been told to begin.
+HEAD_START_S = 0.1
+STAY = Stay(date(2030, 1, 10), date(2030, 1, 13))
+
+Instants = dict[int, float]
 
 _FUNCTION = text(f"""
     CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql
@@ -31,7 +47,7 @@ _NO_TRIGGER = text("DROP TRIGGER bench_notify ON outbox.message")
 
 @bounded("--writers", 1, 100, 16)
 @bounded("--seconds", 0.1, 600, 5)
-@rounds_option
+@with_rounds
 def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Measured:
     """Count writers' commits with the doorbell, beside the same writers without a wake-up.
 
@@ -79,3 +95,59 @@ def bench_writers(run: Run, *, writers: int, seconds: float, rounds: int) -> Mea
         {"notify": Comparison.of(rates, "NOTIFY inside", "no wake-up")},
         {"writers": writers, "processes": processes, "seconds": seconds},
     )
+
+
+@contextmanager
+def writing(settings: Settings, *, rings: bool) -> Iterator[Engine]:
+    """Open an engine as a process that appends has it, whose commits ring the doorbell or do not."""
+    with ExitStack() as closed:
+        engine = pooled_engine(settings, settings.database_url, "bench-writer")
+        closed.callback(engine.dispose)
+        if rings:
+            doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
+            closed.callback(doorbell.close)
+        yield engine
+
+
+def write(
+    settings: Settings,
+    threads: int,
+    starts_at: float,
+    seconds: float,
+    *,
+    per_s: float | None = None,
+    rings: bool = True,
+) -> tuple[Instants, Instants]:
+    """Append numbered events for some seconds; returns when each began, and was committed.
+
+    Each is due at its time, whatever happened to earlier ones; without a rate, whenever a thread is free.
+    """
+    numbers, begun, committed = count(), Instants(), Instants()
+    with writing(settings, rings=rings) as engine, ThreadPoolExecutor(threads) as pool:
+
+        def work() -> None:
+            for number in numbers:
+                now = time.monotonic()
+                due_at = starts_at + number / per_s if per_s else max(now, starts_at)
+                if due_at >= starts_at + seconds:
+                    return
+                time.sleep(max(0.0, due_at - now))
+                begun[number] = time.monotonic()
+                committed[number] = _append(engine, number)
+
+        for writer in [pool.submit(work) for _ in range(threads)]:
+            writer.result()
+    return begun, committed
+
+
+def an_event(number: int) -> messages.Envelope:
+    """Return the message of a reservation; the keys take turns."""
+    return messages.room_reserve(number + 1, number % KEYS + 1, STAY)
+
+
+def _append(engine: Engine, number: int) -> float:
+    """Append one event, and return the instant of its commit; the doorbell rings after that."""
+    with engine.connect() as connection:
+        with connection.begin():
+            outbox.append(connection, [an_event(number)])
+        return time.monotonic()

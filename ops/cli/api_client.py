@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 import click
@@ -30,6 +30,7 @@ _TOKEN_S = 300
 # Its first argument is the client; the others are its options.
 Command = Callable[..., int | None]
 Keywords = TypeVar("Keywords")
+Shown = TypeVarTuple("Shown")
 
 
 # Drawn here and not by the client, so that an interrupted command can print it.
@@ -44,13 +45,16 @@ limit_option = click.option(
 )
 
 
-def with_client(patience_s: float = PATIENCE_S) -> Callable[[Command], Command]:
-    """Give a command the options of the API's URL and token, and a client as its first argument.
+def with_client(
+    patience_s: float = PATIENCE_S, *, json: str = "Print one JSON object."
+) -> Callable[[Command], Command]:
+    """Give a command --json and the options of the API's URL and token; a client is its first argument.
 
     `patience_s` is the default of --patience: what a person at a terminal waits, unless it is longer.
     """
 
     def decorate(command: Command) -> Command:
+        @click.option("--json", "as_json", is_flag=True, help=json)
         @click.option(
             "--url", envvar="INNBOX_URL", help="The API's URL.  [default: that of `innbox up`]"
         )
@@ -95,12 +99,14 @@ def given(kind: type[Keywords], **options: object) -> Keywords:
     return msgspec.convert({name: one for name, one in options.items() if one is not None}, kind)
 
 
-def print_found(found: object, for_people: Callable[[], None], *, as_json: bool) -> None:
-    """Print what the API answered: as JSON, or as people read it."""
+def print_found(
+    as_json: bool, found: object, show: Callable[[*Shown], None], *shown: *Shown
+) -> None:
+    """Print what the API answered: as JSON, or by a function that shows it to people."""
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
-        for_people()
+        show(*shown)
 
 
 def explained(error: Problem | Unavailable) -> str:

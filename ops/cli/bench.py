@@ -10,7 +10,7 @@ import click
 
 from innbox_process.logs import configure_logs
 from ops.cli.root import cli
-from ops.cli.tempdir import temporary
+from ops.cli.servers import temporary
 from ops.environment import settings_for
 from relay.cli.lazy import LazyGroup, Listed
 from relay.cli.output import as_json, print_json, print_status, print_table, progress

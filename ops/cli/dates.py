@@ -22,12 +22,8 @@ class Day(click.ParamType[date]):
     def __init__(self, *, behind: str | None = None) -> None:
         self._behind = behind
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> date:
-        if isinstance(value, date):
-            return value
-        given = str(value).strip()
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        given = value.strip()
         first = ctx.params.get(self._behind) if ctx and self._behind else None
         after = first if isinstance(first, date) else today()
         try:
@@ -38,22 +34,12 @@ class Day(click.ParamType[date]):
             )
 
 
-class Weekdays(click.ParamType[tuple[str, ...]]):
-    """Days of the week, separated by commas: SAT,SUN or saturday,sunday."""
-
-    name = "WEEKDAYS"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        numbers = [weekday(word.strip()) for word in str(value).split(",")]
-        if None in numbers:
-            self.fail(
-                f"{value!r} are not days of the week; write, for example, SAT,SUN", param, ctx
-            )
-        return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
+def weekdays(words: str) -> tuple[str, ...]:
+    """Read days of the week, separated by commas: SAT,SUN or saturday,sunday."""
+    numbers = [weekday(word.strip()) for word in words.split(",")]
+    if None in numbers:
+        raise click.BadParameter(f"{words!r} are not days of the week; write, for example, SAT,SUN")
+    return tuple(WEEKDAYS[number][:3] for number in numbers if number is not None)
 
 
 arrives = click.option(

@@ -14,7 +14,7 @@ from innbox_process.commands import CommandError
 from innbox_process.logs import configure_logs
 from ops.cli.root import DATABASE, cli
 from ops.environment import settings_for
-from relay.cli.output import as_json, print_json, print_status, print_table
+from relay.cli.output import as_json, print_found, print_json, print_status
 from runtime.settings import Context, Settings
 
 _context = click.option(
@@ -53,12 +53,9 @@ def list_letters(data: Path, context: Context | None, as_json: bool) -> None:
                     {"database": " and ".join(contexts), **_shown(letter)}
                     for letter in open_letters(connection)
                 ]
-    if as_json:
-        print_json({"dead_letters": found})
-        return
     columns = ("id", "database", "topic", "partition", "offset", "key", "created_at", "reason")
     rows = [[letter[column] for column in columns] for letter in found]
-    print_table("Open dead letters", columns, rows)
+    print_found({"dead_letters": found}, "Open dead letters", columns, rows, as_json=as_json)
 
 
 @dead_letters.command()
@@ -76,10 +73,7 @@ def show(data: Path, id_: int, context: Context | None, as_json: bool) -> None:
             letter = _shown(find(connection, id_))
     except NoSuchDeadLetter as error:
         raise CommandError(str(error)) from error
-    if as_json:
-        print_json(letter)
-        return
-    print_table(f"Dead letter {id_}", ("", ""), letter.items())
+    print_found(letter, f"Dead letter {id_}", ("", ""), letter.items(), as_json=as_json)
 
 
 @dead_letters.command()

@@ -8,9 +8,9 @@ import click
 
 from innbox_client import Availability, FailingNight, Innbox, Night, NightsChange
 from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
-from ops.cli.dates import Day, Weekdays, arrives, leaves, shown
+from ops.cli.dates import Day, arrives, leaves, shown, weekdays
 from ops.cli.root import cli
-from relay.cli.output import as_json, print_status, print_table
+from relay.cli.output import print_status, print_table
 
 NOT_BOOKABLE = 1
 NIGHTS_NAMED_MAX = 3
@@ -30,7 +30,6 @@ _to = click.option(
 @click.option("--room", type=click.IntRange(min=1), help="Only this room.")
 @click.option("--all", "every", is_flag=True, help="Also rooms that are not bookable, and why.")
 @limit_option
-@as_json
 @with_client()
 def availability(
     innbox: Innbox,
@@ -53,18 +52,13 @@ def availability(
     if room is not None:
         seen: Sequence[Availability] = [innbox.availability(room, check_in, check_out)]
         rows = [(room, *_row(one)) for one in seen]
-        columns: Sequence[str] = ("room", "bookable", "free", "failing nights")
+        columns = ["room", "bookable", "free", "failing nights"]
     else:
-        found = list(islice(innbox.search(check_in, check_out, bookable=not every), limit))
-        seen = found
+        seen = found = list(islice(innbox.search(check_in, check_out, bookable=not every), limit))
         rows = [(one.room_id, one.name, *_row(one)) for one in found]
-        columns = ("room", "name", "bookable", "free", "failing nights")
+        columns = ["room", "name", "bookable", "free", "failing nights"]
     title = f"{shown(check_in)} to {shown(check_out)}"
-    print_found(
-        seen[0] if room else {"rooms": seen},
-        lambda: print_table(title, columns, rows),
-        as_json=as_json,
-    )
+    print_found(as_json, seen[0] if room else {"rooms": seen}, print_table, title, columns, rows)
     return 0 if any(one.bookable for one in seen) else NOT_BOOKABLE
 
 
@@ -81,34 +75,29 @@ def inventory() -> None:
 
 
 @inventory.command()
-@as_json
 @with_client()
 def rooms(innbox: Innbox, as_json: bool) -> None:
     """List the rooms."""
     found = list(innbox.rooms())
     rows = [(room.id, room.name) for room in found]
-    print_found(
-        {"rooms": found}, lambda: print_table("Rooms", ("room", "name"), rows), as_json=as_json
-    )
+    print_found(as_json, {"rooms": found}, print_table, "Rooms", ("room", "name"), rows)
 
 
 @inventory.command()
 @_room
 @click.argument("name")
 @key_option
-@as_json
 @with_client()
 def rename(innbox: Innbox, room_id: int, name: str, key: str, as_json: bool) -> None:
     """Name a room; a new room is created."""
     named = innbox.set_room(room_id, name, key=key)
-    print_found(named, lambda: print_status(f"Room {named.id} is {named.name}."), as_json=as_json)
+    print_found(as_json, named, print_status, f"Room {named.id} is {named.name}.")
 
 
 @inventory.command("show")
 @_room
 @_from
 @_to
-@as_json
 @with_client()
 def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_json: bool) -> None:
     """Show the nights of a room: capacity, held and free rooms, and rules."""
@@ -119,14 +108,14 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
         (shown(night.night), night.capacity, night.taken, night.free, ", ".join(_rules(night)))
         for night in found.nights
     ]
-    print_found(found, lambda: print_table(title, columns, rows), as_json=as_json)
+    print_found(as_json, found, print_table, title, columns, rows)
 
 
 @inventory.command("set")
 @_room
 @_from
 @_to
-@click.option("--weekdays", type=Weekdays(), help="Only these: SAT,SUN.")
+@click.option("--weekdays", type=weekdays, help="Only these: SAT,SUN.")
 @click.option("--capacity", type=click.IntRange(min=0), help="The number of rooms.")
 @click.option("--min-stay", type=click.IntRange(min=1), help="Nights, for arrivals on that day.")
 @click.option("--closed/--open", default=None, help="Accept no new reservation.")
@@ -134,7 +123,6 @@ def show_nights(innbox: Innbox, room_id: int, from_on: date, to_on: date, as_jso
 @click.option("--closed-to-departure/--open-to-departure", default=None)
 @click.option("--name", help="The room's name.")
 @key_option
-@as_json
 @with_client()
 def set_(
     innbox: Innbox,
@@ -153,8 +141,7 @@ def set_(
     innbox inventory set 7 --from 2027-01-20 --to 2027-01-25 --closed
     """
     done = innbox.set_nights(room_id, from_on, to_on, key=key, **given(NightsChange, **change))
-    text = f"Room {done.room_id}: {done.nights} nights set."
-    print_found(done, lambda: print_status(text), as_json=as_json)
+    print_found(as_json, done, print_status, f"Room {done.room_id}: {done.nights} nights set.")
 
 
 def _row(one: Availability) -> tuple[object, ...]:

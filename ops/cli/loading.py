@@ -18,7 +18,7 @@ from innbox_client.loading import PATIENCE_S
 from innbox_process.commands import CommandError
 from ops.cli.api_client import print_found, with_client
 from ops.cli.inventory import inventory
-from relay.cli.output import as_json, errors, print_status, print_table
+from relay.cli.output import errors, print_status, print_table
 
 REFUSED = 1
 REFUSED_SHOWN_MAX = 20
@@ -41,7 +41,6 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "nd
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every refused line to this file, one JSON object a line.",
 )
-@as_json
 @with_client(PATIENCE_S)
 def load(
     innbox: Innbox,
@@ -85,7 +84,7 @@ def load(
             )
             raise
     found = {"lines": so_far.lines, "applied": so_far.applied, "refused": so_far.refused}
-    print_found(found, lambda: _print(so_far), as_json=as_json)
+    print_found(as_json, found, _print, so_far)
     return REFUSED if so_far.refused else 0
 
 

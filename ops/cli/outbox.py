@@ -1,7 +1,6 @@
 """`innbox outbox`: the operators' commands of `relay.cli`, for innbox's databases."""
 
 from collections.abc import Collection, Sequence
-from copy import copy
 from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
@@ -32,7 +31,9 @@ class _Outbox(LazyGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name)
-        return _with_consumed(command) if command and cmd_name == "audit" else command
+        if command and cmd_name == "audit":
+            _add_consumed(command)
+        return command
 
 
 @cli.group("outbox", cls=_Outbox)
@@ -73,25 +74,25 @@ class InnboxOutboxes:
         )
 
 
-def _with_consumed(audit: click.Command) -> click.Command:
-    """Return the command with an option that has it ask the domain, of which the audit knows nothing."""
+def _add_consumed(audit: click.Command) -> None:
+    """Give the command an option that has it ask the domain, of which the audit knows nothing."""
     from relay.cli.audit import Also
+
+    assert audit.callback
+    audit_alone = audit.callback
 
     @click.pass_obj
     def audit_consumed(outboxes: InnboxOutboxes, /, *, consumed: bool, **options: Any) -> Any:  # noqa: ANN401
         also = Also("never_consumed", outboxes.never_consumed, _passed_over) if consumed else None
-        assert audit.callback
-        return audit.callback(also=also, **options)
+        return audit_alone(also=also, **options)
 
     described, examples, lines = cleandoc(audit.help or "").partition("\b")
     more = click.Option(
         ["--consumed"], is_flag=True, help="Also look for what the consumers passed over."
     )
-    made = copy(audit)
-    made.params = [*audit.params, more]
-    made.callback = audit_consumed
-    made.help = f"{described}{_CONSUMED.lstrip()}{examples}{lines}"
-    return made
+    audit.params = [*audit.params, more]  # a new list, since copies share theirs
+    audit.callback = audit_consumed
+    audit.help = f"{described}{_CONSUMED.lstrip()}{examples}{lines}"
 
 
 def _passed_over(record: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import click
 import structlog
 
 from innbox_process.logs import configure_logs
-from ops.cli.faults import expected, in_words
+from ops.cli import expected, in_words
 from ops.cli.root import cli
 from ops.environment import settings_for
 from ops.signals import end_with_supervisor

@@ -11,7 +11,7 @@ from innbox_client import Filters, Innbox, Reservation, Transition
 from ops.cli.api_client import given, key_option, limit_option, print_found, with_client
 from ops.cli.dates import Day, arrives, leaves, shown, shown_instant
 from ops.cli.root import cli
-from relay.cli.output import as_json, print_status, print_table
+from relay.cli.output import print_status, print_table
 
 REFUSED = 1
 UNANSWERED = 3
@@ -33,7 +33,6 @@ _wait = click.option(
 @click.option("--member", type=click.IntRange(min=1), help="The guest, if you are staff.")
 @_wait
 @key_option
-@as_json
 @with_client()
 def reserve(
     innbox: Innbox,
@@ -64,7 +63,6 @@ def reserve(
 @click.option("--if-version", type=click.IntRange(min=1), help="Only if it still has this version.")
 @_wait
 @key_option
-@as_json
 @with_client()
 def cancel(
     innbox: Innbox,
@@ -117,7 +115,6 @@ def reservations() -> None:
     "--member", "member_id", type=click.IntRange(min=1), help="A member's, if you are staff."
 )
 @limit_option
-@as_json
 @with_client()
 def list_(
     innbox: Innbox,
@@ -131,16 +128,12 @@ def list_(
     filters = given(Filters, check_in_from=from_on, check_in_to=to_on, **others)
     found = list(islice(innbox.reservations(**filters), limit))
     columns = ("id", "member", "room", "check-in", "check-out", "status", "reason")
-    print_found(
-        {"reservations": found},
-        lambda: print_table("Reservations", columns, map(_row, found)),
-        as_json=as_json,
-    )
+    rows = map(_row, found)
+    print_found(as_json, {"reservations": found}, print_table, "Reservations", columns, rows)
 
 
 @reservations.command()
 @_id
-@as_json
 @with_client()
 def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     """Show one reservation."""
@@ -149,7 +142,6 @@ def show(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
 
 @reservations.command()
 @_id
-@as_json
 @with_client()
 def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     """Show the changes of a reservation and their actors, oldest first."""
@@ -157,14 +149,13 @@ def history(innbox: Innbox, reservation_id: int, as_json: bool) -> None:
     columns = ("version", "at", "status", "by", "reason", "trace")
     rows = [(*_cells(one), one.trace_id) for one in found]
     title = f"History of reservation {reservation_id}"
-    print_found({"history": found}, lambda: print_table(title, columns, rows), as_json=as_json)
+    print_found(as_json, {"history": found}, print_table, title, columns, rows)
 
 
 @reservations.command()
 @_id
 @click.option("--until-answered", is_flag=True, help="End when the rooms have answered.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@with_client()
+@with_client(json="Print one JSON object a line.")
 def watch(innbox: Innbox, reservation_id: int, until_answered: bool, as_json: bool) -> None:
     """Print the changes of a reservation, from the first, until its final status or Ctrl-C."""
     for one in innbox.events(reservation_id):
@@ -198,7 +189,7 @@ def _show(one: Reservation, *, as_json: bool) -> None:
         ("created", shown_instant(one.created_at)),
         ("updated", shown_instant(one.updated_at)),
     ]
-    print_found(one, lambda: print_table(f"Reservation {one.id}", ("", ""), rows), as_json=as_json)
+    print_found(as_json, one, print_table, f"Reservation {one.id}", ("", ""), rows)
 
 
 def _row(one: Reservation) -> Sequence[object]:

@@ -1,5 +1,9 @@
 """`innbox local` and `innbox up`: the servers, and all of innbox, on this machine."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import click
 
 from ops.cli.root import cli
 from ops.environment import embedded_servers
-from relay.cli.output import as_json, print_json, print_status, print_table
+from relay.cli.output import as_json, print_found, print_json, print_status
 
 brokers_option = click.option(
     "--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True
@@ -51,14 +55,10 @@ def stop(data: Path) -> None:
 def status(data: Path, as_json: bool) -> None:
     """Show each server: its state, port, data and log."""
     rows = embedded_servers().status(data)
-    if as_json:
-        print_json({"servers": [asdict(row) | {"state": row.state} for row in rows]})
-        return
-    print_table(
-        f"Servers of {data}",
-        ("server", "state", "pid", "version", "url", "log"),
-        [(row.name, row.state, row.pid, row.version, row.url, row.log) for row in rows],
-    )
+    found = {"servers": [asdict(row) | {"state": row.state} for row in rows]}
+    columns = ("server", "state", "pid", "version", "url", "log")
+    cells = [(row.name, row.state, row.pid, row.version, row.url, row.log) for row in rows]
+    print_found(found, f"Servers of {data}", columns, cells, as_json=as_json)
 
 
 @local.command()
@@ -87,3 +87,17 @@ def up(data: Path, port: int, brokers: str) -> None:
     from ops.up import run_up
 
     run_up(data, port=port, brokers=int(brokers))
+
+
+@contextmanager
+def temporary(prefix: str) -> Iterator[Path]:
+    """Make a directory for the length of a block; it is kept, with its logs, if the block fails."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    with ExitStack() as removed:
+        removed.callback(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            yield directory
+        except Exception:  # if it is interrupted, the logs are of no use
+            removed.pop_all()
+            print_status(f"The logs are kept in {directory}.")
+            raise

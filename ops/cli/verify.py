@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from ops.cli.root import cli
-from ops.cli.servers import brokers_option
-from ops.cli.tempdir import temporary
+from ops.cli.servers import brokers_option, temporary
 from ops.environment import settings_for
 from relay.cli.output import as_json, console, print_json, print_status, print_table, progress
 

@@ -23,7 +23,7 @@ from api.identity.scopes import INVENTORY, READ, STAFF, WRITE
 from api.identity.signing import sign
 from innbox_client import Innbox, Problem, Unavailable
 from ops.cli.api_client import explained
-from ops.cli.dates import WEEKDAYS, Day, Weekdays
+from ops.cli.dates import WEEKDAYS, Day, weekdays
 from ops.cli.loading import format_of
 from ops.cli.reservations import list_, reserve
 from ops.stack import only_one, published_url, running_url
@@ -447,9 +447,9 @@ def test_what_is_no_day_is_refused(word: str) -> None:
 
 @pytest.mark.unit
 def test_days_of_the_week_are_told_in_short_or_in_full() -> None:
-    assert Weekdays().convert("sat, Sunday,MON", None, None) == ("SAT", "SUN", "MON")
+    assert weekdays("sat, Sunday,MON") == ("SAT", "SUN", "MON")
     with pytest.raises(click.BadParameter, match="SAT,SUN"):
-        Weekdays().convert("sat,someday", None, None)
+        weekdays("sat,someday")
 
 
 @pytest.mark.unit

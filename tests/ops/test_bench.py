@@ -17,16 +17,15 @@ from domain import messages
 from innbox_process.commands import CommandError
 from ops import local
 from ops.bench.api import bench_api
-from ops.bench.backlog import fill
 from ops.bench.consumer import bench_consumer
 from ops.bench.contention import SERVER, bench_contention
 from ops.bench.cost import bench_cost
 from ops.bench.environment import Run, processes
 from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
-from ops.bench.measure import Comparison, Measured, Times
-from ops.bench.writers import bench_writers
-from ops.bench.writing import a_stay
+from ops.bench.measure import Comparison, Measured, percentiles
+from ops.bench.relay import fill
+from ops.bench.writers import STAY, bench_writers
 from ops.environment import as_environment
 from ops.supervisor import children_of
 from runtime.settings import Settings
@@ -200,7 +199,7 @@ def test_a_made_message_is_what_append_makes(engine: Engine) -> None:
     made_of = text("SELECT topic, key, key_hash, value, headers FROM outbox.message")
     with engine.begin() as connection:
         fill(connection, 1, first=7)
-        outbox.append(connection, [messages.room_reserve(7, 8, a_stay())])
+        outbox.append(connection, [messages.room_reserve(7, 8, STAY)])
         made, appended = connection.execute(made_of).all()
     assert made[:4] == appended[:4]
     # As they came: the ids and the instants are their own.
@@ -243,5 +242,5 @@ def test_contrasts_do_not_count() -> None:
 
 @pytest.mark.unit
 def test_times_are_taken_from_the_times_themselves() -> None:
-    times = Times.of([each / 1000 for each in range(1_000, 0, -1)])
-    assert (times.p50_ms, times.p99_ms, times.p999_ms, times.max_ms) == (501, 991, 1000, 1000)
+    times = percentiles([each / 1000 for each in range(1_000, 0, -1)])
+    assert list(times.values()) == [1000, 501, 991, 1000, 1000]
