@@ -259,12 +259,13 @@ def _same_json(shown: str, printed: str) -> None:
 
 
 def _same_http(shown: str, printed: str) -> None:
-    """The status, each header that is shown, and the body as JSON."""
+    """The status code, each header that is shown, and the body as JSON."""
     head, _, body = shown.partition("\n\n")
     printed_head, _, printed_body = printed.partition("\n\n")
     status, *headers = head.strip().splitlines()
     printed_status, *there = printed_head.lower().splitlines()
-    assert status.lower() == printed_status
+    # Without the phrase, which Python 3.13 has another one of for 422.
+    assert status.lower().split()[:2] == printed_status.split()[:2]
     for header in headers:
         assert header.lower() in there, f"{header}\nis not in\n{printed}"
     if body:
