@@ -59,8 +59,11 @@ def test_what_is_published_over_a_lost_end_is_read(database_url: str, data: Path
     assert counted("stays") == counted("returns") == 2
 
 
-def test_a_group_that_is_ahead_of_the_log_reads_on_at_its_end(settings: Settings) -> None:
-    """Its offsets have an epoch, and the brokers say where that has ended."""
+def test_a_group_that_is_ahead_of_the_log_reads_what_comes(settings: Settings) -> None:
+    """Its offsets have an epoch, and the brokers say where that has ended.
+
+    If the client has fetched at the offset before that, and was refused, it reads all of the log.
+    """
     publish(settings, requests(1, OLD))
     with a_reader(settings, "ahead") as reader:
         read(reader, OLD)
@@ -74,7 +77,7 @@ def test_a_group_that_is_ahead_of_the_log_reads_on_at_its_end(settings: Settings
         new = requests(1_000, NEW)
         publish(settings, new)
         assert read(reader, NEW) == ids(new)
-    assert lost(logged) == [(0, OLD // 3, 99)]
+    assert lost(logged) in ([(0, OLD // 3, 99)], [(0, 0, 99)])
 
 
 @contextmanager
