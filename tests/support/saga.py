@@ -183,7 +183,9 @@ def publish(settings: Settings, batch: Iterable[Record]) -> None:
         headers: Any = {name: value.encode() for name, value in record.headers.items()}
         topic = settings.kafka_prefix + record.topic
         producer.produce(topic, record.value, record.key, record.partition, headers=headers)
-    producer.flush()
+    producer.flush(
+        30
+    )  # a test may take the broker away once a message is read, but not acknowledged
 
 
 def taken(engine: Engine, room_id: int = ALPINE) -> dict[date, int]:
