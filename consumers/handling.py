@@ -57,11 +57,7 @@ class Handler(Protocol[Decoded]):
 
 
 def handle(
-    engine: Engine,
-    handler: Handler[Decoded],
-    records: Sequence[Record],
-    *,
-    attempts_max: int,
+    engine: Engine, handler: Handler[Decoded], records: Sequence[Record], *, attempts_max: int
 ) -> None:
     """Apply records or keep them as dead letters; on return each is one or the other, durably.
 
