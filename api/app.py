@@ -24,7 +24,7 @@ from api.openapi.document import openapi_config
 from api.operations import operation_routes
 from api.problem_pages import problem_routes
 from api.requests.strictness import known_parameters, one_line_each
-from api.reservations import Dependencies, Streams, reservation_routes, watchers
+from api.reservations import Dependencies, Streams, listening, reservation_routes
 from api.reservations.appending import AsyncDoorbell, TopicLimits
 from api.reservations.watchers import ReservationWatchers
 from api.rooms import Dependencies as RoomDependencies
@@ -39,6 +39,9 @@ from runtime.pipeline import PipelinePool
 from runtime.settings import Settings
 
 Task = Callable[[], Coroutine[Any, Any, None]]
+
+# One for those who were woken, one for the poll; who begins to follow needs either for a moment.
+_READS_AT_ONCE = 2
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -71,8 +74,9 @@ def create_app(settings: Settings) -> Litestar:
         keys.keep,
         partial(health.beat, state),
         deps.topics.load,
-        partial(watchers.poll, deps.watchers),
-        partial(watchers.listen, deps.watchers, url),
+        deps.watchers.answer,
+        partial(listening.poll, deps.watchers),
+        partial(listening.listen, deps.watchers, url),
     )
     app = Litestar(
         [v1, problem_routes(), health.health_routes(state)],
@@ -102,14 +106,22 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
         timeout_s=settings.pool_timeout_s,
         within_s=answer_s_max(settings),
     )
+    reads = PipelinePool(
+        reading,
+        database.traffic,
+        size=_READS_AT_ONCE,
+        timeout_s=settings.pool_timeout_s,
+        within_s=answer_s_max(settings),
+    )
     deps = Dependencies(
         engine,
         reading,
         pool,
+        reads,
         reserve_sql(append_within),
         TopicLimits(reading),
         AsyncDoorbell(pool, thread_doorbell, interval_ms=settings.doorbell_ms),
-        ReservationWatchers(reading),
+        ReservationWatchers(reads),
         Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms),
         Streams(settings.streams_max, settings.streams_per_member_max),
         settings,
@@ -138,6 +150,7 @@ def _running(
             # If it never ends, `stop_on_signals` ends the process.
             stack.push_async_callback(loop.shutdown_default_executor)
             stack.callback(deps.pool.close)
+            stack.callback(deps.reads.close)
             stack.callback(deps.doorbell.close)
             yield
             for task in running:

@@ -113,7 +113,7 @@ async def reserve(
     if is_repeat := not isinstance(outcome, Reservation):
         # The key decides first: what was accepted yesterday is not too late, or too much, today.
         outcome = await sync_to_thread(_earlier, deps, caller, keyed, outcome)
-    return await _answer(deps, ReservationView.of(outcome), prefer, is_repeat=is_repeat)
+    return await _answer(deps, outcome, prefer, is_repeat=is_repeat)
 
 
 def _decided(data: NewStay, caller: Member, settings: Settings) -> NewReservation | NotReservable:
@@ -168,7 +168,7 @@ async def cancel_one(
     )
     if not was_done:
         deps.changes.ring([reservation.id])  # wakes its watchers, in each process
-    return await _answer(deps, ReservationView.of(reservation), prefer, is_repeat=was_done)
+    return await _answer(deps, reservation, prefer, is_repeat=was_done)
 
 
 def _cancel(
@@ -220,14 +220,16 @@ def _cancelled(
 
 
 async def _answer(
-    deps: Dependencies, view: ReservationView, prefer: str | None, *, is_repeat: bool
+    deps: Dependencies, reservation: Reservation, prefer: str | None, *, is_repeat: bool
 ) -> Response[ReservationView]:
-    headers = {"Location": f"/v1/reservations/{view.id}"}
+    headers = {"Location": f"/v1/reservations/{reservation.id}"}
     if is_repeat:
         headers |= REPEATED
     if (seconds := wait_s(prefer, deps.settings.wait_s_max)) is not None:
         headers["Preference-Applied"] = f"wait={seconds:g}"
-        if latest := await deps.watchers.ended(view.id, seconds):
-            view = ReservationView.of(latest)
-    headers["ETag"] = etag(view.version)
-    return Response(view, status_code=202 if view.status.open else 200, headers=headers)
+        # A repeat knows the reservation as the first request left it.
+        is_current = not is_repeat
+        reservation = await deps.watchers.ended(reservation, seconds, is_current=is_current)
+    headers["ETag"] = etag(reservation.version)
+    status = 202 if reservation.status.open else 200
+    return Response(ReservationView.of(reservation), status_code=status, headers=headers)

@@ -48,14 +48,15 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The reservations' database in its three ways, what wakes others, and the bounds of the settings.
+    """The reservations' database in its four ways, what wakes others, and the bounds of the settings.
 
-    `engine` and `reading` are for threads, `pool`, `doorbell` and `topics` for the event loop.
+    `engine` and `reading` are for threads; `pool`, `reads`, `doorbell` and `topics` for the event loop.
     """
 
     engine: Engine
     reading: Engine
     pool: PipelinePool
+    reads: PipelinePool
     reserve_sql: TextClause
     topics: TopicLimits
     doorbell: AsyncDoorbell

@@ -3,7 +3,7 @@
 A stream sends what is after `Last-Event-ID`, then what comes. An event's id is the version it brought,
 so a client that reconnects goes on where it was. It ends with a status that is final, with the token
 that it was opened with, and when the process stops. In between it is a coroutine that waits: no thread,
-no database connection. What it sends it reads from the database, so a wake-up is only a hint.
+no database connection. What comes is told by `watchers`, with one read for all streams that it concerns.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from weakref import finalize
 import msgspec
 import structlog
 from litestar import Response, get
-from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
 from litestar.response import Stream
 from litestar.status_codes import HTTP_204_NO_CONTENT
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.identity.auth import MemberRequest, needs
+from api.identity.row_security import set_member_statement
 from api.identity.scopes import READ
 from api.identity.tokens import Member
-from api.problems import DATABASE_UNAVAILABLE, Invalid
+from api.problems import Invalid, NotFound
 from api.requests.bodies import IdInPath
-from api.reservations.access import find, member_connection
+from api.reservations.access import database_member
 from api.reservations.deps import Dependencies
 from api.reservations.views import TransitionView
-from domain.reservations import reading
+from api.reservations.watchers import Subscription
+from domain.reservations import reading, store
 from domain.reservations.model import Reservation, Transition
 
 MEDIA_TYPE = "text/event-stream"
@@ -78,18 +78,22 @@ async def follow(
     They begin with the first transition, or after `Last-Event-ID`. The stream ends after a status that is
     final, and with the token; comments keep it alive.
     """
-    reservation = await sync_to_thread(_find, deps, request.user, reservation_id)
+    reservation, past = await _found(deps, request.user, reservation_id, last_event_id)
     if last_event_id > reservation.version:
         raise Invalid("no event has had this id yet", header="Last-Event-ID")
     if reservation.status.final and last_event_id == reservation.version:
         return Response(None, status_code=HTTP_204_NO_CONTENT)
     slot = deps.streams.take(request.user.id)
-    events = _events(deps, request.user, slot, reservation_id, last_event_id)
+    watching = deps.watchers.subscribed(reservation_id, last_event_id)
+    subscription = slot.enter_context(watching)
+    for transition in past:
+        subscription.tell(transition)
+    events = _events(deps, request.user, slot, subscription)
     return Stream(placed(events, slot), media_type=MEDIA_TYPE, headers=_HEADERS)
 
 
 def placed(events: AsyncIterator[bytes], slot: ExitStack) -> AsyncIterator[bytes]:
-    """Return the stream, whose place is given back also if it is thrown away before it has begun.
+    """Return the stream; what its slot holds is given back also if it is thrown away before it has begun.
 
     A generator that is never begun never comes to its `finally`.
     """
@@ -97,21 +101,35 @@ def placed(events: AsyncIterator[bytes], slot: ExitStack) -> AsyncIterator[bytes
     return events
 
 
+async def _found(
+    deps: Dependencies, member: Member, reservation_id: int, version: int
+) -> tuple[Reservation, list[Transition]]:
+    """Read a reservation that this member may see, and its transitions after a version.
+
+    Raises `NotFound`, also for another member's.
+    """
+    _, rows, past = await deps.reads.execute(
+        [
+            set_member_statement(database_member(member)),
+            store.one(reservation_id, None if member.is_staff else member.id),
+            reading.since({reservation_id: version}),
+        ]
+    )
+    if not rows:
+        raise NotFound
+    return store.of_row(rows[0]), reading.transitions(past)
+
+
 async def _events(
-    deps: Dependencies, member: Member, slot: ExitStack, reservation_id: int, seen: int
+    deps: Dependencies, member: Member, slot: ExitStack, subscription: Subscription
 ) -> AsyncIterator[bytes]:
     now = asyncio.get_running_loop().time
     ends_at = now() + member.expires_at - time.time()
     heartbeat_s = deps.settings.heartbeat_s
-    with slot, deps.watchers.subscribed(reservation_id) as subscription:
-        subscription.seen = seen
+    with slot:
         yield b"retry: %d\n" % RETRY_MS
         while not deps.watchers.closing:
-            subscription.rung.clear()
-            if (news := await _since(deps, member, reservation_id, subscription.seen)) is None:
-                return
-            for transition in news:
-                subscription.seen = transition.version
+            for transition in subscription.take():
                 yield _event(transition)
                 if transition.status.final:
                     return
@@ -121,32 +139,10 @@ async def _events(
                 yield _HEARTBEAT
             if now() >= ends_at:
                 return
-
-
-def _find(deps: Dependencies, member: Member, reservation_id: int) -> Reservation:
-    with member_connection(deps.reading, member) as connection:
-        return find(connection, reservation_id, member)
-
-
-async def _since(
-    deps: Dependencies, member: Member, reservation_id: int, version: int
-) -> list[Transition] | None:
-    """Read what is new; nothing while the database is away: the poll wakes the stream when it is back.
-
-    None if it cannot be read at all: the stream ends, and the caller connects again or is told why not.
-    """
-
-    def read() -> list[Transition]:
-        with member_connection(deps.reading, member) as connection:
-            return reading.history(connection, reservation_id, version)
-
-    try:
-        return await sync_to_thread(read)
-    except DATABASE_UNAVAILABLE:
-        return []
-    except SQLAlchemyError as error:  # the head is sent, so nobody else can answer it
-        _log.error("event stream failed", reservation_id=reservation_id, exc_info=error)
-        return None
+            if error := subscription.failure:  # the head is sent, so nobody else can answer it
+                reservation_id = subscription.reservation_id
+                _log.error("event stream failed", reservation_id=reservation_id, exc_info=error)
+                return
 
 
 def _event(transition: Transition) -> bytes:

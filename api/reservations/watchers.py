@@ -1,172 +1,192 @@
-"""Waiting for reservations to change without holding a thread or a database connection.
+"""Waiting for reservations to change: no thread, no connection, and one read for all that are woken.
 
-One connection per process listens; a notification wakes the subscriptions to the reservations that it
-names, and an empty one has all of them polled. A wake-up is a hint: the subscriber reads the reservation,
-and goes on waiting if it is not what it waits for. A slow poll, one query for all, compares versions and
-finds what was not heard.
+Whoever waits knows a version, and reads nothing before something newer is heard of. What wakes it is in
+`listening`: a notification, or a slow poll. What it is then told are the transitions after its version,
+from one round trip for all that were woken together; who is woken while that is under way is in the next.
+So the more wait, the more share a read.
 
-A subscription exists before it first reads, so no change between its read and its wait is missed.
+A notification is a hint, and may be lost: the poll reads the same for everybody, and finds what was not
+heard. One may also come before its reservation is watched, because the rooms were quicker than the answer
+to the caller: ids that were heard lately are remembered, and who begins to wait for one of them is woken
+at once.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
 
-import structlog
-from litestar.concurrency import sync_to_thread
-from psycopg import AsyncConnection, Error, sql
-from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
-
-from api.identity.row_security import ALL_MEMBERS, connection_of
+from api.identity.row_security import ALL_MEMBERS, set_member_statement
 from api.problems import DATABASE_UNAVAILABLE
-from domain.reservations import reading, store
-from domain.reservations.model import Reservation
-from domain.reservations.store import SETTLED_CHANNEL
-from innbox_process.errors import first_line
+from domain.reservations import reading
+from domain.reservations.model import Reservation, Transition, after
+from runtime.pipeline import PipelinePool
 
-POLL_S = 1.0
-
-_LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(SETTLED_CHANNEL))
-_OPTIONS: Final[dict[str, Any]] = {
-    "autocommit": True,
-    "application_name": "innbox-api-waiting",
-    "connect_timeout": 5,
-    # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-}
-_PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
-
-_log = structlog.get_logger(__name__)
+# The last two seconds of a busy API. What is forgotten too early is found by the poll.
+RECENT_MAX = 10_000
 
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    seen: int = 0
-    rung: asyncio.Event = field(default_factory=asyncio.Event)
+    """One waiting request or stream: what has come for it since it last looked."""
+
+    reservation_id: int
+    seen: int
+    failure: Exception | None = None
+    _news: list[Transition] = field(default_factory=list)
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def heard(self, deadline: float) -> bool:
         """Wait to be woken; tells whether it came in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                return await self.rung.wait()
+                return await self._woken.wait()
         return False
+
+    def take(self) -> list[Transition]:
+        """Return what has come, in order and each transition once; the next wait is for more."""
+        self._woken.clear()
+        news, self._news = self._news, []
+        return news
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def tell(self, transition: Transition) -> None:
+        """Pass on a transition that is new; reads that overlap find some of them twice."""
+        if transition.version > self.seen:
+            self.seen = transition.version
+            self._news.append(transition)
+            self._woken.set()
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+        self._woken.set()
+
+
+class RecentIds:
+    """The ids of this period and of the one before; of the newest so many at least."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+
+    def add(self, ids: Iterable[int]) -> None:
+        self._new.update(ids)
+        if len(self._new) > self._most:
+            self.turn()
+
+    def turn(self) -> None:
+        """Begin a period, and forget the one before the last."""
+        self._old, self._new = self._new, set()
+
+    def __contains__(self, one: int) -> bool:
+        return one in self._new or one in self._old
 
 
 class ReservationWatchers:
     """The subscribers to each reservation. Belongs to the event loop: call it from nowhere else."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, pool: PipelinePool) -> None:
+        self._pool = pool
         self._subscriptions: dict[int, set[Subscription]] = {}
+        self._recent = RecentIds(RECENT_MAX)
+        self._woken: set[Subscription] = set()
+        self._any_woken = asyncio.Event()
         # The process stops, so no request should begin to wait.
         self.closing = False
 
-    async def ended(self, reservation_id: int, wait_s: float) -> Reservation | None:
-        """Return the reservation once its saga has ended, or as it is after `wait_s` seconds.
+    async def ended(self, known: Reservation, wait_s: float, *, is_current: bool) -> Reservation:
+        """Return the reservation once its saga has ended, or as far as is known after `wait_s` seconds.
 
-        None if the database cannot tell: what was accepted stays accepted.
+        `is_current`: it was just read or written. Otherwise it is read first, whatever `wait_s`. While
+        the database is away it stays as known: what was accepted stays accepted.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self.subscribed(reservation_id) as subscription, suppress(*DATABASE_UNAVAILABLE):
+        with self.subscribed(known.id, known.version) as subscription:
+            if not is_current and known.status.open:
+                with suppress(*DATABASE_UNAVAILABLE):
+                    await self._look([subscription])
             while True:
-                subscription.rung.clear()
-                reservation = await sync_to_thread(self._read, reservation_id)
-                subscription.seen = reservation.version
-                if not reservation.status.open or self.closing:
-                    return reservation
+                for transition in subscription.take():
+                    known = after(known, transition)
+                if not known.status.open or self.closing:
+                    return known
                 if not await subscription.heard(deadline):
-                    return reservation
-        return None
-
-    async def hear(self, payload: str) -> None:
-        """Wake the subscribers to the reservations that a notification names; without any, poll."""
-        if payload:
-            self.wake(int(word) for word in payload.split(",") if word.isdecimal())
-        else:
-            await self.poll_once()
-
-    def wake(self, reservation_ids: Iterable[int]) -> None:
-        for reservation_id in reservation_ids:
-            for subscription in self._subscriptions.get(reservation_id, ()):
-                subscription.rung.set()
-
-    async def poll_once(self) -> None:
-        """Wake the subscribers that have not seen the current version."""
-        if self._subscriptions:
-            versions = await sync_to_thread(self._versions, list(self._subscriptions))
-            for reservation_id, version in versions.items():
-                for subscription in self._subscriptions.get(reservation_id, ()):
-                    if subscription.seen < version:
-                        subscription.rung.set()
-
-    def close(self) -> None:
-        """Wake all, now and from now on: the process stops."""
-        self.closing = True
-        self.wake(self._subscriptions)
+                    return known
 
     @contextmanager
-    def subscribed(self, reservation_id: int) -> Iterator[Subscription]:
-        """Be woken, for the length of a block, by each change of a reservation."""
-        subscription = Subscription()
+    def subscribed(self, reservation_id: int, seen: int) -> Iterator[Subscription]:
+        """Be told, for the length of a block, what comes after a version of a reservation."""
+        subscription = Subscription(reservation_id, seen)
         self._subscriptions.setdefault(reservation_id, set()).add(subscription)
+        if reservation_id in self._recent:
+            self._read_soon([subscription])
         try:
             yield subscription
         finally:
+            self._woken.discard(subscription)
             others = self._subscriptions[reservation_id]
             others.discard(subscription)
             if not others:
                 del self._subscriptions[reservation_id]
 
-    def _read(self, reservation_id: int) -> Reservation:
-        # The route has checked whose it is.
-        with connection_of(self._engine, ALL_MEMBERS) as connection:
-            reservation = store.get(connection, reservation_id)
-        assert reservation is not None, f"reservation {reservation_id} was accepted"
-        return reservation
+    def hear(self, payload: str) -> None:
+        """Read for the subscribers to the reservations that a notification names, or for all."""
+        if not payload:
+            self._read_soon(self._all())
+            return
+        ids = [int(word) for word in payload.split(",") if word.isdecimal()]
+        self._recent.add(ids)
+        for reservation_id in ids:
+            self._read_soon(self._subscriptions.get(reservation_id, ()))
 
-    def _versions(self, ids: list[int]) -> dict[int, int]:
+    async def answer(self) -> None:
+        """Tell those who were woken what is new, until cancelled: one read after the other."""
+        while True:
+            await self._any_woken.wait()
+            self._any_woken.clear()
+            woken, self._woken = self._woken, set()
+            try:
+                await self._look(woken)
+            except DATABASE_UNAVAILABLE:
+                pass  # the poll finds it when the database is back
+            except Exception as error:  # noqa: BLE001 - told to those whom it concerns
+                for subscription in woken:
+                    subscription.fail(error)
+
+    async def poll_once(self) -> None:
+        """Tell all subscribers what is new for them, whether it was heard or not."""
+        self._recent.turn()
+        await self._look(self._all())
+
+    def close(self) -> None:
+        """Wake all, now and from now on: the process stops."""
+        self.closing = True
+        for subscription in self._all():
+            subscription.wake()
+
+    def _all(self) -> list[Subscription]:
+        return [one for watching in self._subscriptions.values() for one in watching]
+
+    def _read_soon(self, subscriptions: Collection[Subscription]) -> None:
+        if subscriptions:
+            self._woken.update(subscriptions)
+            self._any_woken.set()
+
+    async def _look(self, subscriptions: Iterable[Subscription]) -> None:
+        """Read in one round trip what is new for all of these."""
+        of: defaultdict[int, list[Subscription]] = defaultdict(list)
+        for subscription in subscriptions:
+            of[subscription.reservation_id].append(subscription)
+        if not of:
+            return
+        seen = {id_: min(one.seen for one in watching) for id_, watching in of.items()}
         # The routes have checked whose they are.
-        with connection_of(self._engine, ALL_MEMBERS) as connection:
-            return reading.versions(connection, ids)
-
-
-async def poll(watchers: ReservationWatchers) -> None:
-    reported = None
-    while True:
-        try:
-            await watchers.poll_once()
-            reported = None
-        except SQLAlchemyError as error:  # the next poll reads what this one could not
-            reported = _report("not polling", error, reported)
-        await asyncio.sleep(POLL_S)
-
-
-async def listen(watchers: ReservationWatchers, url: str) -> None:
-    """Wake subscribers by notifications until cancelled; a lost connection is made again."""
-    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    pause_s, reported = _PAUSE_S_MIN, None
-    while True:
-        try:
-            async with await AsyncConnection.connect(conninfo, **_OPTIONS) as connection:
-                await connection.execute(_LISTEN)
-                await watchers.poll_once()  # for what was rung while nobody listened
-                pause_s, reported = _PAUSE_S_MIN, None
-                async for notification in connection.notifies():
-                    await watchers.hear(notification.payload)
-        except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
-            reported = _report("not listening", error, reported)
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _PAUSE_S_MAX)
-
-
-def _report(event: str, error: Exception, reported: str | None) -> str:
-    """Log what is not yet reported; returns what is, so that an outage is one line."""
-    reason = first_line(error)
-    if reason != reported:
-        _log.warning(event, error=reason)
-    return reason
+        everybodys = set_member_statement(ALL_MEMBERS)
+        _, rows = await self._pool.execute([everybodys, reading.since(seen)])
+        for transition in reading.transitions(rows):
+            for subscription in of[transition.reservation_id]:
+                subscription.tell(transition)

@@ -22,7 +22,7 @@ from innbox_process.shutdown import stop_on_signals
 from runtime.settings import Settings, SettingsError
 
 # Of the files that a process may open, these are kept for all but connections of clients and of the
-# database: its log, its listener, the issuer's keys.
+# database: its log, its listener and its readers, the issuer's keys.
 FILES_RESERVED = 72
 # Of the connections, these are for requests that come and go, health checks among them.
 CONNECTIONS_FOR_REQUESTS = 100

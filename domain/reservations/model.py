@@ -100,6 +100,17 @@ class Transition:
     cause: Cause
 
 
+def after(reservation: Reservation, transition: Transition) -> Reservation:
+    """Return the reservation as its transition left it; what else it has never changes."""
+    return replace(
+        reservation,
+        status=transition.status,
+        reason=transition.reason,
+        version=transition.version,
+        updated_at=transition.at,
+    )
+
+
 def by_member(member_id: int, *, staff: bool = False) -> str:
     """Name a person as the actor: a member, or a person of the staff who acts for a member."""
     return f"{'staff' if staff else 'member'}:{member_id}"

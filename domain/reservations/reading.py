@@ -1,22 +1,34 @@
 """Reading lists of reservations, the history of one, and open sagas. Nothing here locks or writes."""
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from operator import eq, ge, lt
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, select, text
 
 from domain.reservations.model import Cause, Reservation, Status, Transition
 from domain.reservations.store import of_row
 from domain.reservations.tables import reservation, transition
+from runtime.pipeline import Rows, Statement
 
 # A saga that is redriven each hour needs six weeks for so many transitions.
 HISTORY_MAX: Final = 1_000
 
-VERSIONS = text("""
-    SELECT id, version FROM reservations.reservation WHERE id = ANY (CAST(:ids AS bigint[]))
+# LATERAL, because so each reservation is one look into the primary key: a join of the two lists might
+# read the whole table, and so might row security, which has to find the reservation of each row.
+SINCE = text(f"""
+    SELECT step.*
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:versions AS integer[])) AS known (id, version)
+    CROSS JOIN LATERAL (
+        SELECT {", ".join(transition.c.keys())}
+        FROM reservations.transition
+        WHERE reservation_id = known.id AND version > known.version
+        ORDER BY version
+        LIMIT {HISTORY_MAX}
+    ) AS step
+    ORDER BY reservation_id, version
 """)
 
 # Uses the index of open sagas. A redriven saga has several versions of the same status, and has waited
@@ -81,18 +93,31 @@ def history(
     of, version = transition.c.reservation_id, transition.c.version
     chosen = select(transition).where(of == reservation_id, version > after_version)
     rows = connection.execute(chosen.order_by(version).limit(HISTORY_MAX))
-    return [
-        Transition(id_, version, Status(status), reason, at, Cause(message_id, actor, trace_id))
-        for id_, version, status, reason, message_id, at, actor, trace_id in rows
-    ]
+    return [_transition(row) for row in rows]
 
 
-def versions(connection: Connection, ids: Collection[int]) -> dict[int, int]:
-    """Read the versions of many reservations, for the requests that wait for them."""
-    rows = connection.execute(VERSIONS, {"ids": list(ids)})
-    return {row.id: row.version for row in rows}
+def since(versions: Mapping[int, int]) -> Statement:
+    """Read the transitions after a version of each reservation; `transitions` reads the answer.
+
+    Oldest first, HISTORY_MAX of each at most.
+    """
+    return SINCE, {"ids": _array(versions), "versions": _array(versions.values())}
+
+
+def transitions(rows: Rows) -> list[Transition]:
+    return [_transition(row) for row in rows]
 
 
 def open_sagas(connection: Connection) -> OpenSagas:
     """Count open sagas, on the database's clock."""
     return OpenSagas(**connection.execute(OPEN).mappings().one())
+
+
+def _transition(row: Sequence[Any]) -> Transition:
+    id_, version, status, reason, message_id, at, actor, trace_id = row
+    return Transition(id_, version, Status(status), reason, at, Cause(message_id, actor, trace_id))
+
+
+def _array(numbers: Iterable[int]) -> str:
+    """Write an array as Postgres reads it, for a statement that goes out in one round trip."""
+    return f"{{{','.join(map(str, numbers))}}}"

@@ -14,6 +14,7 @@ from domain.idempotency import KeyedRequest, Mismatch
 from domain.reservations.model import Cause, Reservation, Status
 from domain.reservations.tables import reservation
 from domain.stay import Stay
+from runtime.pipeline import Statement
 
 # Requests that wait for an answer listen on it; the payload is reservation ids, joined by commas.
 SETTLED_CHANNEL: Final = "reservations"
@@ -27,6 +28,12 @@ class StaleVersion(Exception):
 
 
 _RESERVATION = ", ".join(reservation.c.keys())
+
+ONE = text(f"""
+    SELECT {_RESERVATION} FROM reservations.reservation
+    WHERE id = CAST(:id AS bigint)
+      AND member_id = coalesce(CAST(:member_id AS bigint), member_id)
+""")
 
 # In id order, so two batches that share reservations lock them in the same order.
 LOCK = text(f"""
@@ -107,6 +114,11 @@ def get(
 
     row = connection.execute(chosen).one_or_none()
     return of_row(row) if row else None
+
+
+def one(reservation_id: int, member_id: int | None = None) -> Statement:
+    """Read what `get` does, in one round trip with other statements; `of_row` reads the row."""
+    return ONE, {"id": reservation_id, "member_id": member_id}
 
 
 def earlier(

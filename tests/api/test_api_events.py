@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from api.identity.scopes import READ, WRITE
 from api.identity.signing import sign
 from api.problems import ProblemError
-from api.reservations import watchers
+from api.reservations import listening
 from api.reservations.deps import STREAMS, Streams
 from api.reservations.events import placed
 from domain.answers import Answer
@@ -31,6 +31,7 @@ from tests.support.api_client import (
     some_settings,
     streams,
 )
+from tests.support.costs import note_reads, note_tasks_of_threads
 from tests.support.notify_only_api import an_api_that_only_listens, listener, ring, settled
 from tests.support.waiting import eventually
 
@@ -191,7 +192,7 @@ def test_a_change_made_through_another_process_is_heard(
 def test_what_nobody_rang_for_is_found_by_the_poll(
     database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchers, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     with an_api(database_url) as api:
         me = api.member(ME)
         id_ = a_reservation(me)
@@ -212,6 +213,27 @@ def test_a_stream_outlasts_a_database_that_is_away(database_url: str, engine: En
             settled(engine, id_)
             wire.mend()
             assert brought(next(events)) == ("2", "CONFIRMED")
+
+
+def test_streams_that_are_woken_together_share_a_read_and_take_no_thread(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, tasks = note_reads(monkeypatch), note_tasks_of_threads(monkeypatch)
+    with an_api_that_only_listens(database_url, monkeypatch) as api, ExitStack() as opened:
+        listener(engine)
+        me = api.member(ME)
+        ids = [a_reservation(me) for _ in range(5)]
+        opened.enter_context(followed(me, ids[0]))  # opens the connection
+        tasks.clear()
+        sources = [opened.enter_context(followed(me, id_)) for id_ in ids]
+        for events in sources:
+            next(events)
+        reads.clear()
+        ring(engine, *[settled(engine, id_) for id_ in ids])
+        assert {brought(next(events)) for events in sources} == {("2", "CONFIRMED")}
+
+    assert reads == [set(ids)]
+    assert tasks == []
 
 
 def test_no_more_streams_are_opened_than_are_allowed(database_url: str) -> None:

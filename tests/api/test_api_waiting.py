@@ -3,24 +3,30 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from threading import Event
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import ProgrammingError
 
 from api.requests.conditions import wait_s
-from api.reservations import watchers
-from api.reservations.watchers import ReservationWatchers, Subscription
+from api.reservations import listening
+from api.reservations.watchers import RecentIds, ReservationWatchers, Subscription
 from domain.answers import Answer
-from domain.reservations.model import Reservation, Status
-from domain.stay import Stay
-from tests.support.api_client import ME, Api, a_stay, an_api, today
-from tests.support.notify_only_api import an_api_that_only_listens, listener, ring, settled
-from tests.support.waiting import DEADLINE_S, eventually
+from domain.reservations.model import ROOMS, Cause, Reservation, Status, Transition
+from tests.support.api_client import ME, Api, Wire, a_stay, an_api
+from tests.support.costs import note_reads, note_tasks_of_threads
+from tests.support.notify_only_api import (
+    an_api_that_only_listens,
+    apply_answer,
+    listener,
+    ring,
+    settled,
+)
+from tests.support.waiting import eventually
 
 WAIT_S = 30
 
@@ -29,6 +35,12 @@ WAIT_S = 30
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(32) as threads:
         yield threads
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """The round trips that are made for those who wait: the reservations of each."""
+    return note_reads(monkeypatch)
 
 
 def test_who_waits_is_answered_as_soon_as_the_rooms_have_answered(
@@ -82,17 +94,23 @@ def test_who_has_waited_long_enough_is_told_how_things_stand(database_url: str) 
     assert response.elapsed.total_seconds() >= 0.2
 
 
-def test_a_repeated_request_waits_for_its_reservation(database_url: str, engine: Engine) -> None:
-    with an_api(database_url) as api:
+@pytest.mark.parametrize("seconds", [30, 0])
+def test_a_repeated_request_is_told_at_once_what_has_come_since_the_first(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """Nobody rings and nobody polls."""
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
         key = {"Idempotency-Key": "once"}
         first = api.member().post("/v1/reservations", json=a_stay(), headers=key)
         settled(engine, first.json()["id"])
         again = api.member().post(
-            "/v1/reservations", json=a_stay(), headers=key | {"Prefer": "wait=30"}
+            "/v1/reservations", json=a_stay(), headers=key | {"Prefer": f"wait={seconds}"}
         )
+        now = api.member().get(again.headers["Location"])
 
     assert (again.status_code, again.json()["status"]) == (200, "CONFIRMED")
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert (again.json(), again.headers["ETag"]) == (now.json(), now.headers["ETag"])
 
 
 def test_waiting_takes_neither_a_connection_nor_a_thread(
@@ -121,7 +139,7 @@ def test_a_ring_that_nobody_heard_is_made_good_by_the_poll(
     threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watchers, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     with an_api(database_url) as api:
         waiter = reserve_and_wait(threads, api)
         [reservation_id] = waited_for(engine, 1)
@@ -138,10 +156,9 @@ def test_the_poll_outlasts_a_database_that_answers_with_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one whose migration is under way: nobody waits in vain for good."""
-    monkeypatch.setattr(watchers, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     failed: list[Exception] = []
-    asleep: list[Subscription] = []
-    look, hear = ReservationWatchers.poll_once, Subscription.heard
+    look = ReservationWatchers.poll_once
 
     async def poll_once(watchers: ReservationWatchers) -> None:
         try:
@@ -150,20 +167,13 @@ def test_the_poll_outlasts_a_database_that_answers_with_errors(
             failed.append(error)
             raise
 
-    async def heard(watch: Subscription, deadline: float) -> bool:
-        if not watch.rung.is_set():  # or it would read once more, of a table that is gone
-            asleep.append(watch)
-        return await hear(watch, deadline)
-
     monkeypatch.setattr(ReservationWatchers, "poll_once", poll_once)
-    monkeypatch.setattr(Subscription, "heard", heard)
     with an_api(database_url) as api:
         waiter = reserve_and_wait(threads, api)
         [reservation_id] = waited_for(engine, 1)
-        eventually(lambda: asleep)
-        rename(engine, "reservation", "unmigrated")
+        rename(engine, "transition", "unmigrated")
         eventually(lambda: len(failed) > 1)
-        rename(engine, "unmigrated", "reservation")
+        rename(engine, "unmigrated", "transition")
         settled(engine, reservation_id)
         response = waiter.result()
 
@@ -228,72 +238,182 @@ def test_who_waits_is_sent_home_when_the_process_stops(
     assert (response.status_code, response.json()["status"]) == (202, "PENDING")
 
 
-def test_a_look_that_nobody_waits_for_any_more_still_gives_its_connection_back(
-    database_url: str, engine: Engine, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pool that is gone by then would leave it open."""
-    looking, disposed, left_open = Event(), Event(), Event()
-
-    def look(watchers: ReservationWatchers, _ids: list[int]) -> dict[int, int]:
-        with watchers._engine.connect():
-            looking.set()
-            if disposed.wait(0.5):
-                left_open.set()
-        return {}
-
-    def dispose(_engine: Engine) -> None:
-        disposed.set()
-
-    monkeypatch.setattr(watchers, "POLL_S", 0.0)
-    monkeypatch.setattr(ReservationWatchers, "_versions", look)
-    event.listen(Engine, "engine_disposed", dispose)
-    try:
-        with an_api(database_url) as api:
-            waiter = reserve_and_wait(threads, api)
-            waited_for(engine, 1)
-            assert looking.wait(DEADLINE_S)
-            api.stop.set()
-            assert waiter.result().status_code == 202
-    finally:
-        event.remove(Engine, "engine_disposed", dispose)
-    assert disposed.is_set()
-    assert not left_open.is_set()
-
-
-@pytest.mark.unit
-def test_a_ring_between_reading_and_waiting_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    pending = a_reservation()
-    confirmed = replace(pending, status=Status.CONFIRMED)
-
-    async def scenario() -> Reservation | None:
-        watchers, loop = (
-            ReservationWatchers(create_engine("postgresql+psycopg://")),
-            asyncio.get_running_loop(),
-        )
-        answers = iter([pending, confirmed])
-
-        def read(_self: ReservationWatchers, reservation_id: int) -> Reservation:
-            loop.call_soon_threadsafe(watchers.wake, [reservation_id])
-            return next(answers)
-
-        monkeypatch.setattr(ReservationWatchers, "_read", read)
-        return await watchers.ended(pending.id, wait_s=30)
-
-    assert asyncio.run(scenario()) == confirmed
-
-
-@pytest.mark.unit
-def test_a_database_that_goes_away_meanwhile_takes_nothing_back(
+def test_a_read_that_nobody_waits_for_any_more_leaves_no_connection_open(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    reads: list[set[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """None has the handler answer what was accepted."""
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        listener(engine)
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        with locked(engine):
+            ring(engine, reservation_id)
+            eventually(lambda: reads)
+            api.stop.set()
+            response = waiter.result()
+        eventually(lambda: sessions(engine) == 0)
 
-    def read(_self: ReservationWatchers, _reservation_id: int) -> Reservation:
-        raise OperationalError("SELECT", {}, Exception("gone"))
+    assert (response.status_code, response.json()["status"]) == (202, "PENDING")
 
-    monkeypatch.setattr(ReservationWatchers, "_read", read)
-    watchers = ReservationWatchers(create_engine("postgresql+psycopg://"))
-    assert asyncio.run(watchers.ended(1, wait_s=30)) is None
+
+def test_who_waits_reads_nothing_and_all_who_are_woken_together_share_a_read(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    reads: list[set[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        listener(engine)
+        waiters = [reserve_and_wait(threads, api) for _ in range(20)]
+        ids = waited_for(engine, 20)
+        for id_ in ids:
+            settled(engine, id_)
+        assert reads == []
+        ring(engine, *ids)
+        responses = [waiter.result() for waiter in waiters]
+
+    assert {response.json()["status"] for response in responses} == {"CONFIRMED"}
+    assert reads == [set(ids)]
+
+
+def test_who_is_woken_during_a_read_is_in_the_next(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    reads: list[set[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And so is who was in the first, but has not found what the second ring was for."""
+    heard: list[str] = []
+    hear = ReservationWatchers.hear
+
+    def hear_and_note(watchers: ReservationWatchers, payload: str) -> None:
+        hear(watchers, payload)
+        heard.append(payload)
+
+    monkeypatch.setattr(ReservationWatchers, "hear", hear_and_note)
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        listener(engine)
+        waiters = [reserve_and_wait(threads, api) for _ in range(3)]
+        ids = waited_for(engine, 3)
+        with locked(engine) as connection:
+            ring(engine, ids[0])
+            eventually(lambda: reads)
+            for id_ in ids:
+                apply_answer(connection, id_)
+            for id_ in ids:
+                ring(engine, id_)
+            eventually(lambda: len(heard) == 4)
+        assert {waiter.result().json()["status"] for waiter in waiters} == {"CONFIRMED"}
+
+    assert reads[0] == {ids[0]}
+    assert set(ids[1:]) <= reads[1]
+    assert len(reads) == 2
+
+
+def test_an_answer_that_is_heard_before_the_wait_begins_is_not_missed(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rooms may be quicker than the API is with its own answer."""
+    ended = ReservationWatchers.ended
+
+    async def late(
+        watchers: ReservationWatchers, known: Reservation, wait_s: float, *, is_current: bool
+    ) -> Reservation:
+        await asyncio.to_thread(lambda: ring(engine, settled(engine, known.id)))
+        await asyncio.to_thread(eventually, lambda: known.id in watchers._recent)
+        return await ended(watchers, known, wait_s, is_current=is_current)
+
+    monkeypatch.setattr(ReservationWatchers, "ended", late)
+    with an_api_that_only_listens(database_url, monkeypatch) as api:
+        listener(engine)
+        response = api.member().post(
+            "/v1/reservations", json=a_stay(), headers={"Prefer": f"wait={WAIT_S}"}
+        )
+
+    assert (response.status_code, response.json()["status"]) == (200, "CONFIRMED")
+
+
+def test_to_wait_and_to_be_woken_uses_no_thread(
+    database_url: str,
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for what is done once: to open the connections, and to read what the topics take."""
+    tasks = note_tasks_of_threads(monkeypatch)
+    with an_api_that_only_listens(database_url, monkeypatch, pool_size=1) as api:
+        listener(engine)
+        for turn in range(2):
+            waiters = [reserve_and_wait(threads, api) for _ in range(10)]
+            ids = waited_for(engine, 10)
+            if turn:
+                tasks.clear()
+            ring(engine, *[settled(engine, id_) for id_ in ids])
+            assert {waiter.result().status_code for waiter in waiters} == {200}
+
+    assert tasks == []
+
+
+def test_who_waits_outlasts_a_database_that_goes_away(
+    database_url: str, engine: Engine, threads: ThreadPoolExecutor
+) -> None:
+    with closing(Wire(database_url)) as wire, an_api(wire.url, pool_timeout_s=0.5) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        wire.cut()
+        eventually(lambda: api.member().get("/healthz/ready").status_code == 503)
+        settled(engine, reservation_id)
+        assert not waiter.done()
+        wire.mend()
+        response = waiter.result()
+
+    assert (response.status_code, response.json()["status"]) == (200, "CONFIRMED")
+
+
+def test_a_database_that_goes_away_meanwhile_takes_nothing_back(
+    database_url: str, engine: Engine, threads: ThreadPoolExecutor
+) -> None:
+    """What was accepted is answered, in time."""
+    with closing(Wire(database_url)) as wire, an_api(wire.url, wait_s_max=3.0) as api:
+        waiter = reserve_and_wait(threads, api)
+        [reservation_id] = waited_for(engine, 1)
+        wire.cut()
+        ring(engine, settled(engine, reservation_id))
+        response = waiter.result()
+
+    assert (response.status_code, response.json()["status"]) == (202, "PENDING")
+    assert 3 <= response.elapsed.total_seconds() < 6
+
+
+@pytest.mark.unit
+def test_a_transition_is_passed_on_once_and_in_order() -> None:
+    """Whichever of two reads that overlap is answered first."""
+    told = Subscription(1, seen=1)
+    for version in (2, 3, 2, 3, 4):
+        told.tell(a_transition(version))
+    assert [one.version for one in told.take()] == [2, 3, 4]
+    assert told.take() == []
+
+
+@pytest.mark.unit
+def test_the_newest_ids_are_remembered_and_only_so_many() -> None:
+    recent = RecentIds(most=10)
+    recent.add([1])
+    recent.turn()
+    assert 1 in recent
+    recent.turn()
+    assert 1 not in recent
+
+    for id_ in range(100):
+        recent.add([id_])
+    kept = [id_ for id_ in range(100) if id_ in recent]
+    assert kept[-10:] == list(range(90, 100))
+    assert len(kept) <= 22
 
 
 @pytest.mark.unit
@@ -345,7 +465,22 @@ def terminate(engine: Engine, pid: int) -> None:
         connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
 
-def a_reservation() -> Reservation:
-    now = datetime.now(UTC)
-    stay = Stay(today(), today() + timedelta(days=1))
-    return Reservation(1, ME, 1, stay, Status.PENDING, None, 1, now, now)
+@contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """Let nobody read the history of reservations for the length of a block."""
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE reservations.transition IN ACCESS EXCLUSIVE MODE"))
+        yield connection
+
+
+def sessions(engine: Engine) -> int:
+    query = text("""
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name LIKE 'innbox-api%' AND datname = current_database()
+    """)
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
+
+
+def a_transition(version: int) -> Transition:
+    return Transition(1, version, Status.PENDING, None, datetime.now(UTC), Cause(uuid4(), ROOMS))

@@ -19,7 +19,7 @@ from api.identity.row_security import (
 from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from domain.reservations import store
 from domain.reservations.model import Cause, NewReservation, Reservation, by_member, cancel
-from domain.reservations.reading import Filter, page, versions
+from domain.reservations.reading import SINCE, Filter, page, since, transitions
 from innbox_process.database import pooled_engine
 from ops.local import Servers
 from runtime.pipeline import Statement, in_one_round_trip
@@ -74,7 +74,8 @@ def test_a_query_that_forgets_the_member_shows_only_theirs(
             assert store.get(connection, of[ANN].id) is None
             assert store.get(connection, of[BOB].id) == of[BOB]
             assert list(store.lock(connection, ids)) == [of[BOB].id]
-            assert list(versions(connection, ids)) == [of[BOB].id]
+            history = transitions(list(connection.execute(*since(dict.fromkeys(ids, 0)))))
+            assert [one.reservation_id for one in history] == [of[BOB].id]
             assert page(connection, Filter(ANN), None, 10) == []
 
 
@@ -199,14 +200,45 @@ def test_a_members_list_reads_the_index_behind_the_wall(engine: Engine, reading:
         assert "Sort" not in plan
 
 
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_what_is_new_is_looked_up_in_the_index_behind_the_wall(
+    engine: Engine, reading: Engine, mode: str
+) -> None:
+    """For as many as may wait, and without a look at any other reservation."""
+    with engine.begin() as connection:
+        connection.execute(FILL)
+        connection.execute(FILL_HISTORY)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE reservations.reservation, reservations.transition"))
+    ids = list(range(1, 100_001, 500))
+    _, of = since(dict.fromkeys(ids, 1))
+    with reading.connect() as connection:
+        set_member(connection, ALL_MEMBERS)
+        connection.execute(text(f"SET plan_cache_mode = {mode}"))
+        sql = SINCE.text.replace(":ids", "$1").replace(":versions", "$2")
+        connection.exec_driver_sql(f"PREPARE news (text, text) AS {sql}")
+        asked = text(f"{EXPLAIN} EXECUTE news ('{of['ids']}', '{of['versions']}')")
+        plan = "\n".join(connection.scalars(asked))
+    assert "Index Scan using pk_transition" in plan
+    assert f"loops={len(ids)}" in plan
+    assert "Seq Scan" not in plan
+    assert "hashed" not in plan
+
+
 FILL = text("""
     INSERT INTO reservations.reservation (member_id, room_id, check_in, check_out, status, version)
     SELECT number % 200, 7, '2027-01-01', '2027-01-02', 'CONFIRMED', 2
     FROM generate_series(1, 100000) AS number
 """)
-LIST = """
-    EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)
-    SELECT * FROM reservations.reservation WHERE member_id = 2 {more} ORDER BY id DESC LIMIT 21
+FILL_HISTORY = text("""
+    INSERT INTO reservations.transition (reservation_id, version, status, message_id)
+    SELECT id, number, CASE number WHEN 1 THEN 'PENDING' ELSE 'CONFIRMED' END, gen_random_uuid()
+    FROM reservations.reservation CROSS JOIN generate_series(1, 2) AS number
+""")
+EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
+LIST = f"""
+    {EXPLAIN}
+    SELECT * FROM reservations.reservation WHERE member_id = 2 {{more}} ORDER BY id DESC LIMIT 21
 """
 
 

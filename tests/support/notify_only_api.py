@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from api.reservations import watchers
+from api.reservations import listening
 from domain.answers import Answer, RoomResult
 from domain.reservations import store
 from domain.reservations.model import ROOMS, Cause, Reservation, settle
@@ -24,7 +24,7 @@ def an_api_that_only_listens(
     database_url: str, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[Api]:
     """What it does not hear it never finds out."""
-    monkeypatch.setattr(watchers, "POLL_S", NEVER_S)
+    monkeypatch.setattr(listening, "POLL_S", NEVER_S)
     with an_api(database_url, **changes) as api:
         yield api
 
@@ -50,12 +50,18 @@ def listener(engine: Engine, other_than: int = 0) -> int:
 def settled(engine: Engine, reservation_id: int, answer: Answer = Answer.SUCCESS) -> int:
     """Apply an answer of the rooms, as the results consumer does, and return the id to ring for."""
     with engine.begin() as connection:
-        reservation = store.lock(connection, [reservation_id])[reservation_id]
-        result = RoomResult(reservation_id, answer, "", uuid4())
-        outcome = settle(reservation, result)
-        assert isinstance(outcome, Reservation)
-        store.save_transitions(connection, [(outcome, Cause(result.message_id, ROOMS))])
+        apply_answer(connection, reservation_id, answer)
     return reservation_id
+
+
+def apply_answer(
+    connection: Connection, reservation_id: int, answer: Answer = Answer.SUCCESS
+) -> None:
+    reservation = store.lock(connection, [reservation_id])[reservation_id]
+    result = RoomResult(reservation_id, answer, "", uuid4())
+    outcome = settle(reservation, result)
+    assert isinstance(outcome, Reservation)
+    store.save_transitions(connection, [(outcome, Cause(result.message_id, ROOMS))])
 
 
 def ring(engine: Engine, *reservation_ids: int) -> None:

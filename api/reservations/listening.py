@@ -1,0 +1,94 @@
+"""What wakes those who wait for reservations: notifications, and a slow poll for what was not heard.
+
+One connection per process listens. A notification names the reservations that have changed; an empty one
+means all of them.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+from psycopg import AsyncConnection, Error, sql
+from psycopg.pq.abc import PGconn
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.reservations.watchers import ReservationWatchers
+from domain.reservations.store import SETTLED_CHANNEL
+from innbox_process.errors import first_line
+
+POLL_S = 1.0
+
+_LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(SETTLED_CHANNEL))
+_OPTIONS: Final[dict[str, Any]] = {
+    "autocommit": True,
+    "application_name": "innbox-api-waiting",
+    "connect_timeout": 5,
+    # Nothing is ever sent on it, so only keepalives notice a peer that has vanished.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+_PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
+# uvloop does not tell the reader of a socket that it was reset: the waiting code checks that itself.
+_LOOK_S = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+async def poll(watchers: ReservationWatchers) -> None:
+    reported = None
+    while True:
+        try:
+            await watchers.poll_once()
+            reported = None
+        except SQLAlchemyError as error:  # the next poll reads what this one could not
+            reported = _report("not polling", error, reported)
+        await asyncio.sleep(POLL_S)
+
+
+async def listen(watchers: ReservationWatchers, url: str) -> None:
+    """Wake subscribers by notifications until cancelled; a lost connection is made again."""
+    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    pause_s, reported = _PAUSE_S_MIN, None
+    while True:
+        try:
+            async with await AsyncConnection.connect(conninfo, **_OPTIONS) as connection:
+                await connection.execute(_LISTEN)
+                await watchers.poll_once()  # for what was rung while nobody listened
+                pause_s, reported = _PAUSE_S_MIN, None
+                await _hear(connection.pgconn, watchers)
+        except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
+            reported = _report("not listening", error, reported)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+
+
+async def _hear(libpq: PGconn, watchers: ReservationWatchers) -> None:
+    """Pass on what is notified; raises when the connection is lost.
+
+    All that has come is heard before anybody is answered. psycopg's `notifies` waits anew for each
+    notification, at several times the cost.
+    """
+    loop, socket = asyncio.get_running_loop(), libpq.socket
+    woken = asyncio.Event()
+    loop.add_reader(socket, woken.set)
+    try:
+        while True:
+            timer = loop.call_later(_LOOK_S, woken.set)
+            await woken.wait()
+            timer.cancel()
+            woken.clear()
+            libpq.consume_input()
+            while notification := libpq.notifies():
+                watchers.hear(notification.extra.decode())
+    finally:
+        loop.remove_reader(socket)
+
+
+def _report(event: str, error: Exception, reported: str | None) -> str:
+    """Log what is not yet reported; returns what is, so that an outage is one line."""
+    reason = first_line(error)
+    if reason != reported:
+        _log.warning(event, error=reason)
+    return reason

@@ -1,0 +1,41 @@
+"""What the API spends on those who wait: round trips to the database, and threads."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from domain.reservations import reading
+from runtime.pipeline import PipelinePool, Rows, Statement
+
+
+def note_reads(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Return what will be the reads of what is new: the reservations of each."""
+    asked: list[set[int]] = []
+    execute = PipelinePool.execute
+
+    async def execute_and_note(
+        pool: PipelinePool, statements: Sequence[Statement], **named: Any
+    ) -> list[Rows]:
+        for sql, binds in statements:
+            if sql is reading.SINCE:
+                asked.append({int(id_) for id_ in str(binds["ids"]).strip("{}").split(",")})
+        return await execute(pool, statements, **named)
+
+    monkeypatch.setattr(PipelinePool, "execute", execute_and_note)
+    return asked
+
+
+def note_tasks_of_threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return what will be the tasks that the API's event loop gives to threads."""
+    tasks: list[object] = []
+    submit = ThreadPoolExecutor.submit
+
+    def submit_and_note(pool: ThreadPoolExecutor, task: Any, /, *given: Any, **named: Any) -> Any:
+        if pool._thread_name_prefix == "api":
+            tasks.append(task)
+        return submit(pool, task, *given, **named)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_and_note)
+    return tasks
