@@ -40,7 +40,7 @@ from runtime.settings import Settings
 
 Task = Callable[[], Coroutine[Any, Any, None]]
 
-# One for those who were woken, one for the poll; who begins to follow needs either for a moment.
+# One for the subscriptions that are woken, one for the poll; a new stream uses either for a moment.
 _READS_AT_ONCE = 2
 
 

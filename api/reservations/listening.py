@@ -1,4 +1,4 @@
-"""What wakes those who wait for reservations: notifications, and a slow poll for what was not heard.
+"""What wakes requests and streams that wait: notifications, and a slow poll for what was not heard.
 
 One connection per process listens. A notification names the reservations that have changed; an empty one
 means all of them.
@@ -48,7 +48,7 @@ async def poll(watchers: ReservationWatchers) -> None:
 
 
 async def listen(watchers: ReservationWatchers, url: str) -> None:
-    """Wake subscribers by notifications until cancelled; a lost connection is made again."""
+    """Wake subscriptions by notifications until cancelled; a lost connection is made again."""
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     pause_s, reported = _PAUSE_S_MIN, None
     while True:
@@ -67,8 +67,8 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
 async def _hear(libpq: PGconn, watchers: ReservationWatchers) -> None:
     """Pass on what is notified; raises when the connection is lost.
 
-    All that has come is heard before anybody is answered. psycopg's `notifies` waits anew for each
-    notification, at several times the cost.
+    All that has come is heard before any subscription is read for. psycopg's `notifies` sets up a wait
+    for each notification, at several times the cost.
     """
     loop, socket = asyncio.get_running_loop(), libpq.socket
     woken = asyncio.Event()

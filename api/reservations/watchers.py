@@ -1,14 +1,14 @@
-"""Waiting for reservations to change: no thread, no connection, and one read for all that are woken.
+"""Waiting for reservations to change: no thread, no connection, and one read for many subscriptions.
 
-Whoever waits knows a version, and reads nothing before something newer is heard of. What wakes it is in
-`listening`: a notification, or a slow poll. What it is then told are the transitions after its version,
-from one round trip for all that were woken together; who is woken while that is under way is in the next.
-So the more wait, the more share a read.
+A request or stream that waits knows a version, and reads nothing before something newer is heard of. A
+notification or the slow poll (`listening`) wakes it. It is then told the transitions after its version,
+which are read in one round trip for all subscriptions that were woken together; those that are woken
+during a read share the next one. So the higher the load, the more of them share a read.
 
-A notification is a hint, and may be lost: the poll reads the same for everybody, and finds what was not
-heard. One may also come before its reservation is watched, because the rooms were quicker than the answer
-to the caller: ids that were heard lately are remembered, and who begins to wait for one of them is woken
-at once.
+A notification is a hint, and may be lost: the poll reads for all subscriptions, and finds what was not
+heard. A notification may also come before the subscription to its reservation, when the rooms answer
+before the API has read the answer to its own commit. So the ids of the last notifications are remembered,
+and a subscription to one of them is woken at once.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class RecentIds:
 
 
 class ReservationWatchers:
-    """The subscribers to each reservation. Belongs to the event loop: call it from nowhere else."""
+    """The subscriptions to each reservation. Belongs to the event loop: call it from nowhere else."""
 
     def __init__(self, pool: PipelinePool) -> None:
         self._pool = pool
@@ -134,7 +134,7 @@ class ReservationWatchers:
                 del self._subscriptions[reservation_id]
 
     def hear(self, payload: str) -> None:
-        """Read for the subscribers to the reservations that a notification names, or for all."""
+        """Wake the subscriptions to the reservations that a notification names; all if it names none."""
         if not payload:
             self._read_soon(self._all())
             return
@@ -144,7 +144,7 @@ class ReservationWatchers:
             self._read_soon(self._subscriptions.get(reservation_id, ()))
 
     async def answer(self) -> None:
-        """Tell those who were woken what is new, until cancelled: one read after the other."""
+        """Tell subscriptions that were woken what is new, until cancelled: one read after the other."""
         while True:
             await self._any_woken.wait()
             self._any_woken.clear()
@@ -153,12 +153,12 @@ class ReservationWatchers:
                 await self._look(woken)
             except DATABASE_UNAVAILABLE:
                 pass  # the poll finds it when the database is back
-            except Exception as error:  # noqa: BLE001 - told to those whom it concerns
+            except Exception as error:  # noqa: BLE001 - each subscription is told
                 for subscription in woken:
                     subscription.fail(error)
 
     async def poll_once(self) -> None:
-        """Tell all subscribers what is new for them, whether it was heard or not."""
+        """Tell all subscriptions what is new for them, whether it was heard or not."""
         self._recent.turn()
         await self._look(self._all())
 
