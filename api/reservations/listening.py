@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import structlog
 from psycopg import AsyncConnection, Error, sql
-from psycopg.pq.abc import PGconn
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,8 +29,6 @@ _OPTIONS: Final[dict[str, Any]] = {
     "keepalives_count": 3,
 }
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
-# uvloop does not tell the reader of a socket that it was reset: the waiting code checks that itself.
-_LOOK_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -57,33 +54,12 @@ async def listen(watchers: ReservationWatchers, url: str) -> None:
                 await connection.execute(_LISTEN)
                 await watchers.poll_once()  # for what was rung while nobody listened
                 pause_s, reported = _PAUSE_S_MIN, None
-                await _hear(connection.pgconn, watchers)
+                async for notification in connection.notifies():
+                    watchers.hear(notification.payload)
         except (Error, OSError, SQLAlchemyError) as error:  # an operator may fix any of these
             reported = _report("not listening", error, reported)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _PAUSE_S_MAX)
-
-
-async def _hear(libpq: PGconn, watchers: ReservationWatchers) -> None:
-    """Pass on what is notified; raises when the connection is lost.
-
-    All that has come is heard before any subscription is read for. psycopg's `notifies` sets up a wait
-    for each notification, at several times the cost.
-    """
-    loop, socket = asyncio.get_running_loop(), libpq.socket
-    woken = asyncio.Event()
-    loop.add_reader(socket, woken.set)
-    try:
-        while True:
-            timer = loop.call_later(_LOOK_S, woken.set)
-            await woken.wait()
-            timer.cancel()
-            woken.clear()
-            libpq.consume_input()
-            while notification := libpq.notifies():
-                watchers.hear(notification.extra.decode())
-    finally:
-        loop.remove_reader(socket)
 
 
 def _report(event: str, error: Exception, reported: str | None) -> str:

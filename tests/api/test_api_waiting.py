@@ -18,7 +18,7 @@ from api.reservations.watchers import RecentIds, ReservationWatchers, Subscripti
 from domain.answers import Answer
 from domain.reservations.model import ROOMS, Cause, Reservation, Status, Transition
 from tests.support.api_client import ME, Api, Wire, a_stay, an_api
-from tests.support.costs import note_reads, note_tasks_of_threads
+from tests.support.costs import note_reads, note_tasks_of_threads, note_waits
 from tests.support.notify_only_api import (
     an_api_that_only_listens,
     apply_answer,
@@ -266,9 +266,11 @@ def test_who_waits_reads_nothing_and_all_who_are_woken_together_share_a_read(
     reads: list[set[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    waits = note_waits(monkeypatch)
     with an_api_that_only_listens(database_url, monkeypatch) as api:
         listener(engine)
         waiters = [reserve_and_wait(threads, api) for _ in range(20)]
+        eventually(lambda: len(waits) == 20)
         ids = waited_for(engine, 20)
         for id_ in ids:
             settled(engine, id_)
@@ -288,6 +290,7 @@ def test_who_is_woken_during_a_read_is_in_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And so is who was in the first, but has not found what the second ring was for."""
+    waits = note_waits(monkeypatch)
     heard: list[str] = []
     hear = ReservationWatchers.hear
 
@@ -299,6 +302,7 @@ def test_who_is_woken_during_a_read_is_in_the_next(
     with an_api_that_only_listens(database_url, monkeypatch) as api:
         listener(engine)
         waiters = [reserve_and_wait(threads, api) for _ in range(3)]
+        eventually(lambda: len(waits) == 3)
         ids = waited_for(engine, 3)
         with locked(engine) as connection:
             ring(engine, ids[0])

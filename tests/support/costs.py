@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.reservations.watchers import Subscription
 from domain.reservations import reading
 from runtime.pipeline import PipelinePool, Rows, Statement
 
@@ -25,6 +26,19 @@ def note_reads(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
 
     monkeypatch.setattr(PipelinePool, "execute", execute_and_note)
     return asked
+
+
+def note_waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return what will be the reservations that are waited for, each time that a wait begins."""
+    waits: list[int] = []
+    heard = Subscription.heard
+
+    async def heard_and_note(subscription: Subscription, deadline: float) -> bool:
+        waits.append(subscription.reservation_id)
+        return await heard(subscription, deadline)
+
+    monkeypatch.setattr(Subscription, "heard", heard_and_note)
+    return waits
 
 
 def note_tasks_of_threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
