@@ -39,7 +39,7 @@ audit: $(READY)  ## Ask PyPI for advisories about what uv.lock names; what canno
 	$(RUN)/pip-audit --strict --requirement $(VENV)/locked.txt --disable-pip --require-hashes
 
 BENCHES := relay "relay --mode exactly-once" latency "latency --mode exactly-once" writers contention consumer cost \
-	api inventory end-to-end growth
+	api inventory saga growth
 
 bench: $(READY)  ## Measure everything beside its baseline, in some twenty minutes (one: innbox bench --help)
 	@for bench in $(BENCHES); do $(RUN)/innbox bench $$bench || exit 1; done

@@ -21,14 +21,11 @@ from domain.stay import Stay
 from innbox_process.database import pooled_engine
 from innbox_process.health import Health
 from ops.bench.environment import Run, scratch
+from ops.bench.load import NIGHTS, ROOMS, STAY_NIGHTS
 from ops.bench.measure import Comparison, Measured, bounded, in_turn, rate, with_rounds
 from ops.topics import create_topics
 from relay.publishing.producer import producer_properties
 from runtime.settings import Settings
-
-ROOMS = 50
-NIGHTS = 60
-STAY_NIGHTS = 3
 
 
 @bounded("--messages", 1_000, 1_000_000, 20_000, into="total")
@@ -45,7 +42,7 @@ def bench_consumer(run: Run, *, total: int, one_by_one: int, rounds: int) -> Mea
     one_each = "one transaction per message"
     firsts = count(1, step=max(total, one_by_one))  # no reservation is in two rounds
     with scratch(run.settings) as own:
-        _open_rooms(own.rooms_database_url, opens_on)
+        open_rooms(own.rooms_database_url, opens_on)
         unbatched = own.model_copy(update={"batch_size_max": 1})
         ways = {
             one_each: lambda: _round(unbatched, opens_on, next(firsts), one_by_one),
@@ -96,7 +93,8 @@ def _fill(settings: Settings, opens_on: date, first: int, count: int) -> None:
     producer.flush()
 
 
-def _open_rooms(url: str, opens_on: date) -> None:
+def open_rooms(url: str, opens_on: date) -> None:
+    """Open rooms with more nights than any benchmark takes."""
     with create_engine(url, poolclass=NullPool).begin() as connection:
         nights = nights_of(opens_on, opens_on + timedelta(days=NIGHTS))
         rooms = range(1, ROOMS + 1)

@@ -10,7 +10,10 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -26,6 +29,7 @@ NIGHTS = 60
 STAY_NIGHTS = 3
 # A call without an answer ends the measurement instead of hanging it.
 _PATIENCE_S = 30.0
+_RETRY_S = 0.05
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 
@@ -68,6 +72,47 @@ def call(
         finally:
             for one in sockets:
                 one.close()
+
+
+def call_through_crashes(settings: Settings, *, callers: int, seconds: float) -> int:
+    """Reserve for some seconds through crashes of the API; returns how many reservations were accepted.
+
+    As clients do it: what is cut or refused is sent again under its key until it is accepted. Raises
+    `CommandError` where that takes too long.
+    """
+    request, numbers = requests(settings), count()
+    ends_at = time.monotonic() + seconds
+
+    def caller() -> int:
+        accepted = 0
+        while time.monotonic() < ends_at:
+            _accepted(settings, request(next(numbers)))
+            accepted += 1
+        return accepted
+
+    with ThreadPoolExecutor(callers) as pool:
+        return sum(called.result() for called in [pool.submit(caller) for _ in range(callers)])
+
+
+def _accepted(settings: Settings, request: bytes) -> None:
+    gives_up_at = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < gives_up_at:
+        # No API, half an answer, or a refusal: a key in flight, a database that is not ready.
+        with suppress(OSError, CommandError):
+            _asked(settings, request)
+            return
+        time.sleep(_RETRY_S)
+    raise CommandError(f"a request was not accepted within {_PATIENCE_S:g} s")
+
+
+def _asked(settings: Settings, request: bytes) -> None:
+    address = settings.host, settings.api_port
+    with socket.create_connection(address, timeout=_PATIENCE_S) as connection:
+        connection.sendall(request)
+        answer = connection.recv(65_536)
+        while _status(answer) is None:
+            more = connection.recv(65_536)
+            answer = answer + more if more else b""
 
 
 def _called(
@@ -120,7 +165,8 @@ def requests(settings: Settings, wait_s: int | None = None) -> Callable[[int], b
     for number in range(ROOMS * (NIGHTS - STAY_NIGHTS)):
         check_in = opens_on + timedelta(days=number // ROOMS)
         check_out = check_in + timedelta(days=STAY_NIGHTS)
-        body = f'{{"roomId":{number % ROOMS + 1},"checkInDate":"{check_in}","checkOutDate":"{check_out}"}}'
+        nights = f'"checkInDate":"{check_in}","checkOutDate":"{check_out}"'
+        body = f'{{"roomId":{number % ROOMS + 1},{nights}}}'
         bodies.append(f"Content-Length: {len(body)}\r\n\r\n{body}")
     tokens = [sign(settings, member, (READ, WRITE)) for member in range(1, MEMBERS + 1)]
     series = token_hex(6)

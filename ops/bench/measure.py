@@ -99,13 +99,15 @@ class Measured:
     """The result of a benchmark.
 
     `comparisons` are by name, and the lowest of their ratios is the benchmark's; `contrasts` show
-    alternatives and do not count in the ratio; `figures` are single values.
+    alternatives and do not count in the ratio; `figures` are single values, and `baselines` the same of
+    what stands beside it.
     """
 
     bench: str
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     contrasts: dict[str, Comparison] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"bench": self.bench}
@@ -117,6 +119,8 @@ class Measured:
         if self.contrasts:
             found["contrasts"] = _as_dicts(self.contrasts)
         found |= rounded(self.figures)
+        if self.baselines:
+            found["baselines"] = rounded(self.baselines)
         machine = {
             "cpus": os.cpu_count(),
             "system": platform.platform(),

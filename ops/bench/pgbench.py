@@ -17,10 +17,10 @@ from sqlalchemy import make_url
 from api.identity.row_security import ALL_MEMBERS, set_member_statement
 from domain.reservations.reserve import TAKE_TURN, reserve_sql
 from innbox_process.commands import CommandError
+from ops.bench.load import MEMBERS
 from outbox import append_within
 from runtime.settings import Settings
 
-MEMBERS = 2_000
 _DRAWN = f"""\
 \\set member_id random(1, {MEMBERS})
 \\set member :member_id

@@ -23,11 +23,11 @@ BENCHES = {
     "consumer": "Apply requests in batches, beside one transaction per message.",
     "contention": "Drain while one or many transactions are open, beside draining with none open.",
     "cost": "Measure the database's cost: WAL for each event, dead rows, queries of an idle relay.",
-    "end-to-end": "Time reservations over HTTP from the request to the final status.",
     "growth": "Relay from a log with a long history in daily partitions, beside an empty one.",
     "inventory": "Load calendars in bulk over HTTP, each night a line, and search all rooms for a stay.",
     "latency": "Time events from commit to consumer at a steady rate, through a relay process.",
     "relay": "Drain a backlog with one relay, beside the bare producer loop with the same headers.",
+    "saga": "Book over HTTP to the final status, beside save-then-send and a polling outbox.",
     "writers": "Count writers' commits with the doorbell, beside the same writers without a wake-up.",
 }
 LISTED = {name: Listed("ops.bench", name, summary) for name, summary in BENCHES.items()}
@@ -75,12 +75,13 @@ def _command(
         if as_json:
             print_json(found.as_dict())
         else:
-            _print(found)
+            print_measured(found)
 
     return as_json(click.command(name)(command))
 
 
-def _print(found: "Measured") -> None:
+def print_measured(found: "Measured") -> None:
+    """Print tables for people."""
     for name, comparison in (found.comparisons | found.contrasts).items():
         columns = ("", "unit", "median", "rounds")
         print_table(f"{found.bench}: {_words(name)}", columns, comparison.rows())
@@ -88,8 +89,27 @@ def _print(found: "Measured") -> None:
     if rates := figures.pop("rates", []):
         rows = [tuple(map(_cell, each.values())) for each in rates]
         print_table(f"{found.bench} at each rate", tuple(map(_words, rates[0])), rows)
+    if found.baselines:
+        _print_side_by_side(found.bench, {"innbox": figures, **found.baselines})
+        return
     rows = [(_words(name), _cell(value)) for name, value in figures.items()]
     print_table(found.bench, ("", ""), rows)
+
+
+def _print_side_by_side(bench: str, contenders: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a column for each contender, and a row for each figure, those within figures included."""
+    columns = [_flat(figures) for figures in contenders.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
+    print_table(bench, ("", *map(_words, contenders)), rows)
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in figures.items():
+        within = value if isinstance(value, dict) else {"": value}
+        flat |= {_words(f"{name} {part}".strip()): _cell(one) for part, one in within.items()}
+    return flat
 
 
 def _words(name: str) -> str:
@@ -97,4 +117,6 @@ def _words(name: str) -> str:
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a figure or a word
+    if value is None:
+        return "not seen"
     return f"{round(value, 2):,}" if isinstance(value, int | float) else str(value)

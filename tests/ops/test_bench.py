@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ import outbox
 from domain import messages
 from innbox_process.commands import CommandError
 from ops import local
+from ops.bench import contenders
 from ops.bench.api import bench_api
 from ops.bench.consumer import bench_consumer
+from ops.bench.contenders import Contender
 from ops.bench.contention import SERVER, bench_contention
 from ops.bench.cost import bench_cost
-from ops.bench.environment import Run, processes
+from ops.bench.environment import Run, processes, session
 from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
+from ops.bench.load import call, call_through_crashes
 from ops.bench.measure import Comparison, Measured, percentiles
 from ops.bench.relay import fill
+from ops.bench.saga import bench_saga
 from ops.bench.writers import STAY, bench_writers
+from ops.cli.bench import print_measured
 from ops.environment import as_environment
 from ops.supervisor import children_of
 from runtime.settings import Settings
@@ -167,16 +173,68 @@ def test_cost_finds_no_row_of_the_log_touched(settings: Settings, tmp_path: Path
     assert found["wal_bytes_per_relayed_event"] > batched["ours_bytes_median"]
 
 
-def test_end_to_end_has_a_result_for_every_request(settings: Settings, tmp_path: Path) -> None:
-    """By the command, which prints one object."""
-    sizes = ("--reservations", "30", "--clients", "3")
-    found = json.loads(
-        innbox_bench("end-to-end", *sizes, "--json", data=tmp_path, settings=settings)
-    )
-    assert found["count"] == 30
-    assert found["reservations_per_s"] > 0
-    assert_ordered(found, "p50_ms", "p99_ms", "max_ms")
-    assert found["machine"]["cpus"]
+def test_saga_tells_the_same_of_innbox_and_both_baselines(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.bench.saga.QUIET_S", 2.0)  # a killed API is back, or has lost it
+    found = bench_saga(
+        Run(settings, tmp_path, nobody),
+        seconds=0.5,
+        callers=4,
+        wait_callers=4,
+        per_s=50,
+        rounds=1,
+        kills=1,
+    ).as_dict()
+    assert json.loads(json.dumps(found)) == found, "each figure is one of JSON's"
+    baselines = found["baselines"]
+    assert baselines.keys() == {"save_then_send", "polling"}
+    for each in (found, *baselines.values()):
+        assert_can_be_true(each)
+    for each in baselines.values():
+        assert found.keys() >= each.keys()
+    assert found["ratio"] > 0
+    assert found["lost"] == 0, "of innbox, killed or not"
+
+
+def assert_can_be_true(found: dict[str, Any]) -> None:
+    """What any contender's figures must be."""
+    assert found["sagas_per_s"] > 0
+    assert found["wait_sagas_per_s"] > 0
+    assert_ordered(found, "p50_ms", "p99_ms")
+    assert found["pending"] >= found["undrained"] == found["unanswered"] == 0
+    parts = dict(found["cpu_us_per_saga"])
+    assert parts.keys() >= {"api", "rooms", "results", "postgres", "kafka", "sum"}
+    assert parts.pop("sum") == pytest.approx(sum(filter(None, parts.values())), rel=0.01)
+    # The servers of the tests are on this machine.
+    assert all(parts.values())
+
+
+@pytest.mark.parametrize("design", [contenders.save_then_send, contenders.polling_outbox])
+def test_a_baseline_does_whole_sagas_without_the_outbox(
+    settings: Settings,
+    tmp_path: Path,
+    design: Callable[[Settings], AbstractContextManager[Contender]],
+) -> None:
+    """Else innbox would be compared with something that does less, or with itself."""
+    with design(settings) as one, processes(one.settings, one.children(tmp_path)):
+        called = call(one.settings, callers=1, seconds=0.1, wait_s=20)
+        assert called.statuses == {200: len(called.times)}, "each had its final status"
+        with session(one.settings) as connection:
+            ended = connection.scalars(text("SELECT status FROM reservations.reservation")).all()
+            assert ended == ["CONFIRMED"] * len(called.times)
+            assert connection.scalar(text("SELECT count(*) FROM outbox.message")) == 0
+
+
+def test_a_saga_that_a_crash_has_left_without_an_event_counts_as_lost(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with contenders.save_then_send(settings) as one:
+        (api,) = [child for child in one.children(tmp_path) if child.name == "api"]
+        # Nobody answers: all that is accepted stays as it is.
+        with processes(one.settings, [api]):
+            accepted = call_through_crashes(one.settings, callers=2, seconds=0.2)
+        assert one.pending_for_good(quiet_s=0.5, within_s=30) == accepted > 0
 
 
 def test_api_is_compared_with_pgbench_and_shown_beside_its_floor(
@@ -231,6 +289,19 @@ def test_a_ratio_above_one_means_that_ours_is_better() -> None:
     assert Comparison("ours", "baseline", "per_s", [1, 200, 900], [100]).ratio == 2
     assert Comparison("ours", "baseline", "p50_ms", [4], [2]).ratio == 0.5
     assert Comparison("ours", "baseline", "bytes", [100], [200]).ratio == 2
+
+
+@pytest.mark.unit
+def test_baselines_stand_beside_innbox_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"sagas_per_s": 1_200, "cpu_us_per_saga": {"api": 700, "kafka": None}}
+    print_measured(Measured("bench", figures=figures, baselines={"polling": {"sagas_per_s": 300}}))
+    cells = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in row] for row in cells if row]
+    assert rows == [
+        ["sagas per s", "1,200", "300"],
+        ["cpu us per saga api", "700", ""],
+        ["cpu us per saga kafka", "not seen", ""],
+    ]
 
 
 @pytest.mark.unit
