@@ -47,13 +47,14 @@ class Sender:
         reported = {"delivery.report.only.error": False}
         self._producer = Producer(producer_properties(settings.kafka) | reported)
         self._prefix = settings.kafka_prefix
-
-    def poll_in_a_thread(self) -> None:
-        """Hear of acknowledgements from now on, until the process ends."""
-        Thread(target=self._poll, name="sender", daemon=True).start()
+        self._poller: Thread | None = None
 
     async def sent(self, message: Mapping[str, Any], value: bytes) -> None:
         """Send a message that `outbox.prepare` has made, and wait until it is acknowledged."""
+        if self._poller is None:
+            # Not before: a thread that waits with `flush` would miss what this one hears.
+            self._poller = Thread(target=self._poll, name="sender", daemon=True)
+            self._poller.start()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -131,7 +132,6 @@ def _end(done: asyncio.Future[None], error: KafkaError | None) -> None:
 if __name__ == "__main__":
     with ExitStack() as patched:
         SendingRooms.sender = sender = Sender(load_settings())
-        sender.poll_in_a_thread()
         for target, stand_in in {
             "api.app.append_within": append_nothing,
             "consumers.process.RoomsHandler": SendingRooms,
