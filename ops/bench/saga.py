@@ -183,6 +183,8 @@ def _lost_of_all(
     run: Run, every: Sequence[Contender], kills: int, caller: Executor
 ) -> dict[str, int]:
     """Kill all contenders' processes at the same time; returns what each has lost."""
+    if not kills:
+        return {one.name: one.pending_for_good(0, 0) for one in every}
     run.report(f"killing: {', '.join(one.name for one in every)}", 0, None)
     with ExitStack() as stack, ThreadPoolExecutor(len(every)) as threads:
         # Started here, because only the main thread may change what signals do.

@@ -28,6 +28,7 @@ from ops.bench.growth import bench_growth
 from ops.bench.latency import bench_latency
 from ops.bench.load import call, call_through_crashes
 from ops.bench.measure import Comparison, Measured, percentiles
+from ops.bench.processor import seconds_of, watched
 from ops.bench.relay import fill
 from ops.bench.saga import bench_saga
 from ops.bench.writers import STAY, bench_writers
@@ -176,10 +177,10 @@ def test_cost_finds_no_row_of_the_log_touched(settings: Settings, tmp_path: Path
 def test_saga_tells_the_same_of_innbox_and_both_baselines(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.bench.saga.QUIET_S", 2.0)  # a killed API is back, or has lost it
+    monkeypatch.setattr("ops.bench.saga.QUIET_S", 1.0)  # a killed API is back, or has lost it
     found = bench_saga(
         Run(settings, tmp_path, nobody),
-        seconds=0.5,
+        seconds=0.2,
         callers=4,
         wait_callers=4,
         per_s=50,
@@ -224,6 +225,13 @@ def test_a_baseline_does_whole_sagas_without_the_outbox(
             ended = connection.scalars(text("SELECT status FROM reservations.reservation")).all()
             assert ended == ["CONFIRMED"] * len(called.times)
             assert connection.scalar(text("SELECT count(*) FROM outbox.message")) == 0
+
+
+def test_the_processor_time_of_a_server_elsewhere_is_not_known(settings: Settings) -> None:
+    elsewhere = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    found = seconds_of(watched(elsewhere, []))
+    assert found["postgres"]
+    assert found["kafka"] is None
 
 
 def test_a_saga_that_a_crash_has_left_without_an_event_counts_as_lost(
