@@ -3,7 +3,7 @@
 In each round every contender has its turn, with processes of its own that start for it and end with it:
 nobody else takes the processors. A turn:
 
-    warm up ─► closed load ─► drain ─► closed load that waits ─► eight callers ─► one caller ─► a schedule
+    warm up ─► closed load ─► drain ─► closed load that waits ─► one caller ─► eight ─► a schedule
 
 At the end all are killed some times under load, and what then stays PENDING for good is `lost`. No saga
 is begun again meanwhile (`REDRIVE_AFTER_S`).
@@ -32,6 +32,8 @@ FEW = 8
 # A killed relay's lease and a killed consumer's partitions are taken over within 10 s.
 QUIET_S = 14.0
 KILLED_AFTER_S = 0.5
+# Four of each process of save-then-send: one that dies more often the supervisor takes for crashing.
+KILLS_MAX = 8
 KILL_CALLERS = 16
 
 _Turn = dict[str, Any]
@@ -43,22 +45,24 @@ class Load(NamedTuple):
     seconds: float
     callers: int
     wait_callers: int
-    per_s: float
+    schedule_per_s: float
 
 
 @bounded("--seconds", 0.2, 600, 5.0, help_="The length of a load.")
 @bounded("--callers", 1, 200, 32, help_="Callers that do not wait.")
 @bounded("--wait-callers", 1, 200, 64, help_="Callers that wait for the final status.")
-@bounded("--rate", 1.0, 100_000, 200, into="per_s", help_="Requests per second of the schedule.")
+@bounded(
+    "--rate", 1.0, 100_000, 200, into="schedule_per_s", help_="Requests per second of the schedule."
+)
 @bounded("--rounds", 1, 20, 2, help_="Measured rounds; each turn warms up.")
-@bounded("--kills", 0, 50, 5, help_="SIGKILLs of each contender, after the rounds.")
+@bounded("--kills", 0, KILLS_MAX, 5, help_="SIGKILLs of each contender, after the rounds.")
 def bench_saga(
     run: Run,
     *,
     seconds: float,
     callers: int,
     wait_callers: int,
-    per_s: float,
+    schedule_per_s: float,
     rounds: int,
     kills: int,
 ) -> Measured:
@@ -71,7 +75,7 @@ def bench_saga(
     innbox bench saga                           about four minutes
     innbox bench saga --seconds 3 --rounds 1 --json
     """
-    load = Load(seconds, callers, wait_callers, per_s)
+    load = Load(seconds, callers, wait_callers, schedule_per_s)
     makers = (contenders.innbox, contenders.save_then_send, contenders.polling_outbox)
     with ExitStack() as stack:
         caller = stack.enter_context(process_pool(len(makers)))
@@ -115,7 +119,7 @@ def _turn(one: Contender, load: Load, seen: Watched, caller: Executor) -> _Turn:
     waiting = called(load.wait_callers, load.seconds, wait_s=WAIT_S)
     lone, few, calm = (
         called(callers, short_s, wait_s=WAIT_S, per_s=per_s)
-        for callers, per_s in ((1, None), (FEW, None), (4 * FEW, load.per_s))
+        for callers, per_s in ((1, None), (FEW, None), (4 * FEW, load.schedule_per_s))
     )
     waited_per_s = waiting.per_s * waiting.statuses.get(200, 0) / len(waiting.times)
     every = (waiting, lone, few, calm)

@@ -183,7 +183,7 @@ def test_saga_tells_the_same_of_innbox_and_both_baselines(
         seconds=0.2,
         callers=4,
         wait_callers=4,
-        per_s=50,
+        schedule_per_s=50,
         rounds=1,
         kills=1,
     ).as_dict()
