@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, Engine, exc
 
 from innbox_process.bounds import Traffic
-from runtime.pipeline.roundtrip import Rows, Statement, in_one_round_trip
+from runtime.pipeline.roundtrip import Rows, Statement, in_one_round_trip, leave
 
 
 def _nothing() -> None:
@@ -63,7 +63,9 @@ class PipelinePool:
     def close(self) -> None:
         """Close the connections that nobody uses; the others are closed when they come back broken."""
         while self._idle:
-            self._idle.pop().close()
+            connection = self._idle.pop()
+            leave(connection)
+            connection.close()
 
     async def _take_turn(self) -> None:
         """Wait for a connection as long as a thread waits for one of the engine's pool."""

@@ -24,13 +24,13 @@ from sqlalchemy import Connection, TextClause, exc
 
 from innbox_process.bounds import OutcomeUnknown
 from innbox_process.database import READ_ONLY
+from runtime.pipeline.line import Line
 
 Statement = tuple[TextClause, Mapping[str, object]]
 Rows = Sequence[tuple[Any, ...]]
 
 _PREPARED = "innbox.prepared"
-# uvloop does not tell the reader of a socket that it was reset: the waiting code checks that itself.
-_LOOK_S = 0.5
+_LINE = "innbox.line"
 _BIND = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 _DONE = {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}
 
@@ -50,11 +50,12 @@ async def in_one_round_trip(
     try:
         assert driver.info.transaction_status == pq.TransactionStatus.IDLE, "a transaction is open"
         prepared: set[bytes] = connection.info.setdefault(_PREPARED, set())
+        line = _line(connection, driver)
         try:
-            results = await _exchanged(driver, prepared, statements, within_s)
+            results = await _exchanged(driver, line, prepared, statements, within_s)
         except errors.InvalidSqlStatementName:
             # psycopg has the server forget all statements after a rollback; nothing was done yet.
-            results = await _exchanged(driver, prepared, statements, within_s)
+            results = await _exchanged(driver, line, prepared, statements, within_s)
     except psycopg.Error as error:
         raise _as_sqlalchemys(connection, driver, error) from error
     except BaseException:  # whatever it was, half a conversation is of no use to the next
@@ -64,8 +65,23 @@ async def in_one_round_trip(
     return [_rows(transformer, result) for result in results]
 
 
+def leave(connection: Connection) -> None:
+    """Watch the connection's socket no more, before somebody else closes it or waits for it."""
+    line: Line | None = connection.info.pop(_LINE, None)
+    if line is not None:
+        line.close()
+
+
+def _line(connection: Connection, driver: "psycopg.Connection[Any]") -> Line:
+    found: Line | None = connection.info.get(_LINE)
+    if found is None or found.loop is not asyncio.get_running_loop():
+        found = connection.info[_LINE] = Line(driver.pgconn.socket)
+    return found
+
+
 async def _exchanged(
     driver: "psycopg.Connection[Any]",
+    line: Line,
     prepared: set[bytes],
     statements: Sequence[Statement],
     within_s: float,
@@ -75,7 +91,7 @@ async def _exchanged(
     known = set(prepared)
     preparing = [name for one in statements for name in _sent(driver, known, one)]
     libpq.pipeline_sync()
-    answers = await _answers(libpq, within_s)
+    answers = await _answers(line, libpq, within_s)
     libpq.exit_pipeline_mode()
     # Not strictly: a commit that fails is one answer more, behind all others.
     answered = list(zip(answers, preparing, strict=False))
@@ -111,36 +127,22 @@ def _sent(
     yield None
 
 
-async def _answers(libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresult]:
+async def _answers(line: Line, libpq: pq.abc.PGconn, within_s: float) -> list[pq.abc.PGresult]:
     """Wait for all that was sent.
 
     The bound is for what the server's own, `statement_timeout`, does not cover: a commit that waits for a
     replica, a server that is stopped, a network that swallows everything.
     """
-    loop, socket = asyncio.get_running_loop(), libpq.socket
-    ends_at = loop.time() + within_s
     found: list[pq.abc.PGresult] = []
-    woken = asyncio.Event()
-    loop.add_reader(socket, woken.set)
-    try:
-        if libpq.flush():  # more than the socket takes at once
-            loop.add_writer(socket, woken.set)
-        # If the connection breaks while sending, only libpq tells: the socket reports nothing more.
-        while not _is_all_read(libpq, found):
-            if loop.time() > ends_at:
-                raise psycopg.OperationalError(f"no answer within {within_s:g} s")
-            timer = loop.call_later(min(within_s, _LOOK_S), woken.set)
-            try:
-                await woken.wait()
-            finally:
-                timer.cancel()
-            woken.clear()
-            libpq.consume_input()
-            if not libpq.flush():
-                loop.remove_writer(socket)
-    finally:
-        loop.remove_reader(socket)
-        loop.remove_writer(socket)
+    ends_at = line.loop.time() + within_s
+    is_sent = not libpq.flush()  # else it is more than the socket takes at once
+    # If the connection breaks while sending, only libpq tells: the socket reports nothing more.
+    while not _is_all_read(libpq, found):
+        if line.loop.time() > ends_at:
+            raise psycopg.OperationalError(f"no answer within {within_s:g} s")
+        await line.stirred(is_sent=is_sent)
+        libpq.consume_input()
+        is_sent = not libpq.flush()
     return found
 
 
@@ -191,5 +193,6 @@ def _as_sqlalchemys(
 
 
 def _give_up(connection: Connection, driver: "psycopg.Connection[Any]") -> None:
+    leave(connection)
     driver.close()  # a connection that was taken from its pool is closed by nobody else
     connection.invalidate()

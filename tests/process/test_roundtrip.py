@@ -1,6 +1,7 @@
 """A transaction in one round trip: all of it or nothing, and a connection that can be used afterwards."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from innbox_process.bounds import Traffic
 from innbox_process.database import pooled_engine
 from runtime.pipeline import PipelinePool, Rows, Statement, roundtrip
+from runtime.pipeline.line import Line
 from runtime.settings import Settings
 
 MAKE = text("CREATE TABLE noted (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, word text)")
@@ -143,6 +145,31 @@ def test_a_server_that_does_not_answer_is_not_waited_for(connection: Connection)
     finally:
         backend.resume()
     assert connection.invalidated
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_line_is_watched_from_one_wait_to_the_next_until_the_server_hangs_up(
+    run: Callable[[Any], object],
+) -> None:
+    async def watched() -> None:
+        ours, server = socket.socketpair()
+        with ours:
+            line = Line(ours.fileno())
+            with server:
+                for word in (b"one", b"two"):
+                    server.sendall(word)
+                    await line.stirred(is_sent=True)
+                    assert ours.recv(10) == word
+            async with asyncio.timeout(10):  # else the loop would be told without end
+                while line.is_watched:  # noqa: ASYNC110 - the loop itself is looked at
+                    await asyncio.sleep(0)
+            await line.stirred(is_sent=True)  # who comes next is told as well
+            assert ours.recv(10) == b""
+            line.close()
+            assert not line.is_watched
+
+    run(watched())
 
 
 # The pool.
