@@ -15,18 +15,17 @@ from typing import Any, Final, Literal, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExecutionContext
-
-from runtime.pipeline import Statement
 
 # For the staff, and for what the API does by itself after a route has asked whose it is.
 ALL_MEMBERS: Final = "any"
 
 _OPTION = "innbox_member"
-_SET: Final = "SELECT set_config('innbox.member_id', CAST({} AS text), true)"
-_SET_TEXT: Final = text(_SET.format(":member"))
-_SET_FIRST: Final = _SET.format("%s")
+_SETTING: Final = "set_config('innbox.member_id', CAST({} AS text), true)"
+# What `set_member` runs, as an expression; its bind is that of `setting_binds`.
+SETTING: Final = _SETTING.format(":member")
+_SET_FIRST: Final = f"SELECT {_SETTING.format('%s')}"
 
 
 def set_member(connection: Connection, member: int | Literal["any"]) -> None:
@@ -49,9 +48,9 @@ def connection_of(engine: Engine, member: int | Literal["any"]) -> Iterator[Conn
         yield connection
 
 
-def set_member_statement(member: int | Literal["any"]) -> Statement:
-    """Return what `set_member` runs, as the first statement of a transaction in one round trip."""
-    return _SET_TEXT, {"member": member}
+def setting_binds(member: int | Literal["any"]) -> dict[str, object]:
+    """Return the bind of `SETTING`, which the first statement of a transaction in one round trip runs."""
+    return {"member": member}
 
 
 def install_row_security(engine: Engine) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 import outbox
 from api.identity.auth import MemberRequest, needs
-from api.identity.row_security import set_member, set_member_statement
+from api.identity.row_security import SETTING, set_member, setting_binds
 from api.identity.scopes import WRITE
 from api.identity.tokens import Member
 from api.problems import OF_A_BODY, OF_A_CHANGE, NotFound, ProblemError, refused
@@ -58,6 +58,8 @@ from runtime.settings import Settings
 
 # Until it is over everywhere, a day may be the hotel's today.
 _BEHIND = timedelta(hours=12)
+
+_TAKE_TURN = reserving.take_turn_sql(SETTING)
 
 _Refusal = NotReservable | InFlight | TooManyPending
 
@@ -106,9 +108,9 @@ async def reserve(
     else:
         write = _write(decision, caller, keyed, trace, deps.settings.pending_per_member_max)
         message = await deps.topics.prepare(write.message.envelope, {"traceparent": trace})
-        who = set_member_statement(database_member(caller))
-        statements = reserving.statements(deps.reserve_sql, write, message)
-        *_, rows = await deps.pool.execute([who, *statements], after_commit=deps.doorbell.ring)
+        turn = _TAKE_TURN, setting_binds(database_member(caller))
+        statements = reserving.statements(turn, deps.reserve_sql, write, message)
+        _, rows = await deps.pool.execute(statements, after_commit=deps.doorbell.ring)
         outcome = reserving.outcome(write, rows)
     if is_repeat := not isinstance(outcome, Reservation):
         # The key decides first: what was accepted yesterday is not too late, or too much, today.

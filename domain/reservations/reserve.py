@@ -1,6 +1,7 @@
 """Reserve: key, reservation, transition and message are one statement, so one round trip does it all.
 
-    TAKE_TURN   one member's requests follow one another, for as long as it takes to commit
+    TAKE_TURN   one member's requests follow one another, for as long as it takes to commit; the caller's
+                own setting of the transaction goes with it
     RESERVE     counts what the member has pending, claims the key, writes, appends; or does nothing
 
 Nothing here begins, commits or rolls back.
@@ -40,11 +41,11 @@ class TooManyPending:
 # A statement before the one that counts, whose snapshot is then newer than the last one's commit: else
 # requests at the same time would each see room for one more. Nobody's turn lasts longer than a commit,
 # because all of a transaction is on the server when it begins.
-TAKE_TURN: Final = text("""
-    SELECT pg_advisory_xact_lock(
+_TAKE_TURN: Final = """
+    SELECT {setting}, pg_advisory_xact_lock(
         hashtextextended('reserving.' || CAST(:member_id AS text), 0)
     )
-""")
+"""
 
 # The lock of the key is tried for the reason that `domain.idempotency` has: a request never waits for the
 # first one with its key. The id is drawn before the key is written, which names it.
@@ -98,6 +99,11 @@ _VALUE: Final = """
 """
 
 
+def take_turn_sql(setting: str) -> TextClause:
+    """Return TAKE_TURN, which sets something by an expression for the rest of the transaction."""
+    return text(_TAKE_TURN.format(setting=setting))
+
+
 def reserve_sql(append_within: Callable[..., str]) -> TextClause:
     """Return RESERVE, which appends its message by `outbox.append_within`; make it once."""
     appended = append_within(value=_VALUE, rows="inserted")
@@ -106,11 +112,15 @@ def reserve_sql(append_within: Callable[..., str]) -> TextClause:
 
 
 def statements(
-    reserve: TextClause, write: ReserveWrite, message: Mapping[str, object]
+    turn: Statement, reserve: TextClause, write: ReserveWrite, message: Mapping[str, object]
 ) -> list[Statement]:
-    """Return the transaction, with the binds that the outbox has prepared for the message."""
-    turn = {"member_id": write.request.member_id}
-    return [(TAKE_TURN, turn), (reserve, {**binds(write), **message})]
+    """Return the transaction, with the binds that the outbox has prepared for the message.
+
+    `turn` is TAKE_TURN with the binds of its setting.
+    """
+    take_turn, setting = turn
+    who = {**setting, "member_id": write.request.member_id}
+    return [(take_turn, who), (reserve, {**binds(write), **message})]
 
 
 def binds(write: ReserveWrite) -> dict[str, object]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from api.identity.row_security import ALL_MEMBERS, set_member_statement
-from domain.reservations.reserve import TAKE_TURN, reserve_sql
+from api.identity.row_security import SETTING
+from domain.reservations.reserve import reserve_sql, take_turn_sql
 from innbox_process.commands import CommandError
 from ops.bench.load import MEMBERS
 from outbox import append_within
@@ -83,8 +83,7 @@ def reserve_per_s(settings: Settings, *, clients: int, seconds: int, pipelined: 
 
 
 def _script(*, pipelined: bool) -> str:
-    set_member, _ = set_member_statement(ALL_MEMBERS)
-    own = [one.text.strip() for one in (set_member, TAKE_TURN, reserve_sql(append_within))]
+    own = [one.text.strip() for one in (take_turn_sql(SETTING), reserve_sql(append_within))]
     sent = "".join(f"{statement};\n" for statement in ("BEGIN", *own, "COMMIT"))
     return f"{_DRAWN}\\startpipeline\n{sent}\\endpipeline\n" if pipelined else _DRAWN + sent
 

@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from api.identity.row_security import (
     ALL_MEMBERS,
+    SETTING,
     install_row_security,
     set_member,
-    set_member_statement,
+    setting_binds,
 )
 from domain.idempotency import RESERVATION_KEYS, Claimed, KeyedRequest
 from domain.reservations import store
@@ -147,7 +148,8 @@ def test_in_one_round_trip_the_first_statement_says_for_whom(
 ) -> None:
     with api.connect() as connection:
         look: Statement = (text("SELECT id FROM reservations.reservation"), {})
-        *_, rows = asyncio.run(in_one_round_trip(connection, [set_member_statement(BOB), look]))
+        setting: Statement = (text(f"SELECT {SETTING}"), setting_binds(BOB))
+        *_, rows = asyncio.run(in_one_round_trip(connection, [setting, look]))
         assert rows == [(of[BOB].id,)]
         *_, rows = asyncio.run(in_one_round_trip(connection, [look]))
         assert rows == []
