@@ -15,8 +15,10 @@ from typing import Any, Final, Literal, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import ExecutionContext
+
+from runtime.pipeline import Statement
 
 # For the staff, and for what the API does by itself after a route has asked whose it is.
 ALL_MEMBERS: Final = "any"
@@ -25,6 +27,7 @@ _OPTION = "innbox_member"
 _SETTING: Final = "set_config('innbox.member_id', CAST({} AS text), true)"
 # What `set_member` runs, as an expression; its bind is that of `setting_binds`.
 SETTING: Final = _SETTING.format(":member")
+_SET_TEXT: Final = text(f"SELECT {SETTING}")
 _SET_FIRST: Final = f"SELECT {_SETTING.format('%s')}"
 
 
@@ -46,6 +49,11 @@ def connection_of(engine: Engine, member: int | Literal["any"]) -> Iterator[Conn
     with engine.connect() as connection:
         set_member(connection, member)
         yield connection
+
+
+def set_member_statement(member: int | Literal["any"]) -> Statement:
+    """Return what `set_member` runs, as the first statement of a transaction in one round trip."""
+    return _SET_TEXT, setting_binds(member)
 
 
 def setting_binds(member: int | Literal["any"]) -> dict[str, object]:
