@@ -9,7 +9,9 @@ connection that is not in the role is not used.
 """
 
 import re
+from collections.abc import Mapping
 from threading import Event
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -49,17 +51,23 @@ class RoleNotTaken(psycopg.OperationalError):
 
 
 def pooled_engine(
-    settings: DatabaseSettings, url: str, name: str, role: str | None = None
+    settings: DatabaseSettings,
+    url: str,
+    name: str,
+    role: str | None = None,
+    *,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> Engine:
     """Return an engine for short transactions; `name` shows in pg_stat_activity.
 
-    Without a role it has the login's own rights: that is for operators.
+    Without a role it has the login's own rights: that is for operators. `options` are further parameters
+    of the session.
     """
     return _engine(
         settings,
         url,
         role,
-        _connect_args(settings, name, role),
+        _connect_args(settings, name, role, options),
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_s,
@@ -177,9 +185,15 @@ def _check_role(connection: psycopg.Connection[Any], role: str, login: str | Non
         raise RoleNotTaken(role, login, f"but in {current}")
 
 
-def _connect_args(settings: DatabaseSettings, name: str, role: str | None) -> dict[str, Any]:
+def _connect_args(
+    settings: DatabaseSettings,
+    name: str,
+    role: str | None,
+    further: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     statement_timeout_ms = int(settings.statement_timeout_s * 1000)
     options = {
+        **further,
         "TimeZone": "UTC",
         "lock_timeout": f"{LOCK_TIMEOUT_S}s",
         "statement_timeout": f"{statement_timeout_ms}ms",

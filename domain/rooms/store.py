@@ -40,36 +40,34 @@ LOCK_ALLOCATIONS = text("""
 
 KNOWN_ROOMS = text("SELECT id FROM rooms.room WHERE id = ANY (CAST(:room_ids AS bigint[]))")
 
+# The whole outcome in one statement, which costs one round trip.
 # ORDER BY: where two batches create the same allocations, both wait in the same order.
-CREATE_ALLOCATIONS = text("""
-    INSERT INTO rooms.allocation (
-        reservation_id, room_id, check_in, check_out, state, reason,
-        reserve_message_id, cancel_message_id
+# Arrays for the changed ones, not JSON: Postgres expects ten rows of the one and a hundred of the other,
+# and for a hundred it may read the whole table.
+# `taken` is absolute, not a difference: the row has been locked since it was read.
+SAVE = text("""
+    WITH new AS (
+        INSERT INTO rooms.allocation (
+            reservation_id, room_id, check_in, check_out, state, reason,
+            reserve_message_id, cancel_message_id
+        )
+        SELECT reservation_id, room_id,
+               CAST(stay ->> 'check_in' AS date), CAST(stay ->> 'check_out' AS date),
+               state, reason, reserve_message_id, cancel_message_id
+        FROM json_to_recordset(CAST(:created AS json)) AS created (
+            reservation_id bigint, room_id bigint, stay json, state text, reason text,
+            reserve_message_id uuid, cancel_message_id uuid
+        )
+        ORDER BY reservation_id
+    ), moved AS (
+        UPDATE rooms.allocation
+        SET state = changed.state, cancel_message_id = changed.cancel_message_id
+        FROM unnest(
+            CAST(:reservation_ids AS bigint[]), CAST(:states AS text[]),
+            CAST(:cancel_message_ids AS uuid[])
+        ) AS changed (reservation_id, state, cancel_message_id)
+        WHERE allocation.reservation_id = changed.reservation_id
     )
-    SELECT reservation_id, room_id,
-           CAST(stay ->> 'check_in' AS date), CAST(stay ->> 'check_out' AS date),
-           state, reason, reserve_message_id, cancel_message_id
-    FROM json_to_recordset(CAST(:created AS json)) AS created (
-        reservation_id bigint, room_id bigint, stay json, state text, reason text,
-        reserve_message_id uuid, cancel_message_id uuid
-    )
-    ORDER BY reservation_id
-""")
-
-# Arrays, not JSON: Postgres expects ten rows of the one and a hundred of the other, and for a hundred it
-# may read the whole table.
-CHANGE_ALLOCATIONS = text("""
-    UPDATE rooms.allocation
-    SET state = changed.state, cancel_message_id = changed.cancel_message_id
-    FROM unnest(
-        CAST(:reservation_ids AS bigint[]), CAST(:states AS text[]),
-        CAST(:cancel_message_ids AS uuid[])
-    ) AS changed (reservation_id, state, cancel_message_id)
-    WHERE allocation.reservation_id = changed.reservation_id
-""")
-
-# Absolute, not a difference: the row has been locked since it was read.
-CHANGE_NIGHTS = text("""
     UPDATE rooms.room_night
     SET taken = changed.taken
     FROM json_to_recordset(CAST(:nights AS json)) AS changed (
@@ -93,35 +91,28 @@ def lock(connection: Connection, requests: Sequence[RoomRequest]) -> Rooms:
 
 
 def save(connection: Connection, outcome: Outcome) -> None:
-    """Write the outcome, in sets.
+    """Write the outcome, in sets and in one statement.
 
     Raises AllocationRace if a concurrent batch created one of the same allocations: reserve
     and cancel come by two topics, perhaps through two processes, and neither sees the other's
     uncommitted row. The primary key detects that at no cost. (A lock per new reservation would fill
     Postgres' shared lock table; a placeholder row would double the writes of every reservation.)
     """
-    if outcome.created:
-        _create_allocations(connection, outcome.created)
-    if outcome.changed:
-        columns = {
-            "reservation_ids": [one.reservation_id for one in outcome.changed],
-            "states": [one.state.value for one in outcome.changed],
-            "cancel_message_ids": [one.cancel_message_id for one in outcome.changed],
-        }
-        connection.execute(CHANGE_ALLOCATIONS, columns)
-    if outcome.nights:
-        taken = [{"room_id": n.room_id, "night": n.on, "taken": n.taken} for n in outcome.nights]
-        connection.execute(CHANGE_NIGHTS, {"nights": as_json(taken)})
-
-
-def _create_allocations(connection: Connection, created: Sequence[Allocation]) -> None:
+    taken = [{"room_id": n.room_id, "night": n.on, "taken": n.taken} for n in outcome.nights]
+    values = {
+        "created": as_json(outcome.created),
+        "reservation_ids": [one.reservation_id for one in outcome.changed],
+        "states": [one.state.value for one in outcome.changed],
+        "cancel_message_ids": [one.cancel_message_id for one in outcome.changed],
+        "nights": as_json(taken),
+    }
     try:
-        connection.execute(CREATE_ALLOCATIONS, {"created": as_json(created)})
+        connection.execute(SAVE, values)
     except IntegrityError as error:
         cause, key = error.orig, allocation.primary_key.name
         if isinstance(cause, UniqueViolation) and cause.diag.constraint_name == key:
             raise AllocationRace(
-                f"another transaction allocated one of {len(created)} reservations first"
+                f"another transaction allocated one of {len(outcome.created)} reservations first"
             ) from error
         raise
 

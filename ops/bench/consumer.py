@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from consumers.process import BY_KEYS
 from consumers.rooms import RoomsHandler
 from consumers.runner import Runner
 from domain import messages
@@ -59,7 +60,7 @@ def _round(settings: Settings, opens_on: date, first: int, count: int) -> float:
     own = settings.model_copy(update={"kafka_prefix": f"{settings.kafka_prefix}{first}-"})
     create_topics(own)
     _fill(own, opens_on, first, count)
-    engine = pooled_engine(own, own.rooms_database_url, "bench")
+    engine = pooled_engine(own, own.rooms_database_url, "bench", options=BY_KEYS)
     runner = Runner(engine, RoomsHandler(), own, Health(), Event())
     try:
         with runner.membership():
