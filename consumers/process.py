@@ -24,6 +24,7 @@ from domain.messages import RESERVATION_RESULT, ROOM_CANCEL, ROOM_RESERVE
 from domain.reservations import tables as reservations_tables
 from domain.reservations.store import SETTLED_CHANNEL
 from domain.rooms import tables as rooms_tables
+from innbox_process import garbage
 from innbox_process.brokers import KafkaProbe
 from innbox_process.database import pooled_engine
 from innbox_process.probing import DatabaseProbe, ready_process
@@ -120,6 +121,7 @@ def _run(
             stack.enter_context(closing(doorbell))
         for name, (every_s, job) in jobs.items():
             stack.enter_context(scheduled(JobLease(engine, name), every_s, job))
+        garbage.search_less()
         Runner(engine, handler, settings, health, stop).run()
     engine.dispose()
 

@@ -6,6 +6,7 @@ It begins when its database has the outbox, whenever that is, and says until the
 from functools import partial
 
 import outbox
+from innbox_process import garbage
 from innbox_process.brokers import KafkaProbe
 from innbox_process.database import direct_engine
 from innbox_process.probing import DatabaseProbe, ready_process
@@ -30,5 +31,6 @@ def run(config: RelayConfig) -> None:
         ready_process(engine, probe, kafka, config.host, config.health_port, stop) as health,
         scheduled(lease, config.housekeeping_s, maintain),
     ):
+        garbage.search_less()
         Relay(engine, config, health, stop).run()
     engine.dispose()

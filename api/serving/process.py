@@ -18,6 +18,7 @@ import uvicorn
 from api.app import create_app
 from api.serving.connections import Connections
 from api.serving.protocol import BoundedProtocol
+from innbox_process import garbage
 from innbox_process.shutdown import stop_on_signals
 from runtime.settings import Settings, SettingsError
 
@@ -50,6 +51,7 @@ def serve(settings: Settings, listener: socket.socket, stop: Event) -> None:
     host, port = listener.getsockname()[:2]
     bounds = {"open_files_max": open_files_max, "connections_max": connections_max}
     _log.info("serving", url=f"http://{host}:{port}", port=port, **bounds)
+    garbage.search_less()
     server.run(sockets=[listener])
 
 
