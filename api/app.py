@@ -97,7 +97,9 @@ def create_app(settings: Settings) -> Litestar:
 def _reservations(settings: Settings, database: Database) -> tuple[Dependencies, Doorbell]:
     """Return what the routes of reservations work with, and the doorbell that their threads ring."""
     engine, reading = database.writing, database.reading
-    thread_doorbell = install_doorbell(engine, interval_ms=settings.doorbell_ms)
+    thread_doorbell = install_doorbell(
+        engine, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+    )
     pool = PipelinePool(
         engine,
         database.traffic,
@@ -120,9 +122,13 @@ def _reservations(settings: Settings, database: Database) -> tuple[Dependencies,
         reads,
         reserve_sql(append_within),
         TopicLimits(reading),
-        AsyncDoorbell(pool, thread_doorbell, interval_ms=settings.doorbell_ms),
+        AsyncDoorbell(
+            pool, thread_doorbell, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+        ),
         ReservationWatchers(reads),
-        Doorbell(reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms),
+        Doorbell(
+            reading, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+        ),
         Streams(settings.streams_max, settings.streams_per_member_max),
         settings,
     )

@@ -30,6 +30,7 @@ from confluent_kafka import (
 from consumers.positions import Partition, Positions
 from innbox_process.health import Health
 from innbox_process.records import location_of
+from outbox import Pace
 from runtime.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ _client_log = logging.getLogger("librdkafka")
 _POLL_S = 0.5
 # Between two seeks of a new partition: the client refuses them until it has begun to fetch.
 _SEEK_RETRY_S = 0.05
+# Between two commits of offsets; a crash has so much handled once more.
+OFFSETS_EVERY_S = 0.25
 _STARTING = "starting"
 
 
@@ -53,11 +56,15 @@ class GroupConsumer:
         self._health = health
         # Revoked since the batch was read, even if assigned again since.
         self._revoked_since: set[Partition] = set()
+        # The last handled message of each partition whose offset is not committed yet.
+        self._handled: dict[Partition, Message] = {}
+        self._committed_at = 0.0
         # Assigned, and paused until the seek to the group's offset.
         self._to_seek: set[Partition] = set()
         self._positions = Positions(group, health)
         self._owned = self._positions.known.keys()
         self._has_joined = False
+        self._pace = Pace(settings.gather_ms)
         self._problem: str | None = _STARTING
         self._fatal: KafkaException | None = None
         self._consumer = Consumer(
@@ -81,28 +88,40 @@ class GroupConsumer:
         Without brokers the client would wait for a whole session, so it does not leave then.
         """
         if self._problem is None or self._finds_brokers():
+            self._commit()
             self._consumer.close()
 
     def batch(self) -> list[Message]:
         """Wait a moment for one message, then take what the client has already fetched.
 
-        `consume` with a timeout would wait for all of it unless the batch is full.
+        If there was one at once, more may gather first, where that pays (see `outbox.Pace`).
         """
         self._revoked_since.clear()
         self._seek_assigned()
-        first = self._consumer.poll(_SEEK_RETRY_S if self._to_seek else _POLL_S)
+        first, rest_s = self._consumer.poll(0), self._pace.rest_s()
+        if first is None:
+            first, rest_s = self._wait_for_one(), 0.0
         messages = [first] if first is not None and self._accepts(first) else []
         is_drained = first is None
         if messages and (room := self._settings.batch_size_max - 1):
-            found = self._consumer.consume(room, self._settings.batch_wait_ms / 1000)
+            found = self._consumer.consume(room, rest_s)
             messages += filter(self._accepts, found)
             is_drained = len(found) < room
+        self._pace.count(len(messages))
         if self._fatal:
             raise self._fatal
         self._look_for_brokers()
         if is_drained:
             self._look_for_stalls()
         return self.owned(messages)
+
+    def _wait_for_one(self) -> Message | None:
+        if self._to_seek:
+            return self._consumer.poll(_SEEK_RETRY_S)
+        first = self._consumer.poll(OFFSETS_EVERY_S if self._handled else _POLL_S)
+        if first is None:
+            self._commit()
+        return first
 
     def owned(self, messages: Iterable[Message]) -> list[Message]:
         """Return the messages whose partition was not revoked since: its next owner reads the others.
@@ -128,14 +147,22 @@ class GroupConsumer:
                 self._consumer.pause(_topic_partitions(self._owned))
         self._consumer.resume(_topic_partitions(self._owned - self._to_seek))
 
-    def commit(self, messages: Sequence[Message]) -> None:
-        """Commit offsets without waiting: an outage of the brokers must not delay a stop.
+    def handled(self, messages: Sequence[Message]) -> None:
+        """Have the offsets behind these messages committed: soon, together with those of later ones.
 
-        A lost commit costs a redelivery.
+        A crash before costs a redelivery. For each batch a commit would cost the brokers as much as the
+        batch itself.
         """
-        last = {location_of(message)[:2]: message for message in messages}
-        if offsets := list(map(_after, last.values())):
+        self._handled |= {location_of(message)[:2]: message for message in messages}
+        if time.monotonic() - self._committed_at >= OFFSETS_EVERY_S:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Commit offsets without waiting: an outage of the brokers must not delay a stop."""
+        self._committed_at = time.monotonic()
+        if offsets := list(map(_after, self._handled.values())):
             self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._handled.clear()
 
     def _seek_assigned(self) -> None:
         """Seek new partitions to the group's offset, by offset and leader epoch.
@@ -214,6 +241,7 @@ class GroupConsumer:
         _log.info("partitions assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commit()  # the next owner begins there
         revoked = _partitions_of(partitions)
         self._to_seek -= revoked
         self._revoked_since |= revoked
@@ -223,6 +251,7 @@ class GroupConsumer:
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = False
         self._report("no longer a member of the consumer group")
+        self._handled.clear()
         self._on_revoke(consumer, partitions)
 
     def _on_error(self, error: KafkaError) -> None:

@@ -80,7 +80,9 @@ def retrying(engine: Engine, settings: Settings) -> Iterator[Mapping[str, Handle
     At the block's end the relay and waiting requests are woken, which wait for what a retry changes.
     """
     with (
-        closing(install_doorbell(engine, interval_ms=settings.doorbell_ms)),
+        closing(
+            install_doorbell(engine, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms)
+        ),
         closing(_settled(engine, settings)) as settled,
     ):
         handlers: tuple[Handler[Any], ...] = (RoomsHandler(), ResultsHandler(settled))
@@ -117,7 +119,12 @@ def _run(
         ready_process(engine, probe, kafka, host, port, stop) as health,
         ExitStack() as stack,
     ):
-        for doorbell in (install_doorbell(engine, interval_ms=settings.doorbell_ms), *doorbells):
+        for doorbell in (
+            install_doorbell(
+                engine, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+            ),
+            *doorbells,
+        ):
             stack.enter_context(closing(doorbell))
         for name, (every_s, job) in jobs.items():
             stack.enter_context(scheduled(JobLease(engine, name), every_s, job))
@@ -133,4 +140,6 @@ def _expiry(engine: Engine, keys: IdempotencyKeys, settings: Settings) -> _Job:
 
 def _settled(engine: Engine, settings: Settings) -> Doorbell:
     """Return what wakes the requests that wait for reservations."""
-    return Doorbell(engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms)
+    return Doorbell(
+        engine, SETTLED_CHANNEL, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+    )

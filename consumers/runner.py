@@ -73,7 +73,7 @@ class Runner:
 
         with BATCHES.labels(self._handler.group).time():
             handled = self._handle_patiently(messages)
-        self._group.commit(handled)
+        self._group.handled(handled)
         HANDLED.labels(self._handler.group).inc(len(handled))
         return len(handled)
 

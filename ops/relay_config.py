@@ -19,6 +19,7 @@ def relay_config(settings: Settings, context: Context | None = None) -> RelayCon
         lease_s=settings.lease_s,
         poll_s_max=settings.poll_s_max,
         chunk=settings.relay_chunk,
+        gather_ms=settings.gather_ms,
         retention_days=settings.retention_days,
         partitions_ahead_days=settings.partitions_ahead_days,
         housekeeping_s=settings.housekeeping_s,

@@ -22,13 +22,14 @@ from outbox.errors import (
     ValueTooLarge,
 )
 from outbox.jobs import JobLease, JobRecord
+from outbox.pacing import Pace
 from outbox.tables import metadata
 from outbox.topics import declare_topics, known_topics, record_bytes_max
 
 # By topic, in the order of "Every name" in docs/library.md.
 __all__ = ["Appendable", "Message", "append", "append_async", "append_within", "prepare"]
 __all__ += ["declare_topics", "known_topics", "record_bytes_max"]
-__all__ += ["DOORBELL_CHANNEL", "Doorbell", "install_doorbell"]
+__all__ += ["DOORBELL_CHANNEL", "Doorbell", "Pace", "install_doorbell"]
 __all__ += ["JobLease", "JobRecord"]
 __all__ += ["metadata"]
 __all__ += ["HeadersTooLarge", "InvalidTopicName", "KeyMissing", "OutboxError", "UnknownTopic"]

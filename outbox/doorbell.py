@@ -16,10 +16,15 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from outbox.pacing import Pace
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # which cannot be imported without greenlet
 
 DOORBELL_CHANNEL = "outbox"
+
+INTERVAL_MS = 3.0
+GATHER_MS = 25.0
 
 _MARK = "outbox.rings"
 _PAYLOAD_BYTES_MAX = 7_900  # Postgres takes less than 8,000
@@ -33,13 +38,19 @@ def mark(connection: Connection) -> None:
     connection.info[_MARK] = True
 
 
-def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 3.0) -> "Doorbell":
+def install_doorbell(
+    engine: "Engine | AsyncEngine",
+    *,
+    interval_ms: float = INTERVAL_MS,
+    gather_ms: float = GATHER_MS,
+) -> "Doorbell":
     """Ring for every append made through this engine, Core or ORM; close the doorbell at the end.
 
-    It rings when the connection is back in its pool, at most once per interval.
+    It rings when the connection is back in its pool, at most once per interval; where appends are many,
+    at most once per `gather_ms`.
     """
     engine = engine if isinstance(engine, Engine) else engine.sync_engine
-    doorbell = Doorbell(engine, DOORBELL_CHANNEL, interval_ms=interval_ms)
+    doorbell = Doorbell(engine, DOORBELL_CHANNEL, interval_ms=interval_ms, gather_ms=gather_ms)
 
     # `checkin` fires after the commit; the engine's `commit` event fires before it.
     @event.listens_for(engine, "checkin")
@@ -53,12 +64,21 @@ def install_doorbell(engine: "Engine | AsyncEngine", *, interval_ms: float = 3.0
 class Doorbell:
     """Sends coalesced NOTIFYs on one channel from one thread, which starts at the first ring."""
 
-    def __init__(self, engine: Engine, channel: str, *, interval_ms: float = 3.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        channel: str,
+        *,
+        interval_ms: float = INTERVAL_MS,
+        gather_ms: float = GATHER_MS,
+    ) -> None:
         self._engine = synchronous(engine)
         self._channel = channel
         self._interval_s = interval_ms / 1000
         self._changed = Condition()
         self._rung = False
+        self._rings = 0  # since the last NOTIFY
+        self._pace = Pace(gather_ms)
         self._words: set[str] = set()
         self._is_failing = False
         self._ending = Event()
@@ -68,6 +88,7 @@ class Doorbell:
         """Wake the listeners soon; `words` (ids, say) reach them joined by commas."""
         with self._changed:
             self._words.update(map(str, words))
+            self._rings += 1
             # A thread does not survive a fork of its process.
             is_alive = self._thread is not None and self._thread.is_alive()
             if self._rung and is_alive:
@@ -93,8 +114,11 @@ class Doorbell:
         while (payloads := self._next()) is not None:
             connection = self._send(connection, payloads)
             # Further rings gather, unless the end has come.
-            self._ending.wait(self._interval_s if connection else _PAUSE_AFTER_FAILURE_S)
+            self._ending.wait(self._rest_s() if connection else _PAUSE_AFTER_FAILURE_S)
         _close(connection)
+
+    def _rest_s(self) -> float:
+        return max(self._interval_s, self._pace.rest_s())
 
     def _send(self, connection: Connection | None, payloads: list[str]) -> Connection | None:
         """Notify, and return the connection to use next time; None if the database is away.
@@ -136,6 +160,8 @@ class Doorbell:
             if not self._rung:
                 return None
             words, self._words, self._rung = self._words, set(), False
+            self._pace.count(self._rings)
+            self._rings = 0
         return list(_joined(sorted(words)))
 
 

@@ -11,7 +11,13 @@ Mode = Literal["at-least-once", "exactly-once"]
 # Kafka has, and publish a transaction again.
 CURSOR_TOPIC = "outbox-cursor"
 
-_LEAST = {"lease_s": 0.5, "poll_s_max": 0.01, "chunk": 1, "partitions_ahead_days": 1}
+_LEAST = {
+    "lease_s": 0.5,
+    "poll_s_max": 0.01,
+    "chunk": 1,
+    "gather_ms": 0,
+    "partitions_ahead_days": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class RelayConfig:
     lease_s: float = 10.0  # a standby takes over after this
     poll_s_max: float = 2.0  # the idle wait when no doorbell rings
     chunk: int = 2_000  # messages in a batch, at most
+    gather_ms: float = 25.0  # a busy relay lets messages gather for so long at most
     retention_days: float = 7.0
     partitions_ahead_days: int = 7
     housekeeping_s: float = 300.0

@@ -1,6 +1,7 @@
 """The relay's step: publish what is committed, make it final, save the cursor.
 
-A message is published at least once: a crash before the cursor is saved publishes the batch again; or
+A message is published at least once: a crash before the cursor is saved publishes again what was
+published since the last save, a batch or the small ones of some milliseconds (`may_save_later`); or
 exactly once, if messages and cursor become final together (see `relay.publishing.cursor_store`).
 First deliveries of a key are in order (see `outbox.reader.difference`).
 
@@ -123,7 +124,10 @@ def relay_once(
             following = publish(work, shard, batches, batch, rows)
         except PublishRefused as refused:
             return Relayed(shard, messages, RefusedBatch(batch, refused.reason))
-        shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
+        if was_rung and may_save_later(work, shard, batches, batch):
+            shard = replace(shard, cursor=batch.cursor)
+        else:
+            shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
         messages += len(rows)
         PUBLISHED.inc(len(rows))
         BATCHES.inc()
@@ -137,6 +141,20 @@ def relay_once(
         # Saved, or the end of a backlog that filled its last batch would not count as relayed.
         shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
     return Relayed(replace(shard, cursor=batch.cursor), messages, is_done=True)
+
+
+def may_save_later(work: Work, shard: Shard, batches: BatchReader, batch: ShardBatch) -> bool:
+    """Tell whether the cursor may be saved with that of a later batch: `gather_ms` later at most.
+
+    A crash publishes again what was published since the last save. Not in exactly-once mode, where
+    Postgres may be one step behind Kafka; not in a backlog, nor while a message is published alone.
+    """
+    saved = shard.saved
+    is_of_moments = batches.limit > 1 and not batch.cursor.batch_snapshot
+    is_recent = (
+        saved is not None and batch.cursor.read_at - saved.read_at < work.config.gather_ms / 1000
+    )
+    return work.config.mode == "at-least-once" and is_of_moments and is_recent
 
 
 def publish(

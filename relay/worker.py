@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from innbox_process.database import be_patient
 from innbox_process.health import Health
-from outbox import reader
+from outbox import Pace, reader
 from outbox.reader import BlockedKey, LeaseLost, Shard
 from relay import metrics
 from relay.config import RelayConfig
@@ -50,7 +50,9 @@ class ShardWorker(Thread):
         self._is_lost = False
         self._limit = 1
         self._recorded_at = time.monotonic()
+        self._is_unsaved = False  # published beyond the saved cursor
         self._blocked: list[BlockedKey] = []
+        self._pace = Pace(config.gather_ms)
 
     def stop(self) -> None:
         """Have the present batch finished and the shard released."""
@@ -80,6 +82,7 @@ class ShardWorker(Thread):
                 be_patient(connection)  # as the session is, which may walk through a long log
                 reader.listen(connection)
                 self._relay(connection)
+                self._save_published(connection)
                 # In order only: after any other end the shard may be another's.
                 reader.release_shard(connection, self.shard)
                 _log.info("shard released", shard=self.shard.id)
@@ -108,6 +111,7 @@ class ShardWorker(Thread):
         poll_s, was_rung = _POLL_S_MIN, False
         while self._keep_waiting():
             relayed = self._relay_once(work, was_rung=was_rung)
+            self._pace.count(relayed.messages)
             if not relayed.refusal and self._blocked:
                 relayed = self._retry(work, relayed)
             if relayed.refusal:
@@ -117,13 +121,20 @@ class ShardWorker(Thread):
             was_rung = False
             if relayed.is_done:
                 self._record(work.connection)
-                was_rung = self._wait(work.connection, poll_s)
+                was_rung = self._rest(work.connection) or self._wait(work.connection, poll_s)
 
     def _record(self, connection: Connection) -> None:
         """Save, now and then, how far nothing was found: the next owner need not look there again."""
         is_saved = self.shard.saved == self.shard.cursor
         if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
             self._recorded_at = time.monotonic()
+            lease_s = self._config.lease_s
+            self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
+
+    def _save_published(self, connection: Connection) -> None:
+        """Save what `relay_once` has left for later (see `may_save_later`)."""
+        if self._is_unsaved:
+            self._is_unsaved = False
             lease_s = self._config.lease_s
             self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
@@ -136,6 +147,8 @@ class ShardWorker(Thread):
             was_rung=was_rung,
         )
         self.shard, self._limit = relayed.shard, self._config.chunk
+        is_unsaved = self.shard.saved != self.shard.cursor
+        self._is_unsaved = is_unsaved and (self._is_unsaved or relayed.messages > 0)
         self._bisect(work.connection, relayed)
         return relayed
 
@@ -199,8 +212,21 @@ class ShardWorker(Thread):
             raise LeaseLost(self.shard.id, self.shard.epoch)
         return not self.is_stopping
 
+    def _rest(self, connection: Connection) -> bool:
+        """If the bell rang during the work, let more gather where that pays; tells if it rang."""
+        if not reader.wait_for_notify(connection, 0):
+            return False
+        if rest_s := self._pace.rest_s():
+            time.sleep(rest_s)
+            reader.wait_for_notify(connection, 0)  # the next batch has what these rang for
+        return True
+
     def _wait(self, connection: Connection, seconds: float) -> bool:
         """Wait for a ring, for so long at most, in steps in which a stop is seen; tells if one came."""
+        if self._is_unsaved:
+            if reader.wait_for_notify(connection, self._config.gather_ms / 1000):
+                return True
+            self._save_published(connection)
         ends_at = time.monotonic() + seconds
         while self._keep_waiting() and (left_s := ends_at - time.monotonic()) > 0:
             if reader.wait_for_notify(connection, min(left_s, _WAIT_STEP_S)):

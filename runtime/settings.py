@@ -62,7 +62,14 @@ def _one(processes: int) -> int:
     return processes
 
 
+def _none(wait_ms: float) -> float:
+    if wait_ms:
+        raise ValueError("removed: busy consumers let messages gather by themselves; see GATHER_MS")
+    return wait_ms
+
+
 DatabaseUrl = Annotated[str, AfterValidator(_usable)]
+NoWait = Annotated[float, AfterValidator(_none)]
 OneProcess = Annotated[int, AfterValidator(_one)]
 Network = Annotated[str, AfterValidator(_network)]
 PublicKeyAlgorithm = Literal["RS256", "ES256", "EdDSA"]
@@ -151,14 +158,17 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=10.0, ge=0.5, description="a standby takes over after this")
     poll_s_max: float = Field(default=2.0, gt=0, description="idle wait when no doorbell rings")
     relay_chunk: int = Field(default=2_000, ge=1, le=100_000, description="messages per batch")
-    doorbell_ms: float = Field(default=3.0, ge=0)
+    doorbell_ms: float = Field(default=3.0, ge=0, description="at most one NOTIFY in this time")
+    gather_ms: float = Field(
+        default=25.0, ge=0, le=1_000, description="a busy loop lets work gather for so long at most"
+    )
     retention_days: float = Field(default=7.0, gt=0)
     partitions_ahead_days: int = Field(default=7, ge=1)
     housekeeping_s: float = Field(default=300.0, gt=0)
 
     # The consumers.
     batch_size_max: int = Field(default=500, ge=1, le=10_000)
-    batch_wait_ms: float = Field(default=0.0, ge=0, description="wait for a fuller batch")
+    batch_wait_ms: NoWait = Field(default=0.0, description="removed; only 0 is accepted")
     consumer_session_s: float = Field(
         default=6.0, ge=6, description="a killed consumer's partitions are given away after this"
     )

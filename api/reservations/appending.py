@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import outbox
-from outbox import DOORBELL_CHANNEL, Appendable, Doorbell, UnknownTopic, ValueTooLarge
+from outbox import DOORBELL_CHANNEL, Appendable, Doorbell, Pace, UnknownTopic, ValueTooLarge
 from runtime.pipeline import PipelinePool
 
 _NOTIFY = text(f"NOTIFY {DOORBELL_CHANNEL}")
@@ -25,14 +25,19 @@ _PAUSE_AFTER_FAILURE_S = 1.0
 class AsyncDoorbell:
     """Belongs to the event loop: call it from nowhere else."""
 
-    def __init__(self, pool: PipelinePool, doorbell: Doorbell, *, interval_ms: float) -> None:
+    def __init__(
+        self, pool: PipelinePool, doorbell: Doorbell, *, interval_ms: float, gather_ms: float
+    ) -> None:
         self._pool = pool
         self._doorbell = doorbell
         self._interval_s = interval_ms / 1000
         self._is_rung = False
+        self._rings = 0  # since the last NOTIFY
+        self._pace = Pace(gather_ms)
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self) -> None:
+        self._rings += 1
         self._is_rung = True
         if self._ringing is None or self._ringing.done():
             self._ringing = asyncio.create_task(self._ring())
@@ -47,6 +52,8 @@ class AsyncDoorbell:
     async def _ring(self) -> None:
         while self._is_rung:
             self._is_rung = False
+            self._pace.count(self._rings)
+            self._rings = 0
             await asyncio.sleep(await self._notified())
 
     async def _notified(self) -> float:
@@ -58,7 +65,7 @@ class AsyncDoorbell:
             return _PAUSE_AFTER_FAILURE_S
         except SQLAlchemyError:  # listeners poll: the rings of an outage may be forgotten
             return _PAUSE_AFTER_FAILURE_S
-        return self._interval_s
+        return max(self._interval_s, self._pace.rest_s())
 
 
 class TopicLimits:

@@ -104,7 +104,9 @@ def writing(settings: Settings, *, rings: bool) -> Iterator[Engine]:
         engine = pooled_engine(settings, settings.database_url, "bench-writer")
         closed.callback(engine.dispose)
         if rings:
-            doorbell = outbox.install_doorbell(engine, interval_ms=settings.doorbell_ms)
+            doorbell = outbox.install_doorbell(
+                engine, interval_ms=settings.doorbell_ms, gather_ms=settings.gather_ms
+            )
             closed.callback(doorbell.close)
         yield engine
 

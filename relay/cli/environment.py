@@ -100,6 +100,7 @@ VARIABLES = {
     "LEASE_S": _number("a standby takes over after this [10]", least=0.5),
     "POLL_S_MAX": _number("the idle wait when no doorbell rings [2]", least=0.05),
     "RELAY_CHUNK": _whole("messages in a batch, at most [2000]", least=1, most=100_000),
+    "GATHER_MS": _number("a busy relay lets messages gather for so long at most [25]", least=0),
     "RETENTION_DAYS": _number("published messages are kept for so long [7]", least=0.01),
     "PARTITIONS_AHEAD_DAYS": _whole("daily partitions made ahead [7]", least=1, most=366),
     "HOUSEKEEPING_S": _number("between two looks after the partitions [300]", least=0.1),

@@ -10,6 +10,7 @@ from confluent_kafka import Message, Producer, TopicPartition
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine
 
+from consumers import group
 from consumers.group import GroupConsumer
 from consumers.positions import Partition
 from consumers.rooms import RoomsHandler
@@ -137,6 +138,35 @@ def test_a_partition_that_is_given_while_resting_loses_no_message(
 
         eventually(read_on)
         assert set(seen) == set(range(1, 31))
+
+
+def test_offsets_that_wait_are_committed_before_a_partition_leaves_and_at_the_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets of several batches are committed together; the next owner begins behind all of them."""
+    monkeypatch.setattr(group, "OFFSETS_EVERY_S", 3.0)
+    small = settings.model_copy(update={"batch_size_max": 10})
+    publish(settings, requests(1, 90))
+    seen: list[int] = []
+
+    def handle_all(*members: GroupConsumer, until: int) -> None:
+        while len(seen) < until:
+            for member in members:
+                batch = member.batch()
+                seen.extend(ids(batch))
+                member.handled(batch)
+
+    with a_member(small) as first:
+        handle_all(first, until=90)
+        assert committed(settings) < 90
+        with a_member(small) as second:
+            step([first, second], lambda: parts(second))
+            publish(settings, requests(91, 60))
+            handle_all(first, second, until=150)
+    publish(settings, requests(151, 30))
+    with a_member(small) as third:
+        handle_all(third, until=180)
+    assert sorted(seen) == list(range(1, 181))
 
 
 def ids(batch: list[Message]) -> list[int]:

@@ -29,6 +29,7 @@ TESTS_OF_THE_INSIDES = {
     "test_library_page.py",
     "test_outbox_limits.py",
     "test_outbox_plans.py",
+    "test_pacing.py",
     "test_published.py",
     "test_shards.py",
 }

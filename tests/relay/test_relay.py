@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Event
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -14,7 +15,8 @@ from domain.messages import ROOM_RESERVE
 from innbox_process.database import direct_engine
 from innbox_process.health import Health
 from ops.relay_config import relay_config
-from outbox import install_doorbell
+from outbox import install_doorbell, reader
+from outbox.reader import Shard
 from relay import worker
 from relay.publishing.producer import MessageProducer
 from relay.relay import Relay
@@ -225,3 +227,40 @@ def test_two_databases_are_relayed_by_two_relays(
     second_engine.dispose()
 
     assert len(records) == 2
+
+
+def test_a_busy_relay_saves_its_cursor_now_and_then_and_once_it_is_idle(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A saved cursor for every few messages would cost as much as the messages."""
+    saves, save = [], reader.save
+
+    def counted(*arguments: Any, **options: Any) -> Shard:
+        saves.append(arguments)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(reader, "save", counted)
+    doorbell = install_doorbell(engine, interval_ms=0)
+    with a_relay(settings.model_copy(update={"gather_ms": 1_000.0, "poll_s_max": 60.0})):
+        append(engine, a_message())
+        eventually(lambda: is_wholly_relayed(engine))
+        saves.clear()
+        messages = messages_of_keys(30)
+        for message in messages:
+            append(engine, message)
+        eventually(lambda: is_wholly_relayed(engine))
+        assert 0 < len(saves) < 10
+    doorbell.close()
+    assert len(published(settings, messages)) == 31
+
+
+def test_a_stop_saves_the_cursor_that_waited(engine: Engine, settings: Settings) -> None:
+    doorbell = install_doorbell(engine)
+    with a_relay(settings.model_copy(update={"gather_ms": 1_000.0, "poll_s_max": 60.0})):
+        append(engine, a_message())
+        eventually(lambda: is_wholly_relayed(engine))
+        for message in messages_of_keys(5):
+            append(engine, message)
+            published(settings, [message])
+    doorbell.close()
+    assert is_wholly_relayed(engine)

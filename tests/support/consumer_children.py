@@ -31,7 +31,7 @@ def rooms_killed_before_offsets(settings: Settings) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     member: Any = GroupConsumer
-    member.commit = die
+    member.handled = die
     run_rooms(settings)
 
 
