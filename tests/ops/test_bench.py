@@ -211,6 +211,7 @@ def assert_can_be_true(found: dict[str, Any]) -> None:
     assert all(parts.values())
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("design", [contenders.save_then_send, contenders.polling_outbox])
 def test_a_baseline_does_whole_sagas_without_the_outbox(
     settings: Settings,
