@@ -100,7 +100,9 @@ def shop(servers: Servers, empty_database_url: str, tmp_path: Path) -> Iterator[
     _delete_topics(settings)
 
 
-@pytest.mark.parametrize("mode", RELAYS)
+@pytest.mark.parametrize(
+    "mode", ["at-least-once", pytest.param("exactly-once", marks=pytest.mark.proof)]
+)
 def test_the_page_leads_from_nothing_to_a_relay_that_publishes(shop: Shop, mode: str) -> None:
     """Each of its commands, in the order of the page, and what it says of them."""
     migrate, topics, place, *rest = COMMANDS

@@ -99,7 +99,7 @@ class Shop:
         return run(self.python, *arguments, cwd=self.directory, env=environment)
 
 
-@pytest.fixture(params=["", LAST_2_0], ids=["newest", "2.0"])
+@pytest.fixture(params=["", pytest.param(LAST_2_0, marks=pytest.mark.proof)], ids=["newest", "2.0"])
 def shop(
     request: pytest.FixtureRequest,
     wheels: dict[str, Path],
