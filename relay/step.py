@@ -58,13 +58,15 @@ class RefusedBatch:
 class Relayed:
     """One step's result: the shard with its cursor moved, and how many messages were published.
 
-    After a refusal the publisher is of no more use. `is_done` if nothing was left to publish.
+    After a refusal the publisher is of no more use. `is_done` if nothing was left to publish, and
+    `is_unsaved` if the last that was published lies beyond the saved cursor (see `may_save_later`).
     """
 
     shard: Shard
     messages: int
     refusal: RefusedBatch | None = None
     is_done: bool = False
+    is_unsaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def relay_once(
     `limit` is that of the first batch. Messages of the excluded keys are left where they are; the cursor
     goes on, and the step ends soon, so that the caller can look after these keys.
     """
-    messages, lease_s = 0, work.config.lease_s
+    messages, lease_s, is_unsaved = 0, work.config.lease_s, False
     batches = BatchReader(work, shard, limit=limit or work.config.chunk, was_rung=was_rung)
     batch = batches.read(shard.cursor)
     ends_at = time.monotonic() + (STEP_S if excluding else math.inf)
@@ -123,8 +125,10 @@ def relay_once(
         try:
             following = publish(work, shard, batches, batch, rows)
         except PublishRefused as refused:
-            return Relayed(shard, messages, RefusedBatch(batch, refused.reason))
-        if was_rung and may_save_later(work, shard, batches, batch):
+            refusal = RefusedBatch(batch, refused.reason)
+            return Relayed(shard, messages, refusal, is_unsaved=is_unsaved)
+        is_unsaved = was_rung and may_save_later(work, shard, batches, batch)
+        if is_unsaved:
             shard = replace(shard, cursor=batch.cursor)
         else:
             shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
@@ -135,12 +139,13 @@ def relay_once(
         if time.monotonic() > ends_at:
             break
     if batch.rows:  # asked to stop, or to come to an end
-        return Relayed(shard, messages)
+        return Relayed(shard, messages, is_unsaved=is_unsaved)
     oldest_unpublished(shard.id, None)
     if shard.cursor.batch_snapshot:
         # Saved, or the end of a backlog that filled its last batch would not count as relayed.
         shard = reader.save(work.connection, shard, batch.cursor, lease_s=lease_s)
-    return Relayed(replace(shard, cursor=batch.cursor), messages, is_done=True)
+    moved = replace(shard, cursor=batch.cursor)
+    return Relayed(moved, messages, is_done=True, is_unsaved=is_unsaved)
 
 
 def may_save_later(work: Work, shard: Shard, batches: BatchReader, batch: ShardBatch) -> bool:

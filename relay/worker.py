@@ -147,8 +147,8 @@ class ShardWorker(Thread):
             was_rung=was_rung,
         )
         self.shard, self._limit = relayed.shard, self._config.chunk
-        is_unsaved = self.shard.saved != self.shard.cursor
-        self._is_unsaved = is_unsaved and (self._is_unsaved or relayed.messages > 0)
+        if relayed.messages:
+            self._is_unsaved = relayed.is_unsaved
         self._bisect(work.connection, relayed)
         return relayed
 
