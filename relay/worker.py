@@ -128,15 +128,17 @@ class ShardWorker(Thread):
         is_saved = self.shard.saved == self.shard.cursor
         if not is_saved and time.monotonic() - self._recorded_at > _RECORD_S:
             self._recorded_at = time.monotonic()
-            lease_s = self._config.lease_s
-            self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
+            self._save(connection)
 
     def _save_published(self, connection: Connection) -> None:
         """Save what `relay_once` has left for later (see `may_save_later`)."""
         if self._is_unsaved:
-            self._is_unsaved = False
-            lease_s = self._config.lease_s
-            self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
+            self._save(connection)
+
+    def _save(self, connection: Connection) -> None:
+        self._is_unsaved = False
+        lease_s = self._config.lease_s
+        self.shard = reader.save(connection, self.shard, self.shard.cursor, lease_s=lease_s)
 
     def _relay_once(self, work: Work, *, was_rung: bool) -> Relayed:
         relayed = relay_once(

@@ -31,7 +31,7 @@ from tests.support.api_client import (
     some_settings,
     streams,
 )
-from tests.support.costs import note_reads, note_tasks_of_threads
+from tests.support.costs import note_reads, note_tasks_of_threads, sessions
 from tests.support.notify_only_api import an_api_that_only_listens, listener, ring, settled
 from tests.support.waiting import eventually
 
@@ -341,7 +341,7 @@ async def _five_hundred(
         AsyncExitStack() as opened,
     ):
         await asyncio.gather(*(client.get(f"{RESERVATIONS}/{id_}") for id_ in ids))
-        threads, connections = process.num_threads(), _connections(engine)
+        threads, connections = process.num_threads(), sessions(engine)
         sources = []
         for number in range(IDLE):
             request = client.stream("GET", events_of(ids[number % len(ids)]))
@@ -351,7 +351,7 @@ async def _five_hundred(
 
         assert await _open_streams(client) == IDLE
         assert process.num_threads() <= threads + LATECOMERS
-        assert _connections(engine) <= connections + LATECOMERS
+        assert sessions(engine) <= connections + LATECOMERS
         for id_ in ids:
             assert (await client.get(f"{RESERVATIONS}/{id_}")).status_code == 200
 
@@ -366,13 +366,3 @@ async def _open_streams(client: httpx.AsyncClient) -> float:
     metrics = (await client.get("/metrics")).text
     (sample,) = re.findall(rf"^{STREAMS._name} (.*)$", metrics, re.MULTILINE)
     return float(sample)
-
-
-def _connections(engine: Engine) -> int:
-    """The API's, its listener among them."""
-    query = text("""
-        SELECT count(*) FROM pg_stat_activity
-        WHERE application_name LIKE 'innbox-api%' AND datname = current_database()
-    """)
-    with engine.connect() as connection:
-        return int(connection.scalar(query) or 0)

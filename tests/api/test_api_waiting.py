@@ -18,7 +18,7 @@ from api.reservations.watchers import RecentIds, ReservationWatchers, Subscripti
 from domain.answers import Answer
 from domain.reservations.model import ROOMS, Cause, Reservation, Status, Transition
 from tests.support.api_client import ME, Api, Wire, a_stay, an_api
-from tests.support.costs import note_reads, note_tasks_of_threads, note_waits
+from tests.support.costs import note_reads, note_tasks_of_threads, note_waits, sessions
 from tests.support.notify_only_api import (
     an_api_that_only_listens,
     apply_answer,
@@ -475,15 +475,6 @@ def locked(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE reservations.transition IN ACCESS EXCLUSIVE MODE"))
         yield connection
-
-
-def sessions(engine: Engine) -> int:
-    query = text("""
-        SELECT count(*) FROM pg_stat_activity
-        WHERE application_name LIKE 'innbox-api%' AND datname = current_database()
-    """)
-    with engine.connect() as connection:
-        return int(connection.scalar(query) or 0)
 
 
 def a_transition(version: int) -> Transition:

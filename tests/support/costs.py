@@ -1,10 +1,11 @@
-"""What the API spends on those who wait: round trips to the database, and threads."""
+"""What the API spends on those who wait: sessions and round trips of the database, and threads."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 
 from api.reservations.watchers import Subscription
 from domain.reservations import reading
@@ -26,6 +27,16 @@ def note_reads(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
 
     monkeypatch.setattr(PipelinePool, "execute", execute_and_note)
     return asked
+
+
+def sessions(engine: Engine) -> int:
+    """Return how many connections the API has, its listener's among them."""
+    query = text("""
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name LIKE 'innbox-api%' AND datname = current_database()
+    """)
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
 
 
 def note_waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
